@@ -1,0 +1,1 @@
+"""Homomorphic-encryption inference with inhibitor attention."""
