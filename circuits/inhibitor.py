@@ -1,0 +1,84 @@
+"""Inhibitor attention on integers: Manhattan distances, a threshold, a ReLU.
+
+For query i, key j, key channel k and value channel l (Brännvall 2023, eq. 7-8):
+
+    Z_ij = inhibition( sum_k |q_ik - k_jk| )          one lookup per (i, j, k) and (i, j)
+    H_il = output( sum_j relu(v_jl - Z_ij) )          one lookup per (i, j, l) and (i, l)
+
+The table `inhibition` holds the head's scale gamma / sqrt(d) and its shift, which may depend
+on the relative offset j - i. Where we depart from the paper: v and Z are unsigned, Z
+saturates at the largest value of v, so a padded key, whose score is raised by
+`padding_score`, contributes exactly nothing; and H is requantized by a last lookup.
+
+The signed inhibitor (Zhang & Brännvall 2025, eq. 3) thresholds both sides of a signed v,
+
+    relu(v+ - Z) - relu(-v- - Z) = relu(v - Z) - relu(-v - Z)       for Z >= 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from circuits.lookups import Lookup, Table
+from circuits.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class InhibitorParameters:
+    """Clear integer parameters of one inhibitor head.
+
+    distance: |q - k|, exact; unused where the query is a constant. inhibition: score to Z,
+    `[n_offsets, entries]`. threshold: relu(v - Z) of the difference. padding_score: added to
+    the score of a padded key. output: requantizes the sum over keys, `[value_dim, entries]`;
+    output_offset: int64 `[value_dim]`, centres that sum.
+    """
+
+    distance: Table
+    inhibition: Table
+    threshold: Table
+    padding_score: int
+    output: Table
+    output_offset: np.ndarray
+
+
+def inhibitor(
+    q: Any, k: Any, v: Any, padding: Any, pairs: Pairs, p: InhibitorParameters, lookup: Lookup
+) -> Any:
+    """Attend with one head: int `[n_queries, value_dim]`.
+
+    q: int `[n_queries, key_dim]`, or None if the query is a constant; then k holds the
+    distances to it. k: `[n, key_dim]`. v: `[n, value_dim]`, unsigned. padding:
+    `[n]`, 1 for a padded key. Lookups, with P pairs: P key_dim (0 for a constant query)
+    + P + P value_dim + n_queries value_dim.
+    """
+    z = _inhibition(q, k, padding, pairs, p, lookup)  # [..., P, 1]
+    kept = lookup(v[pairs.j] - z, p.threshold)  # [..., P, value_dim]
+    return lookup(pairs.collect @ kept + p.output_offset, p.output)
+
+
+def inhibitor_signed(
+    q: Any, k: Any, v: Any, padding: Any, pairs: Pairs, p: InhibitorParameters, lookup: Lookup
+) -> Any:
+    """Attend with one signed head: like `inhibitor`, for signed v.
+
+    Lookups: P key_dim + P + 2 P value_dim + n_queries value_dim.
+    """
+    z = _inhibition(q, k, padding, pairs, p, lookup)
+    values = v[pairs.j]
+    kept = lookup(values - z, p.threshold) - lookup(-values - z, p.threshold)
+    return lookup(pairs.collect @ kept + p.output_offset, p.output)
+
+
+def _inhibition(
+    q: Any, k: Any, padding: Any, pairs: Pairs, p: InhibitorParameters, lookup: Lookup
+) -> Any:
+    """Return Z of every pair, `[P, 1]`."""
+    distance = k[pairs.j]
+    if q is not None:
+        distance = lookup(q[pairs.i] - distance, p.distance)
+    score = np.sum(distance, axis=-1) + padding[pairs.j] * p.padding_score
+    z = lookup(score, p.inhibition.take(pairs.offset))
+    return np.expand_dims(z, axis=-1)

@@ -1,0 +1,135 @@
+"""The one nonlinear operation of TFHE: a table lookup on one encrypted integer.
+
+A stage computes sums and products with clear integers, and calls `lookup(x, table)` for
+all the rest. What `lookup` is decides what the stage is:
+
+    exact_lookup          the integer reference, rounding half up
+    noisy_lookup(...)     the reference with the noise of encrypted rounding drawn
+    encrypted_lookup(...) in `circuits.encrypted`: one programmable bootstrap
+    interval_lookup       in `circuits.intervals`: which outputs are possible at all
+
+Rounding comes first: a `Table` with `lsbs = r` drops the r low bits of its input,
+
+    index = floor((x + 2^(r-1)) / 2^r),     output = values[index - first],
+
+so that an accumulator of 12 bits reads a table of 32 entries with one 5-bit lookup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Lookup = Callable[[Any, "Table"], Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table lookup after rounding, one table per channel.
+
+    values: int64 `[*channels, n_entries]`; `channels` are the last axes of the input.
+    first: rounded index of the first entry; the table covers `first ... first + n_entries - 1`.
+    lsbs: low bits removed by rounding before the lookup; 0 reads the input as it is.
+
+    >>> relu = Table(np.array([0, 0, 0, 1, 2]), first=-2)
+    >>> exact_lookup(np.array([-2, 0, 2]), relu)
+    array([0, 0, 2])
+    >>> exact_lookup(np.array([7, 8, 25]), Table(np.array([0, 10, 20]), lsbs=4))
+    array([ 0, 10, 20])
+    """
+
+    values: np.ndarray
+    first: int = 0
+    lsbs: int = 0
+
+    @property
+    def last(self) -> int:
+        """Rounded index of the last entry."""
+        return self.first + self.values.shape[-1] - 1
+
+    @property
+    def domain(self) -> tuple[int, int]:
+        """Smallest and largest input that stays inside the table whatever the rounding noise."""
+        return self.first << self.lsbs, self.last << self.lsbs
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest output."""
+        return int(self.values.min()), int(self.values.max())
+
+    @property
+    def bit_width(self) -> int:
+        """Bits of the lookup: what is left of the input after rounding."""
+        return bit_width(self.first, self.last)
+
+    def take(self, channels: np.ndarray) -> Table:
+        """Return the table whose channels are these rows of the first channel axis."""
+        return Table(self.values[channels], self.first, self.lsbs)
+
+
+def bit_width(low: int, high: int) -> int:
+    """Return the bits that hold `low ... high`: two's complement if `low` is negative.
+
+    >>> bit_width(0, 31), bit_width(-16, 15), bit_width(-15, 16)
+    (5, 5, 6)
+    """
+    if low < 0:
+        return max((-low - 1).bit_length(), max(high, 0).bit_length()) + 1
+    return max(high.bit_length(), 1)
+
+
+def table_of(
+    function: Callable[[np.ndarray], np.ndarray], low: int, high: int, lsbs: int = 0
+) -> Table:
+    """Tabulate `function` on the rounded inputs `low >> lsbs ... ceil(high / 2^lsbs)`.
+
+    >>> table_of(np.abs, -3, 3).values
+    array([3, 2, 1, 0, 1, 2, 3])
+    """
+    first, last = low >> lsbs, -((-high) >> lsbs)
+    index = np.arange(first, last + 1, dtype=np.int64)
+    return Table(np.asarray(function(index << lsbs), dtype=np.int64), first, lsbs)
+
+
+def read(index: np.ndarray, table: Table) -> np.ndarray:
+    """Return the entries at rounded indices `index`, each from its channel's table."""
+    entries = table.values.shape[-1]
+    channels = table.values.shape[:-1]
+    base = np.arange(int(np.prod(channels)), dtype=np.int64).reshape(channels) * entries
+    return table.values.reshape(-1)[base + (index - table.first)]
+
+
+def exact_lookup(x: np.ndarray, table: Table) -> np.ndarray:
+    """Look `x` up after rounding half up; the integer reference.
+
+    Raises OverflowError if a value leaves the table: accumulators never saturate here,
+    because encrypted ones would wrap around in silence.
+    """
+    low, high = table.domain
+    if x.size and (x.min() < low or x.max() > high):
+        raise OverflowError(
+            f"an accumulator reached {x.min()}..{x.max()}, its table covers {low}..{high}"
+        )
+    half = (1 << table.lsbs) >> 1
+    return read((x + half) >> table.lsbs, table)
+
+
+def noisy_lookup(rng: np.random.Generator, noise_std: float) -> Lookup:
+    """Return a lookup that draws the noise of approximate encrypted rounding.
+
+    noise_std: standard deviation of the noise, in units of one rounding step 2^lsbs. Noise
+    beyond half a step is cut off: its probability is the lookup's p_error. Lookups without
+    rounding are exact.
+    """
+
+    def lookup(x: np.ndarray, table: Table) -> np.ndarray:
+        if table.lsbs == 0:
+            return exact_lookup(x, table)
+        step = 1 << table.lsbs
+        noise = np.clip(rng.normal(0.0, noise_std, x.shape), -0.499, 0.499)
+        return read(np.floor(x / step + 0.5 + noise).astype(np.int64), table)
+
+    return lookup

@@ -1,0 +1,135 @@
+"""The stages of an encrypted transformer: project, attend, feed_forward, classify.
+
+One layer is `project`, then `attend` for each head, then `feed_forward`; `classify` ends the
+network. Each takes integer arrays, clear parameters and a `lookup` (see `circuits.lookups`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from circuits.dot_product import DotProductParameters, dot_product
+from circuits.inhibitor import InhibitorParameters, inhibitor, inhibitor_signed
+from circuits.linear import Linear, linear
+from circuits.lookups import Lookup
+from circuits.pairs import Pairs, make_pairs
+
+ATTENTION: dict[str, Callable] = {
+    "inhibitor": inhibitor,
+    "inhibitor_signed": inhibitor_signed,
+    "dot_product": dot_product,
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head: its projections and its attention.
+
+    query: None if the query is a constant, which then sits in the tables of `key`.
+    """
+
+    query: Linear | None
+    key: Linear
+    value: Linear
+    attention: InhibitorParameters | DotProductParameters
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer of clear integer parameters.
+
+    attention: a key of `ATTENTION`. window: 0 for full attention. max_offset: largest
+    relative offset that a table of the heads tells apart. single_query: only the first
+    position, or the constant query, is computed (the last layer). attention_output: heads to
+    the residual stream. hidden, output: the feed-forward block, or None without one.
+    """
+
+    attention: str
+    window: int
+    max_offset: int
+    single_query: bool
+    heads: tuple[Head, ...]
+    attention_output: Linear
+    hidden: Linear | None
+    output: Linear | None
+
+    @property
+    def constant_query(self) -> bool:
+        """Whether the query is part of the parameters, not of the input."""
+        return self.heads[0].query is None
+
+    def pairs(self, n: int) -> Pairs:
+        """Return the (query, key) pairs for n tokens."""
+        return make_pairs(n, 1 if self.single_query else n, self.window, self.max_offset)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """`pre_classifier` with its ReLU, then logits as plain accumulators.
+
+    weight: int64 `[dim, n_labels]`, offset: int64 `[n_labels]`: the logits are sums that the
+    client multiplies by a public scale; they need no lookup.
+    """
+
+    pre_classifier: Linear
+    weight: np.ndarray
+    offset: np.ndarray
+
+
+def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
+    """Return (q, k, v) of each head; q is None for a constant query.
+
+    x: int `[n, dim]`. Lookups: for each head n_queries key_dim (0 for a constant query)
+    + n key_dim + n value_dim.
+    """
+    queries = x[:1] if layer.single_query else x
+    return [
+        (
+            None if head.query is None else linear(queries, head.query, lookup),
+            linear(x, head.key, lookup),
+            linear(x, head.value, lookup),
+        )
+        for head in layer.heads
+    ]
+
+
+def attend(
+    q: Any, k: Any, v: Any, padding: Any, layer: Layer, head: int, lookup: Lookup
+) -> Any:
+    """Attend with one head of a layer: int `[n_queries, value_dim]`.
+
+    padding: int `[n]`, 1 for a padded key, which contributes nothing.
+    """
+    attention = ATTENTION[layer.attention]
+    pairs = layer.pairs(v.shape[0])
+    return attention(q, k, v, padding, pairs, layer.heads[head].attention, lookup)
+
+
+def feed_forward(heads: Sequence[Any], x: Any, layer: Layer, lookup: Lookup) -> Any:
+    """Return the next layer's input from the heads' outputs and the layer's input.
+
+    heads: int `[n_queries, value_dim]` each. x: int `[n, dim]`, the residual input,
+    or None where the query is a constant. Lookups: n_queries (dim + hidden_dim + dim), or
+    n_queries dim without a feed-forward block.
+    """
+    if x is not None and layer.single_query:
+        x = x[:1]
+    joined = np.concatenate(tuple(heads), axis=-1)
+    attended = linear(joined, layer.attention_output, lookup, residual=x)
+    if layer.hidden is None or layer.output is None:
+        return attended
+    hidden = linear(attended, layer.hidden, lookup)
+    return linear(hidden, layer.output, lookup, residual=attended)
+
+
+def classify(x: Any, classifier: Classifier, lookup: Lookup) -> Any:
+    """Return logits in integer steps, `[1, n_labels]`.
+
+    x: int `[1, dim]`. Lookups: the width of `pre_classifier`.
+    """
+    features = linear(x, classifier.pre_classifier, lookup)
+    return features @ classifier.weight + classifier.offset
