@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -161,10 +162,11 @@ def _phrases(words: Words) -> Iterator[Words]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(f"{path} is not a file; pass the path of an existing one") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     # Not splitlines(): a review may contain U+0085 or U+2028, which are no ends of a line here.
     lines = raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")

@@ -193,7 +193,6 @@ def finetune(
     n_steps = max(1, round(epochs * -(-len(train) // batch_size)))
     run = [epochs, seed, learning_rate, batch_size, warmup, _checksum(train)]
     checkpoint = _Checkpoint(_partial(out_dir) / "checkpoint.safetensors", json.dumps(run))
-    teacher.model.get_input_embeddings().weight.requires_grad_(False)
     for name, weight in teacher.model.named_parameters():
         weight.requires_grad_("embeddings." not in name)
     weights = {name: w for name, w in teacher.model.named_parameters() if w.requires_grad}
@@ -203,7 +202,7 @@ def finetune(
     ids = _encode(teacher, texts)
     labels = torch.tensor([row.label for row in train])
     teacher.model.train()
-    loss_mean = float("nan")
+    loss_mean = 0.0
     with _progress() as progress:
         task = progress.add_task("fine-tuning", total=n_steps, completed=first, note="")
         for step, batch in enumerate(_batches(ids, batch_size, seed, n_steps)):
@@ -214,7 +213,7 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate
             loss = _step(teacher, [ids[i] for i in batch], labels[batch], optimizer)
-            loss_mean = loss if loss_mean != loss_mean else 0.99 * loss_mean + 0.01 * loss
+            loss_mean = loss if step == first else 0.99 * loss_mean + 0.01 * loss
             progress.update(task, advance=1, note=f"loss {loss_mean:.3f}")
             if (step + 1) % checkpoint_every == 0 and step + 1 < n_steps:
                 checkpoint.save(step + 1, weights, optimizer)
