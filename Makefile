@@ -1,0 +1,80 @@
+# Every command of the README. Needs make and Python 3.11 or 3.12; all else goes into .venv.
+#
+#   make classify TEXT="a gripping , funny film"     classify one sentence under encryption
+#   make test                                        lint, types, tests, small encrypted runs
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+STAMP := .venv/installed
+# The file that `make evaluate` measures, and where it and `make train` look for SST-2.
+SST2 ?= ../shared/data/glue/sst2
+# Options for the command behind a target, for example ARGS="--mode simulate".
+ARGS ?=
+
+# The text reaches the command as an environment variable, never as shell source, and
+# unexpanded: apostrophes, quotes and dollar signs need no care.
+export FHE_INHIBITOR_TEXT := $(value TEXT)
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+.PHONY: environment
+environment: $(STAMP) ## build .venv
+
+.PHONY: classify
+classify: $(STAMP) ## classify TEXT, encrypted here and now
+	@$(BIN)/fhe-inhibitor classify $(ARGS) -- "$$FHE_INHIBITOR_TEXT"
+
+.PHONY: evaluate
+evaluate: $(STAMP) ## accuracy of the integer model on SST-2's development set
+	$(BIN)/fhe-inhibitor evaluate --data $(SST2)/dev.tsv $(ARGS)
+
+.PHONY: compile
+compile: $(STAMP) ## circuits, client specifications and the report, in build/circuits
+	$(BIN)/fhe-inhibitor compile --out build/circuits $(ARGS)
+
+.PHONY: train
+train: $(STAMP) ## the recipe that made the shipped checkpoint
+	$(BIN)/fhe-inhibitor train $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: lint ## lint, then all tests but the slow ones, encrypted runs included
+	$(BIN)/pytest -m "not slow"
+
+.PHONY: test-fast
+test-fast: $(STAMP) ## tests without encryption
+	$(BIN)/pytest
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## tests that train or run at full size
+	$(BIN)/pytest -m slow
+
+.PHONY: clean
+clean: ## remove .venv and build
+	rm -rf .venv build
+
+# The stamp is removed first and written last: an interrupted installation starts over.
+$(STAMP): pyproject.toml
+	@python=""; \
+	for name in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3 python); do \
+	    if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	        2>/dev/null; then python="$$name"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo 'make: no Python 3.11 or 3.12 found$(if $(PYTHON), at $(PYTHON)); install one,' \
+	        'or name it: make PYTHON=/path/to/python3.11 ...' >&2; exit 2; \
+	fi; \
+	flag=--clear; if [ -e $@ ]; then flag=""; fi; rm -f $@; \
+	echo "Building .venv with $$("$$python" --version) (a minute or two)"; \
+	"$$python" -m venv $$flag .venv; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'; \
+	touch $@

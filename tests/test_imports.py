@@ -1,0 +1,100 @@
+"""The four folders import in one direction, no file imports in a circle, and roles stay apart."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FOLDERS = ("circuits", "fhe_inhibitor", "compile", "demos")  # each imports itself and those before
+CIRCUITS_MAY_IMPORT = {
+    "__future__", "circuits", "collections", "concrete", "dataclasses", "enum", "functools",
+    "itertools", "math", "numpy", "typing",
+}  # fmt: skip
+
+
+def is_command_line(module: str) -> bool:
+    """The one exception: it lies in fhe_inhibitor/, stands above compile/, nothing imports it."""
+    return module == "fhe_inhibitor.__main__" or module.startswith("fhe_inhibitor.command_line")
+
+
+def level(module: str) -> int:
+    return len(FOLDERS) if is_command_line(module) else FOLDERS.index(module.split(".")[0])
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def find_imports(source: str, modules: set[str]) -> set[str]:
+    """All modules that a file imports, inside functions too; `from a import b` is a.b if a file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import; write it in full"
+            assert node.module is not None
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            names.update(submodules & modules or {node.module})
+    return names
+
+
+FILES = {
+    module_name(path): path
+    for folder in FOLDERS
+    for path in sorted((REPOSITORY / folder).rglob("*.py"))
+}
+IMPORTS = {name: find_imports(path.read_text(), set(FILES)) for name, path in FILES.items()}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_one_way(module: str) -> None:
+    for imported in IMPORTS[module] & set(FILES):
+        assert level(imported) <= level(module), f"{module} imports {imported}"
+        assert is_command_line(module) or not is_command_line(imported), (
+            f"{module} imports the command line"
+        )
+
+
+def test_no_file_imports_in_a_circle() -> None:
+    graph = {module: imports & set(FILES) for module, imports in IMPORTS.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("circuits")])
+def test_circuits_know_neither_torch_nor_files_nor_network(module: str) -> None:
+    foreign = {name.split(".")[0] for name in IMPORTS[module]} - CIRCUITS_MAY_IMPORT
+    assert not foreign
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(FILES[module].read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert "open" not in calls
+
+
+def test_server_knows_nothing_of_the_client() -> None:
+    """Not even through a third file: the server must run without code that holds secrets."""
+    if "fhe_inhibitor.server" not in FILES:
+        pytest.skip("there is no server yet")
+    reached, waiting = set[str](), ["fhe_inhibitor.server"]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting.extend(IMPORTS.get(module, ()))
+    assert "fhe_inhibitor.client" not in reached
+
+
+def test_oracle_finds_what_it_should() -> None:
+    """A check of the checker: submodules, plain names and imports inside functions."""
+    source = "from circuits import stages\ndef f():\n    import compile.module\n"
+    assert find_imports(source, {"circuits.stages"}) == {"circuits.stages", "compile.module"}
