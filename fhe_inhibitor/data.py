@@ -13,7 +13,8 @@ from __future__ import annotations
 import gzip
 import random
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,10 +95,9 @@ def hold_out(
 ) -> tuple[list[LabelledText], list[LabelledText]]:
     """Split a second validation set off a train set that also holds parts of its sentences.
 
-    A full sentence is a text of eight words or more that occurs inside no other train text, word
-    for word, and only once. `n_sentences` of them are drawn at random. What is kept is everything
-    else, less each text of three words or more that occurs inside a drawn sentence; one and two
-    words are vocabulary rather than a leak.
+    `n_sentences` full sentences (see `full_sentences`) are drawn at random. What is kept is
+    everything else, less each text of three words or more that occurs inside a drawn sentence;
+    one and two words are vocabulary rather than a leak.
 
     Returns (kept, held_out). Raises InputError where there are fewer full sentences than asked.
 
@@ -107,16 +107,7 @@ def hold_out(
     >>> [row.text for row in kept], [row.text for row in held_out]
     (['quiet'], ['a film of rare and quiet beauty .'])
     """
-    words = [tuple(row.text.split()) for row in train]
-    counts: dict[Words, int] = {}
-    for text in words:
-        counts[text] = counts.get(text, 0) + 1
-    inside = {phrase for text in counts for phrase in _phrases(text) if phrase in counts}
-    full = [
-        index
-        for index, text in enumerate(words)
-        if len(text) >= MIN_SENTENCE_WORDS and text not in inside and counts[text] == 1
-    ]
+    full = full_sentences([row.text for row in train])
     if not 0 < n_sentences <= len(full):
         raise InputError(
             f"asked to hold out {n_sentences} sentences; the train set has {len(full)} full "
@@ -126,8 +117,20 @@ def hold_out(
     drawn = sorted(random.Random(seed).sample(full, n_sentences))
     held_out = [train[index] for index in drawn]
     leaks = leaked_phrases(row.text for row in held_out)
-    kept = [row for row, text in zip(train, words, strict=True) if text not in leaks]
+    kept = [row for row in train if tuple(row.text.split()) not in leaks]
     return kept, held_out
+
+
+def full_sentences(texts: Sequence[str]) -> list[int]:
+    """Return the indices of texts of eight words or more that occur only once, inside no other."""
+    words = [tuple(text.split()) for text in texts]
+    counts = Counter(words)
+    inside = {phrase for text in counts for phrase in _phrases(text) if phrase in counts}
+    return [
+        index
+        for index, text in enumerate(words)
+        if len(text) >= MIN_SENTENCE_WORDS and text not in inside and counts[text] == 1
+    ]
 
 
 def leaked_phrases(texts: Iterable[str]) -> set[Words]:
@@ -194,8 +197,13 @@ def _read_label(cell: str, n_labels: int, where: str) -> int:
 
 
 def _load_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
-    import datasets
-
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"{name!r} is no folder here, and the hub needs the package datasets ({error}); "
+            f"pass a folder that holds train.tsv and dev.tsv, or run `pip install datasets`"
+        ) from error
     repository, _, configuration = name.partition(":")
     try:
         loaded = datasets.load_dataset(repository, configuration or None)

@@ -78,7 +78,9 @@ def load_teacher(name_or_path: str | Path, n_labels: int = 2) -> Teacher:
             name_or_path, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, SafetensorError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"no teacher could be loaded from {str(name_or_path)!r} ({_first_line(error)}); pass "
             f"a folder with config.json, model.safetensors and tokenizer.json, a hub name on a "
@@ -225,9 +227,7 @@ def finetune(
     return teacher
 
 
-def predict_logits(
-    teacher: Teacher, texts: Sequence[str], batch_tokens: int = 4096
-) -> np.ndarray:
+def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 4096) -> np.ndarray:
     """Return the teacher's logits of many texts: float32 [len(texts), n_labels].
 
     Texts are read in order of length, `batch_tokens` tokens at a time with padding, in bfloat16.
@@ -313,9 +313,7 @@ def _step(
     return loss.item()
 
 
-def _batches(
-    ids: list[list[int]], batch_size: int, seed: int, n_steps: int
-) -> Iterator[list[int]]:
+def _batches(ids: list[list[int]], batch_size: int, seed: int, n_steps: int) -> Iterator[list[int]]:
     """Shuffled batches; within pools of 50 batches, texts of similar length go together."""
     random_ = random.Random(seed)
     yielded = 0

@@ -189,9 +189,7 @@ def _read_alone(
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for batch in length_batches([len(row) for row in ids], 4096):
             tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
-            output = teacher.model(
-                input_ids=tokens, attention_mask=mask, output_hidden_states=True
-            )
+            output = teacher.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
             pieces = mask.float()
             pieces[:, 0] = 0  # [CLS]
             pieces[torch.arange(len(batch)), mask.sum(1) - 1] = 0  # [SEP]

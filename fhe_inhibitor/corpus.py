@@ -1,0 +1,266 @@
+"""The distillation corpus: everything a student learns from, in one folder of arrays.
+
+It ties the modules before it together: tokenizer, features, augmented texts, importance, and the
+teacher's logits of every text. A step that is in the folder already is not done again, and the
+logits come in shards of 20,000 texts, so an interruption loses a minute, and training can start
+on the shards that are there. The folder holds:
+
+    parameters.json    what it was made from; another call must agree
+    tokenizer.json     the student's tokenizer
+    features.npz       features: float32 [vocab, F]
+    texts.npz          ids: int32 [tokens], offsets: int64 [n_texts + 1], labels: int64 [n_texts]
+    texts.txt          the same as text, one a line
+    held_out.npz       ids, offsets, labels, logits of the held-out sentences
+    importance.npz     importance: float32 [vocab]
+    logits/*.npz       logits: float32 [20000, n_labels], by shard
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from fhe_inhibitor.augmentation import augment, word_neighbours
+from fhe_inhibitor.data import LabelledText, Words, full_sentences, leaked_phrases
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.teacher import Teacher, predict_logits
+from fhe_inhibitor.vocabulary import extend_wordpiece, token_features, token_importance
+
+SHARD_TEXTS = 20_000
+IMPORTANCE_SENTENCES = 6_000
+LEAK_WORDS = 8
+NO_LABEL = -1
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts of different lengths, one after the other: text i is ids[offsets[i]:offsets[i + 1]].
+
+    ids int32 [tokens]; offsets int64 [n + 1]; logits float32 [n, n_labels], the teacher's;
+    labels int64 [n], the true ones, -1 where there is none.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a student is distilled from.
+
+    features float32 [vocab, F] and importance float32 [vocab] are `vocabulary`'s. `complete` is
+    False while labels of some texts are still to come: `texts` then holds the first ones.
+    """
+
+    tokenizer_path: Path
+    features: np.ndarray
+    importance: np.ndarray
+    texts: TokenizedTexts
+    held_out: TokenizedTexts
+    complete: bool
+
+
+def build_corpus(
+    teacher: Teacher,
+    train: Sequence[LabelledText],
+    held_out_texts: Sequence[LabelledText],
+    sentences: Sequence[str],
+    *,
+    n_texts: int,
+    seed: int,
+    cache_dir: str | Path,
+) -> Corpus:
+    """Make the corpus in `cache_dir`, or what of it is not there yet, and load it.
+
+    `train` and `held_out_texts` are what `hold_out` returns, `sentences` are unlabelled texts.
+    Texts that are a phrase of a held-out sentence (three words or more), or that share a run of
+    eight words with one, are left out, so a few fewer than `n_texts` remain.
+
+    Raises InputError if the folder was made from other data, parameters or another teacher.
+    """
+    folder = Path(cache_dir)
+    (folder / "logits").mkdir(parents=True, exist_ok=True)
+    parameters = {
+        "n_texts": n_texts,
+        "seed": seed,
+        "teacher": _checksum_teacher(teacher),
+        "train": _checksum(f"{row.label}\t{row.text}" for row in train),
+        "held_out": _checksum(f"{row.label}\t{row.text}" for row in held_out_texts),
+        "sentences": _checksum(sentences),
+    }
+    _claim(folder, parameters)
+    texts = [row.text for row in train]
+    tokenizer = _tokenizer(folder / "tokenizer.json", teacher, [*texts, *sentences])
+    features = _once(
+        folder / "features.npz", lambda: {"features": token_features(teacher, tokenizer)}
+    )["features"]
+    if not (folder / "texts.npz").exists():
+        neighbours = word_neighbours(tokenizer, features, _frequent_words(texts))
+        varied = augment(texts, sentences, n_texts, seed, neighbours)
+        held = [row.text for row in held_out_texts]
+        _save_texts(folder, tokenizer, train, without_leaks(varied, held))
+    _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
+    whole = [texts[index] for index in full_sentences(texts)][:IMPORTANCE_SENTENCES]
+    _once(
+        folder / "importance.npz",
+        lambda: {"importance": token_importance(teacher, tokenizer, whole, features)},
+    )
+    varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    starts = range(0, len(varied), SHARD_TEXTS)
+    for shard, start in enumerate(track(starts, description="labelling")):
+        rows = varied[start : start + SHARD_TEXTS]
+        _once(_shard(folder, shard), lambda rows=rows: {"logits": predict_logits(teacher, rows)})
+    return load_corpus(folder)
+
+
+def load_corpus(cache_dir: str | Path) -> Corpus:
+    """Load a corpus, or of one that is still being made the texts that have labels by now.
+
+    Raises InputError where there is no corpus, or nothing of it has labels yet.
+    """
+    folder = Path(cache_dir)
+    wanted = ["tokenizer.json", "features.npz", "texts.npz", "held_out.npz", "importance.npz"]
+    missing = [name for name in wanted if not (folder / name).exists()]
+    if missing or not _shard(folder, 0).exists():
+        raise InputError(
+            f"{folder} holds no corpus yet: {', '.join(missing) or 'logits'} missing; "
+            f"run build_corpus with cache_dir={str(folder)!r}, or wait for it"
+        )
+    logits = []
+    while (path := _shard(folder, len(logits))).exists():
+        logits.append(_load(path)["logits"])
+    texts = _load(folder / "texts.npz")
+    n_texts = sum(map(len, logits))
+    offsets = texts["offsets"][: n_texts + 1]
+    return Corpus(
+        tokenizer_path=folder / "tokenizer.json",
+        features=_load(folder / "features.npz")["features"],
+        importance=_load(folder / "importance.npz")["importance"],
+        texts=TokenizedTexts(
+            ids=texts["ids"][: offsets[-1]],
+            offsets=offsets,
+            logits=np.concatenate(logits),
+            labels=texts["labels"][:n_texts],
+        ),
+        held_out=TokenizedTexts(**_load(folder / "held_out.npz")),
+        complete=n_texts == len(texts["labels"]),
+    )
+
+
+def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
+    """Return the texts that are no phrase of a held-out text and share no run of eight words.
+
+    A phrase of one or two words is no leak; the same words may well stand in both.
+    """
+    leaks = leaked_phrases(held_out)
+
+    def leaked(words: Words) -> bool:
+        runs = (words[i : i + LEAK_WORDS] for i in range(len(words) - LEAK_WORDS + 1))
+        return words in leaks or any(run in leaks for run in runs)
+
+    return [text for text in texts if not leaked(tuple(text.split()))]
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (ids int32 [tokens], offsets int64 [n + 1]) of texts."""
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets
+
+
+def _tokenizer(path: Path, teacher: Teacher, texts: Sequence[str]) -> Tokenizer:
+    if not path.exists():
+        tokenizer = extend_wordpiece(teacher.tokenizer, texts)
+        new = path.with_suffix(".new")
+        tokenizer.save(str(new))
+        os.replace(new, path)
+    return Tokenizer.from_file(str(path))
+
+
+def _save_texts(
+    folder: Path, tokenizer: Tokenizer, train: Sequence[LabelledText], texts: Sequence[str]
+) -> None:
+    gold = {row.text: row.label for row in train}
+    ids, offsets = tokenize(tokenizer, texts)
+    labels = np.array([gold.get(text, NO_LABEL) for text in texts], np.int64)
+    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    _once(folder / "texts.npz", lambda: {"ids": ids, "offsets": offsets, "labels": labels})
+
+
+def _label(teacher: Teacher, tokenizer: Tokenizer, rows: Sequence[LabelledText]) -> Arrays:
+    texts = [row.text for row in rows]
+    ids, offsets = tokenize(tokenizer, texts)
+    labels = np.array([row.label for row in rows], np.int64)
+    logits = predict_logits(teacher, texts)
+    return {"ids": ids, "offsets": offsets, "logits": logits, "labels": labels}
+
+
+def _frequent_words(texts: Sequence[str], min_count: int = 2) -> list[str]:
+    counts = Counter(word for text in texts for word in text.split())
+    return sorted(word for word, count in counts.items() if count >= min_count)
+
+
+def _once(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Load the arrays of a file; make and save them, whole or not at all, if it is not there."""
+    if not path.exists():
+        new = path.with_suffix(".new")
+        with new.open("wb") as file:
+            np.savez(file, **make())
+        os.replace(new, path)
+    return _load(path)
+
+
+def _load(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / "logits" / f"{number:05d}.npz"
+
+
+def _claim(folder: Path, parameters: dict[str, Any]) -> None:
+    path = folder / "parameters.json"
+    if not path.exists():
+        path.write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+    made_from = json.loads(path.read_text(encoding="utf-8"))
+    differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
+    if differing:
+        raise InputError(
+            f"{folder} holds a corpus with other {', '.join(differing)}; "
+            f"remove it or name another cache_dir"
+        )
+
+
+def _checksum(lines: Any) -> int:
+    checksum = 0
+    for line in lines:
+        checksum = zlib.crc32(f"{line}\n".encode(), checksum)
+    return checksum
+
+
+def _checksum_teacher(teacher: Teacher) -> int:
+    checksum = 0
+    for weight in teacher.model.state_dict().values():
+        checksum = zlib.crc32(weight.contiguous().numpy().tobytes(), checksum)
+    return checksum
