@@ -15,10 +15,12 @@ have the same parity.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
 
+from circuits.intervals import narrow
 from circuits.lookups import Lookup, Table, bit_width, table_of
 from circuits.pairs import Pairs
 
@@ -27,16 +29,21 @@ PACKED_BITS = 5
 
 @dataclass(frozen=True)
 class Product:
-    """How to multiply two encrypted integers of known ranges.
+    """How to multiply the values that two encrypted integers x and y stand for.
 
-    packed: table of `x * 2^y_bits + (y - y_low)`, or None for two quarter squares.
+    packed: table of `x * 2^y_bits + (y - y_low)`, or None for two quarter squares, then
+    plus, minus: tables of `x_factor x + y_factor y` and `x_factor x - y_factor y`. range:
+    smallest and largest product.
     """
 
     y_bits: int
     y_low: int
     packed: Table | None
+    x_factor: int
+    y_factor: int
     plus: Table
     minus: Table
+    range: tuple[int, int]
 
     @property
     def lookups(self) -> int:
@@ -69,35 +76,55 @@ class DotProductParameters:
     output_offset: np.ndarray
 
 
-def make_product(x_range: tuple[int, int], y_range: tuple[int, int]) -> Product:
-    """Return the cheapest product of x and y in these ranges: packed if it fits 5 bits.
+def make_product(
+    x_range: tuple[int, int],
+    y_range: tuple[int, int],
+    x_value: tuple[int, int] = (1, 0),
+    y_value: tuple[int, int] = (1, 0),
+) -> Product:
+    """Return the cheapest product of (a x + b) and (c y + d): packed if it fits 5 bits.
+
+    x_range, y_range: smallest and largest integer. x_value, y_value: (a, b) and (c, d); the
+    factors are clear, so they are free.
 
     >>> make_product((0, 3), (-4, 3)).lookups, make_product((0, 15), (-8, 7)).lookups
     (1, 2)
     """
     (x_low, x_high), (y_low, y_high) = x_range, y_range
+    (a, b), (c, d) = x_value, y_value
+    corners = [(a * x + b) * (c * y + d) for x in x_range for y in y_range]
     y_bits = bit_width(0, y_high - y_low)
     packed = None
     if bit_width(x_low << y_bits, (x_high << y_bits) + y_high - y_low) <= PACKED_BITS:
         packed = table_of(
-            lambda t: (t >> y_bits) * ((t & ((1 << y_bits) - 1)) + y_low),
+            lambda t: (a * (t >> y_bits) + b) * (c * ((t & ((1 << y_bits) - 1)) + y_low) + d),
             x_low << y_bits,
             (x_high << y_bits) + y_high - y_low,
         )
+    unit = gcd(a, c)
+    a, c = a // unit, c // unit
     return Product(
         y_bits,
         y_low,
         packed,
-        table_of(lambda t: (t * t) // 4, x_low + y_low, x_high + y_high),
-        table_of(lambda t: (t * t) // 4, x_low - y_high, x_high - y_low),
+        a,
+        c,
+        table_of(
+            lambda t: (unit * t + b + d) ** 2 // 4, a * x_low + c * y_low, a * x_high + c * y_high
+        ),
+        table_of(
+            lambda t: (unit * t + b - d) ** 2 // 4, a * x_low - c * y_high, a * x_high - c * y_low
+        ),
+        (min(corners), max(corners)),
     )
 
 
 def multiply(x: Any, y: Any, product: Product, lookup: Lookup) -> Any:
-    """Return x * y of two encrypted integers, one or two lookups an element."""
+    """Return the product of two encrypted integers, one or two lookups an element."""
     if product.packed is not None:
         return lookup(x * (1 << product.y_bits) + (y - product.y_low), product.packed)
-    return lookup(x + y, product.plus) - lookup(x - y, product.minus)
+    x, y = x * product.x_factor, y * product.y_factor
+    return narrow(lookup(x + y, product.plus) - lookup(x - y, product.minus), product.range)
 
 
 def dot_product(

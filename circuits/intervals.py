@@ -94,6 +94,16 @@ def interval(x: Any) -> Interval:
     return x if isinstance(x, Interval) else Interval(np.asarray(x), np.asarray(x))
 
 
+def narrow(x: Any, bounds: tuple[int, int]) -> Any:
+    """Intersect an interval with bounds that the caller knows; anything else passes through.
+
+    Interval arithmetic forgets that two lookups read the same value.
+    """
+    if not isinstance(x, Interval):
+        return x
+    return Interval(np.maximum(x.low, bounds[0]), np.minimum(x.high, bounds[1]))
+
+
 def full(shape: tuple[int, ...], low: int, high: int) -> Interval:
     """Return the interval of every array of this shape with values in `low ... high`."""
     return Interval(np.full(shape, low, np.int64), np.full(shape, high, np.int64))

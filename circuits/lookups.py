@@ -62,8 +62,8 @@ class Table:
 
     @property
     def bit_width(self) -> int:
-        """Bits of the lookup: what is left of the input after rounding."""
-        return bit_width(self.first, self.last)
+        """Bits of the lookup: what is left of the input, shifted to start at 0, after rounding."""
+        return bit_width(0, self.last - self.first)
 
     def take(self, channels: np.ndarray) -> Table:
         """Return the table whose channels are these rows of the first channel axis."""

@@ -1,0 +1,199 @@
+"""InhibiDistilBERT's configuration: DistilBERT's names, and what encryption adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from fhe_inhibitor.errors import InputError
+
+ATTENTION_KINDS = ("inhibitor", "inhibitor_signed", "dot_product")
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """Bit widths of the integer model, 2 to 8, and the noise it is trained for.
+
+    activation_bits: residual stream and feed-forward values. attention_bits: queries, keys,
+    values and inhibitions. weight_bits: clear weights, signed. table_bits: the widest lookup.
+    rounding_noise: standard deviation of the noise of approximate encrypted rounding, in
+    rounding steps.
+    """
+
+    activation_bits: int = 4
+    attention_bits: int = 2
+    weight_bits: int = 6
+    table_bits: int = 5
+    rounding_noise: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in ("activation_bits", "attention_bits", "weight_bits", "table_bits"):
+            bits = getattr(self, name)
+            if not (isinstance(bits, int) and 2 <= bits <= 8):
+                raise InputError(f"{name} is {bits!r}, wanted an integer from 2 to 8")
+        if not 0 <= self.rounding_noise < 0.5:
+            raise InputError(f"rounding_noise is {self.rounding_noise}, wanted 0 to 0.5 steps")
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """The shape of one layer. Head widths of keys and of values are independent."""
+
+    n_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    hidden_dim: int
+    attention_window: int
+    max_offset: int
+    constant_query: bool
+
+
+class InhibiDistilBertConfig(PretrainedConfig):
+    """Configuration of an InhibiDistilBERT.
+
+    Args:
+        vocab_size, dim, n_layers, dropout, attention_dropout, activation, initializer_range:
+            as DistilBERT. `hidden_dim`, `n_heads`, `key_head_dim`, `value_head_dim` and
+            `attention_window` are one number, or one number per layer.
+        max_position_embeddings: 0 for a model without position embeddings.
+        hidden_dim: feed-forward width; 0 leaves the feed-forward block out.
+        key_head_dim, value_head_dim: None for `dim // n_heads`.
+        attention_kind: "inhibitor", "inhibitor_signed" or "dot_product".
+        attention_window: largest distance between query and key; 0 is full attention.
+        threshold: "constant" (the shift is `shift`, not learned), "head" (learned per head) or
+            "head_offset" (learned per head and relative offset up to `max_relative_offset`).
+        shift: initial threshold, alpha in Brännvall 2023.
+        classifier_query: "cls" reads the first token; "constant" ends the network with one
+            learned query, whose distances to the keys then are tables.
+        normalization: "layer_norm", or "static" (a learned affine, no statistics).
+        n_tokens: tokens the model reads. buckets: sequence lengths that circuits are built for.
+        token_importance: "public" keeps the most important tokens by a public list, "none"
+            the first ones, when a text is longer than `n_tokens`.
+        client_boundary: "embedding", or "projection": the client looks up the first layer's
+            projections too, and the server skips that stage.
+        quantization: a `QuantizationConfig` as a dictionary, or None for a float model.
+        p_error: failure probability of one encrypted lookup.
+
+    Raises InputError for values that don't fit together.
+    """
+
+    model_type = "inhibidistilbert"
+    attribute_map = {  # noqa: RUF012
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+    }
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        max_position_embeddings: int = 512,
+        dim: int = 768,
+        n_layers: int = 6,
+        n_heads: int | Sequence[int] = 12,
+        hidden_dim: int | Sequence[int] = 3072,
+        key_head_dim: int | Sequence[int] | None = None,
+        value_head_dim: int | Sequence[int] | None = None,
+        attention_kind: str = "inhibitor",
+        attention_window: int | Sequence[int] = 0,
+        threshold: str = "constant",
+        max_relative_offset: int = 2,
+        shift: float = 0.5,
+        classifier_query: str = "cls",
+        normalization: str = "layer_norm",
+        activation: str = "gelu",
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        initializer_range: float = 0.02,
+        n_tokens: int = 128,
+        buckets: Sequence[int] | None = None,
+        token_importance: str = "none",
+        client_boundary: str = "embedding",
+        quantization: dict[str, Any] | None = None,
+        p_error: float = 2**-20,
+        pad_token_id: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.max_position_embeddings = max_position_embeddings
+        self.dim = dim
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.hidden_dim = hidden_dim
+        self.key_head_dim = key_head_dim
+        self.value_head_dim = value_head_dim
+        self.attention_kind = attention_kind
+        self.attention_window = attention_window
+        self.threshold = threshold
+        self.max_relative_offset = max_relative_offset
+        self.shift = shift
+        self.classifier_query = classifier_query
+        self.normalization = normalization
+        self.activation = activation
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.initializer_range = initializer_range
+        self.n_tokens = n_tokens
+        self.buckets = list(buckets) if buckets else [n_tokens]
+        self.token_importance = token_importance
+        self.client_boundary = client_boundary
+        self.quantization = quantization
+        self.p_error = p_error
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        self._check()
+
+    def layer(self, index: int) -> LayerConfig:
+        """Return the shape of layer `index`, counted from 0."""
+        n_heads = self._of_layer("n_heads", index)
+        constant = index == self.n_layers - 1 and self.classifier_query == "constant"
+        offsets = self.threshold == "head_offset" and not constant
+        return LayerConfig(
+            n_heads=n_heads,
+            key_head_dim=self._of_layer("key_head_dim", index) or self.dim // n_heads,
+            value_head_dim=self._of_layer("value_head_dim", index) or self.dim // n_heads,
+            hidden_dim=self._of_layer("hidden_dim", index) or 0,
+            attention_window=0 if constant else self._of_layer("attention_window", index) or 0,
+            max_offset=self.max_relative_offset if offsets else 0,
+            constant_query=constant,
+        )
+
+    @property
+    def quantization_config_or_none(self) -> QuantizationConfig | None:
+        """The bit widths, or None for a float model."""
+        return QuantizationConfig(**self.quantization) if self.quantization else None
+
+    def _of_layer(self, name: str, index: int) -> Any:
+        value = getattr(self, name)
+        return value[index] if isinstance(value, (list, tuple)) else value
+
+    def _check(self) -> None:
+        """Refuse values that no model can be built from."""
+        choices = {
+            "attention_kind": ATTENTION_KINDS,
+            "threshold": ("constant", "head", "head_offset"),
+            "classifier_query": ("cls", "constant"),
+            "normalization": ("layer_norm", "static"),
+            "token_importance": ("none", "public"),
+            "client_boundary": ("embedding", "projection"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(allowed)}"
+                )
+        for name in ("n_heads", "hidden_dim", "key_head_dim", "value_head_dim", "attention_window"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)) and len(value) != self.n_layers:
+                raise InputError(f"{name} has {len(value)} entries for {self.n_layers} layers")
+        if max(self.buckets) != self.n_tokens or min(self.buckets) < 1:
+            raise InputError(
+                f"buckets are {self.buckets}, wanted lengths of 1 to n_tokens = {self.n_tokens}, "
+                "n_tokens among them"
+            )
+        if self.quantization:
+            self.quantization = asdict(QuantizationConfig(**self.quantization))
+            if self.normalization != "static":
+                raise InputError('a quantized model needs normalization="static"')

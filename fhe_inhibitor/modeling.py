@@ -1,0 +1,343 @@
+"""InhibiDistilBERT: DistilBERT with a choice of attention, as ordinary transformers classes.
+
+Parameter names are DistilBERT's, so that its checkpoints load. New are: `gamma`, `shift` and
+`eta` of each head; `query`, where the last layer's query is a constant; static normalisation
+under LayerNorm's names; and a `Step` for each quantized activation of a model that has a
+quantization configuration (see `fhe_inhibitor.quantization`). Once `quantized` is switched
+on, the forward pass computes in the integers that the circuits compute in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from fhe_inhibitor import attention as attention_functions
+from fhe_inhibitor.configuration import InhibiDistilBertConfig, LayerConfig
+from fhe_inhibitor.quantization import Step
+from fhe_inhibitor.quantized import QuantizedNetwork
+
+
+class StaticNorm(nn.Module):
+    """A learned affine per channel: normalisation without statistics, free under encryption."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+def make_norm(config: InhibiDistilBertConfig) -> nn.Module:
+    """Return the configured normalisation over `dim` channels."""
+    if config.normalization == "static":
+        return StaticNorm(config.dim)
+    return nn.LayerNorm(config.dim, eps=1e-12)
+
+
+class Embeddings(nn.Module):
+    """Word and position embeddings, normalised; computed by the client in the clear."""
+
+    def __init__(self, config: InhibiDistilBertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, config.dim, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings = (
+            nn.Embedding(config.max_position_embeddings, config.dim)
+            if config.max_position_embeddings
+            else None
+        )
+        # A static normalisation of a table is part of the table.
+        self.LayerNorm = (
+            nn.LayerNorm(config.dim, eps=1e-12) if config.normalization == "layer_norm" else None
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        if bits := config.quantization_config_or_none:
+            self.step = Step.signed(config.dim, bits.activation_bits)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.word_embeddings(input_ids)  # [B, n, dim]
+        if self.position_embeddings is not None:
+            x = x + self.position_embeddings.weight[: input_ids.shape[1]]
+        if self.LayerNorm is not None:
+            x = self.LayerNorm(x)
+        return self.dropout(x)
+
+
+class SelfAttention(nn.Module):
+    """Projections around one of the pure functions of `fhe_inhibitor.attention`.
+
+    gamma, shift (delta), eta: `[n_heads, n_offsets]`, `[n_heads, n_offsets]`, `[n_heads, 1]`;
+    more than one offset only for the shift, and only with threshold "head_offset".
+    """
+
+    def __init__(self, config: InhibiDistilBertConfig, layer: LayerConfig) -> None:
+        super().__init__()
+        self.kind, self.shape = config.attention_kind, layer
+        keys, values = layer.n_heads * layer.key_head_dim, layer.n_heads * layer.value_head_dim
+        if layer.constant_query:
+            self.query = nn.Parameter(torch.empty(keys).normal_())
+        else:
+            self.q_lin = nn.Linear(config.dim, keys)
+        self.k_lin = nn.Linear(config.dim, keys)
+        self.v_lin = nn.Linear(config.dim, values)
+        self.out_lin = nn.Linear(values, config.dim)
+        shift = torch.full((layer.n_heads, 2 * layer.max_offset + 1), float(config.shift))
+        gamma, eta = torch.ones(layer.n_heads, 1), torch.ones(layer.n_heads, 1)
+        if self.kind == "dot_product":
+            shift = torch.zeros_like(shift)
+        if config.threshold == "constant" and self.kind != "inhibitor_signed":
+            self.register_buffer("gamma", gamma)
+            self.register_buffer("shift", shift)
+        else:
+            self.gamma, self.shift = nn.Parameter(gamma), nn.Parameter(shift)
+        if self.kind == "inhibitor_signed":
+            self.eta = nn.Parameter(eta)
+        if bits := config.quantization_config_or_none:
+            heads = range(layer.n_heads)
+            width = bits.attention_bits
+            make_value = {
+                "inhibitor": Step.unsigned,
+                "inhibitor_signed": Step.symmetric,
+                "dot_product": Step.centred,
+            }[self.kind]
+            make_output = Step.unsigned if self.kind == "inhibitor" else Step.signed
+            self.key_steps = nn.ModuleList(self._key_step(width) for _ in heads)
+            self.value_steps = nn.ModuleList(make_value(1, width) for _ in heads)
+            if self.kind == "dot_product":
+                wide = min(width + 1, 4)
+                self.weight_steps = nn.ModuleList(Step.unsigned(1, wide) for _ in heads)
+                self.reciprocal_steps = nn.ModuleList(Step.unsigned(1, 4) for _ in heads)
+                self.sum_steps = nn.ModuleList(
+                    Step.signed(layer.value_head_dim, 4) for _ in heads
+                )
+            self.output_steps = nn.ModuleList(
+                make_output(layer.value_head_dim, bits.activation_bits) for _ in heads
+            )
+
+    def _key_step(self, n_bits: int) -> Step:
+        """Quantize queries and keys, or what a constant query makes of the keys."""
+        if not self.shape.constant_query:
+            return Step.centred(1, n_bits)
+        return Step.centred(1, 4) if self.kind == "dot_product" else Step.unsigned(1, n_bits)
+
+    def thresholds(self, n_queries: int, n: int) -> Tensor:
+        """Return the shift of each pair: `[n_heads, n_queries or 1, n or 1]`."""
+        if self.shape.max_offset == 0:
+            return self.shift[:, :, None]
+        offset = attention_functions.relative_offsets(n_queries, n, self.shape.max_offset)
+        return self.shift[:, offset]
+
+    def mask(self, attention_mask: Tensor, n_queries: int) -> Tensor:
+        """Return which key a query may read: bool `[B, 1, n_queries, n]`."""
+        keys = attention_mask[:, None, None, :].bool()
+        n, window = attention_mask.shape[1], self.shape.attention_window
+        if not window:
+            return keys.expand(-1, 1, n_queries, -1)
+        position = torch.arange(n, device=keys.device)
+        near = (position[:n_queries, None] - position[None, :]).abs() <= window
+        return keys & near
+
+    def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
+        """Attend: `[B, n_queries, dim]`, all positions as queries if `n_queries` is None."""
+        shape = self.shape
+        if shape.constant_query:
+            q = self.query.expand(x.shape[0], 1, -1)
+        else:
+            q = self.q_lin(x[:, :n_queries])
+        q, k = (_split(t, shape.n_heads) for t in (q, self.k_lin(x)))  # [B, H, n, d]
+        v = _split(self.v_lin(x), shape.n_heads)
+        arguments: dict[str, Any] = {
+            "mask": self.mask(attention_mask, q.shape[2]),
+            "gamma": self.gamma[:, :, None],
+            "shift": self.thresholds(q.shape[2], k.shape[2]),
+        }
+        function = getattr(attention_functions, self.kind)
+        if self.kind == "inhibitor_signed":
+            arguments["eta"] = self.eta[:, :, None]
+        elif self.kind == "inhibitor" and k.shape[2] > 32:
+            function = attention_functions.inhibitor_lean
+        heads = function(q, k, v, **arguments)
+        return self.out_lin(heads.transpose(1, 2).flatten(2))
+
+
+def _split(x: Tensor, n_heads: int) -> Tensor:
+    """`[B, n, H d]` to `[B, H, n, d]`."""
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """DistilBERT's two-layer feed-forward block."""
+
+    def __init__(self, config: InhibiDistilBertConfig, hidden_dim: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(config.dim, hidden_dim)
+        self.lin2 = nn.Linear(hidden_dim, config.dim)
+        self.activation = ACT2FN[config.activation]
+        self.dropout = nn.Dropout(config.dropout)
+        if bits := config.quantization_config_or_none:
+            make_step = Step.unsigned if config.activation == "relu" else Step.signed
+            self.hidden_step = make_step(hidden_dim, bits.activation_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.lin2(self.activation(self.lin1(x))))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward block, each with its residual and its normalisation."""
+
+    def __init__(self, config: InhibiDistilBertConfig, index: int) -> None:
+        super().__init__()
+        self.shape = config.layer(index)
+        self.attention = SelfAttention(config, self.shape)
+        self.sa_layer_norm = make_norm(config)
+        if self.shape.hidden_dim:
+            self.ffn = FeedForward(config, self.shape.hidden_dim)
+            self.output_layer_norm = make_norm(config)
+        if bits := config.quantization_config_or_none:
+            self.attended_step = Step.signed(config.dim, bits.activation_bits)
+            if self.shape.hidden_dim:
+                self.output_step = Step.signed(config.dim, bits.activation_bits)
+
+    def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
+        attended = self.attention(x, attention_mask, n_queries)
+        if not self.shape.constant_query:  # the residual of a constant query is a bias
+            attended = attended + x[:, :n_queries]
+        x = self.sa_layer_norm(attended)
+        return self.output_layer_norm(x + self.ffn(x)) if self.shape.hidden_dim else x
+
+
+class Transformer(nn.Module):
+    """The stack of blocks, under DistilBERT's name `layer`."""
+
+    def __init__(self, config: InhibiDistilBertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
+
+
+class InhibiDistilBertPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading of InhibiDistilBERTs."""
+
+    config_class = InhibiDistilBertConfig
+    base_model_prefix = "distilbert"
+    supports_gradient_checkpointing = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, StaticNorm)):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, SelfAttention):
+            nn.init.ones_(module.gamma)
+            initial = 0.0 if module.kind == "dot_product" else self.config.shift
+            nn.init.constant_(module.shift, initial)
+            if module.kind == "inhibitor_signed":
+                nn.init.ones_(module.eta)
+            if module.shape.constant_query:
+                nn.init.normal_(module.query)
+        elif isinstance(module, Step):
+            nn.init.zeros_(module.log_size)
+
+
+class InhibiDistilBertModel(InhibiDistilBertPreTrainedModel):
+    """The bare model: last hidden states `[B, n, dim]`, or `[B, 1, dim]` for a constant query."""
+
+    def __init__(self, config: InhibiDistilBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.transformer = Transformer(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> BaseModelOutput | tuple:
+        """Encode `input_ids` `[B, n]`; `attention_mask` `[B, n]` is 0 for padding."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        x = self.embeddings(input_ids)
+        states = [x]
+        for block in self.transformer.layer:
+            x = block(x, attention_mask)
+            states.append(x)
+        output = BaseModelOutput(
+            last_hidden_state=x, hidden_states=tuple(states) if output_hidden_states else None
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel):
+    """InhibiDistilBERT with DistilBERT's classification head on the first position.
+
+    `quantized` (off at first) switches the forward pass to the integers of the circuits; it
+    needs a quantization configuration and calibrated steps.
+    """
+
+    def __init__(self, config: InhibiDistilBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.distilbert = InhibiDistilBertModel(config)
+        self.pre_classifier = nn.Linear(config.dim, config.dim)
+        self.classifier = nn.Linear(config.dim, config.num_labels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.quantized = False
+        if bits := config.quantization_config_or_none:
+            self.features_step = Step.unsigned(config.dim, bits.activation_bits)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple:
+        """Return logits `[B, num_labels]`, and the cross entropy if `labels` `[B]` are given."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if self.quantized:
+            logits = QuantizedNetwork(self)(input_ids, attention_mask)
+        else:
+            logits = self._float_logits(input_ids, attention_mask)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output if return_dict else output.to_tuple()
+
+    def _float_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.distilbert.embeddings(input_ids)
+        *blocks, last = self.distilbert.transformer.layer
+        for block in blocks:
+            x = block(x, attention_mask)
+        x = last(x, attention_mask, n_queries=1)[:, 0]  # only what the classifier reads
+        return self.classifier(self.dropout(self.pre_classifier(x).relu()))
+
+
+AutoConfig.register("inhibidistilbert", InhibiDistilBertConfig)
+AutoModel.register(InhibiDistilBertConfig, InhibiDistilBertModel)
+AutoModelForSequenceClassification.register(
+    InhibiDistilBertConfig, InhibiDistilBertForSequenceClassification
+)

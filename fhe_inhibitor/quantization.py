@@ -1,0 +1,227 @@
+"""Quantization-aware training: integers in the forward pass, straight-through gradients.
+
+Two pieces make every quantized layer:
+
+    Step         real activations to integers of a few bits, with a learned step size
+    TableLinear  sum of integers times integer weights, rounded to the bits of one lookup,
+                 then any function per channel: `circuits.linear` with gradients
+
+A `TableLinear` computes on integers held in float32 (exact below 2^24) and reads its table
+by computing the entry. Tabulating that same computation gives the circuit's parameters, so
+the conversion to the integer model is exact by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from circuits.linear import Linear
+from circuits.lookups import Table
+
+CLIP_LEAK = 0.05
+RANGE_SLACK = 0.97
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half up; the gradient passes straight through.
+
+    >>> round_ste(torch.tensor([0.4, 0.5, -1.5])).tolist()
+    [0.0, 1.0, -1.0]
+    """
+    return x + ((x + 0.5).floor() - x).detach()
+
+
+def clamp_leaky(x: Tensor, low: float, high: float) -> Tensor:
+    """Clamp to `low ... high`; outside, a gradient of `CLIP_LEAK` leads back inside.
+
+    >>> clamp_leaky(torch.tensor([-3.0, 2.0, 9.0]), 0, 7).tolist()
+    [0.0, 2.0, 7.0]
+    """
+    clamped = x.clamp(low, high)
+    leak = CLIP_LEAK * (x - clamped)
+    return clamped + (leak - leak.detach())
+
+
+def round_to_step(x: Tensor, lsbs: int, noise_std: float) -> Tensor:
+    """Round `x` to multiples of 2^lsbs, with the noise of encrypted rounding drawn.
+
+    noise_std: standard deviation in rounding steps; beyond half a step it is cut off.
+    Rounding to multiples of 1 is exact.
+    """
+    if lsbs == 0:
+        return x
+    step = float(1 << lsbs)
+    index = x / step
+    if noise_std:
+        index = index + (noise_std * torch.randn_like(index)).clamp(-0.499, 0.499)
+    return x + (step * (index + 0.5).floor() - x).detach()
+
+
+class Step(nn.Module):
+    """A quantizer: `clamp(round(x / size + centre), low, high)`, its size learned per channel.
+
+    size: exp(log_size), `[channels]`. Gradients reach it as in LSQ, through the rounding.
+    """
+
+    def __init__(self, channels: int, low: int, high: int, centre: float = 0.0) -> None:
+        super().__init__()
+        self.low, self.high, self.centre = low, high, centre
+        self.log_size = nn.Parameter(torch.zeros(channels))
+        self.calibrating = False
+
+    @classmethod
+    def signed(cls, channels: int, n_bits: int) -> Step:
+        """Integers -2^(b-1) ... 2^(b-1) - 1."""
+        return cls(channels, -(1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1)
+
+    @classmethod
+    def symmetric(cls, channels: int, n_bits: int) -> Step:
+        """Integers -(2^(b-1) - 1) ... 2^(b-1) - 1."""
+        return cls(channels, 1 - (1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1)
+
+    @classmethod
+    def unsigned(cls, channels: int, n_bits: int) -> Step:
+        """Integers 0 ... 2^b - 1, for values that are not negative."""
+        return cls(channels, 0, (1 << n_bits) - 1)
+
+    @classmethod
+    def centred(cls, channels: int, n_bits: int) -> Step:
+        """Codes 0 ... 2^b - 1 for values (code - (2^b - 1) / 2) size, symmetric around 0."""
+        high = (1 << n_bits) - 1
+        return cls(channels, 0, high, high / 2)
+
+    @property
+    def size(self) -> Tensor:
+        """Step size, `[channels]`, positive."""
+        return self.log_size.exp()
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest integer."""
+        return self.low, self.high
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the integers of `x` `[..., channels]`, as float32."""
+        if self.calibrating:
+            self.calibrate(x.detach())
+        return round_ste(clamp_leaky(x / self.size + self.centre, self.low, self.high))
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Set the size that quantizes the sample `x` `[..., channels]` with least squared error."""
+        sample = x.reshape(-1, x.shape[-1])
+        sample = sample[torch.randperm(len(sample))[:4096]]
+        if len(self.log_size) == 1:
+            sample = sample.reshape(-1, 1)
+        reach = max(abs(self.low - self.centre), self.high - self.centre)
+        largest = sample.abs().amax(dim=0).clamp(min=1e-4) / reach
+        best_size, best_error = largest, torch.full_like(largest, torch.inf)
+        for shrink in torch.linspace(0.15, 1.0, 35):
+            size = shrink * largest
+            codes = (sample / size + self.centre + 0.5).floor().clamp(self.low, self.high)
+            error = (((codes - self.centre) * size - sample) ** 2).sum(dim=0)
+            best_size = torch.where(error < best_error, size, best_size)
+            best_error = torch.minimum(error, best_error)
+        self.log_size.copy_(best_size.log())
+
+
+def lookup_lsbs(span: float, table_bits: int) -> int:
+    """Return the low bits to round away so that `span` steps fit a lookup of `table_bits`."""
+    return max(0, math.ceil(math.log2(span / ((1 << table_bits) - 1)))) if span > 0 else 0
+
+
+@dataclass
+class TableLinear:
+    """`entry(weight x + residual + bias)` as integers that one lookup an output can compute.
+
+    weight: float `[out, in]`, bias: float `[out]`. input_size, input_range: step `[in]` and
+    integers of the input. entry: real pre-activation `[..., out]` to output integers.
+    residual_size, residual_range: the same for a residual input that is added as it is.
+
+    Row c becomes integers w with scale s_c. The scale is as small as both the weight bits and
+    the table allow: the accumulator, shifted to start at 0, never passes
+    (2^table_bits - 1) 2^lsbs, whatever the input is, so rounding noise can't wrap it around.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    input_size: Tensor
+    input_range: tuple[int, int]
+    entry: Callable[[Tensor], Tensor]
+    weight_bits: int
+    table_bits: int
+    residual_size: Tensor | None = None
+    residual_range: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        rows = self.weight * self.input_size  # [out, in]
+        low, high = (torch.full((rows.shape[1],), float(end)) for end in self.input_range)
+        if self.residual_size is not None:
+            rows = torch.cat([rows, self.residual_size[:, None]], dim=1)
+            ends = torch.tensor([self.residual_range], dtype=torch.float32)
+            low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
+        span = high - low
+        largest = float((1 << (self.weight_bits - 1)) - 1)
+        # A typical row has a mean magnitude of 0.4 of its largest weight.
+        typical = 0.4 * largest * float(span.sum()) / ((1 << self.table_bits) - 1)
+        self.lsbs = max(0, round(math.log2(typical)))
+        limit = float(((1 << self.table_bits) - 1) << self.lsbs)
+        with torch.no_grad():
+            magnitude = rows.detach().abs()
+            scale = torch.maximum(
+                magnitude.amax(dim=1) / largest, magnitude @ span / (RANGE_SLACK * limit)
+            ).clamp(min=1e-8)
+            while (over := (magnitude / scale[:, None] + 0.5).floor() @ span > limit).any():
+                scale = torch.where(over, 1.02 * scale, scale)
+        self.scale = scale
+        integers = round_ste((rows / scale[:, None]).clamp(-largest, largest))
+        self.integers = integers
+        fixed = integers.detach()
+        self.offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)  # [out]
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None, noise_std: float = 0) -> Tensor:
+        """Return output integers `[..., out]` of input integers `[..., in]`."""
+        n_inputs = self.weight.shape[1]
+        accumulator = x @ self.integers[:, :n_inputs].T + self.offset
+        if residual is not None:
+            accumulator = accumulator + residual * self.integers[:, n_inputs]
+        return self.entry(self._real(round_to_step(accumulator, self.lsbs, noise_std)))
+
+    def _real(self, accumulator: Tensor) -> Tensor:
+        """Return the real pre-activation of a rounded accumulator."""
+        return (accumulator - self.offset) * self.scale + self.bias
+
+    @torch.no_grad()
+    def to_circuit(self) -> Linear:
+        """Return the clear integer parameters, the table computed entry by entry."""
+        n_inputs = self.weight.shape[1]
+        integers = to_integers(self.integers)
+        return Linear(
+            weight=np.ascontiguousarray(integers[:, :n_inputs].T),
+            offset=to_integers(self.offset),
+            table=tabulate(
+                lambda x: self.entry(self._real(x)), len(self.bias), self.table_bits, self.lsbs
+            ),
+            residual=None if self.residual_size is None else integers[:, n_inputs],
+        )
+
+
+def to_integers(x: Tensor) -> np.ndarray:
+    """Return integers held in floats as int64."""
+    return x.detach().round().to(torch.int64).numpy()
+
+
+@torch.no_grad()
+def tabulate(
+    function: Callable[[Tensor], Tensor], channels: int, table_bits: int, lsbs: int
+) -> Table:
+    """Tabulate `function` of `[entries, channels]` on 0, 2^lsbs, ..., (2^table_bits - 1) 2^lsbs."""
+    index = torch.arange(1 << table_bits, dtype=torch.float32) * float(1 << lsbs)
+    entries = function(index[:, None].expand(-1, channels).contiguous())
+    return Table(np.ascontiguousarray(to_integers(entries).T), first=0, lsbs=lsbs)

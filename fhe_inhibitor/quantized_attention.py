@@ -1,0 +1,229 @@
+"""One head of quantized attention, as it is trained and as it is compiled.
+
+Each class holds the head's learned numbers, computes on batches of integers with gradients,
+and gives the parameters of its circuit. The integers are those of `circuits.inhibitor` and
+`circuits.dot_product`; only the layout differs: here all n * n pairs, masked, there a list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuits.dot_product import DotProductParameters, make_product
+from circuits.inhibitor import InhibitorParameters
+from circuits.lookups import Table, table_of
+from fhe_inhibitor.quantization import (
+    Step,
+    clamp_leaky,
+    lookup_lsbs,
+    round_ste,
+    round_to_step,
+    tabulate,
+    to_integers,
+)
+
+
+@dataclass
+class ScoreTable:
+    """The lookup of one (query, key) score, with room above it for padded keys.
+
+    largest: largest score of a real key; scores start at 0. function: real scores
+    `[..., n_offsets]` to integers, one column per offset. padded: the entry of a padded key.
+    """
+
+    largest: int
+    table_bits: int
+    function: Callable[[Tensor], Tensor]
+    padded: int
+
+    def __post_init__(self) -> None:
+        self.lsbs = 0
+        while 2 * self._last + 1 > (1 << self.table_bits) - 1:
+            self.lsbs += 1
+
+    @property
+    def _last(self) -> int:
+        """Rounded index that the largest score can reach."""
+        return -((-self.largest) >> self.lsbs)
+
+    @property
+    def padding_score(self) -> int:
+        """What a padded key adds to its score: beyond the reach of every real one."""
+        return (self._last + 1) << self.lsbs
+
+    def to_table(self, n_offsets: int) -> Table:
+        """Return one table per offset, the upper half for padded keys."""
+        table = tabulate(self.function, n_offsets, self.table_bits, self.lsbs)
+        values = table.values[:, : 2 * self._last + 2].copy()
+        values[:, self._last + 1 :] = self.padded
+        return Table(values, 0, self.lsbs)
+
+
+@dataclass
+class QuantizedInhibitor:
+    """An inhibitor head on integers; unsigned, or signed with `eta` given.
+
+    gamma: `[1]`, shift: `[n_offsets]`, eta: `[1]` or None. key_step: codes of queries and keys,
+    or of distances to a constant query. max_keys: most keys that one query reads.
+    """
+
+    gamma: Tensor
+    shift: Tensor
+    eta: Tensor | None
+    key_dim: int
+    key_step: Step
+    value_step: Step
+    output_step: Step
+    max_keys: int
+    table_bits: int
+
+    def __post_init__(self) -> None:
+        largest = self.value_step.high
+        self.score = ScoreTable(
+            self.key_dim * self.key_step.high, self.table_bits, self._inhibition, largest
+        )
+        self.sum_offset = 0 if self.eta is None else self.max_keys * largest
+        self.sum_lsbs = lookup_lsbs(self.max_keys * largest + self.sum_offset, self.table_bits)
+
+    def __call__(
+        self, q: Tensor | None, k: Tensor, v: Tensor, mask: Tensor, offset: Tensor, noise_std: float
+    ) -> Tensor:
+        """Attend: integers `[B, n_q, d_v]`.
+
+        q `[B, n_q, d]` or None, k `[B, n, d]`, v `[B, n, d_v]`: integers. mask: bool
+        `[B, n_q, n]`. offset: int64 `[n_q, n]`, the row of each pair's threshold.
+        """
+        if q is None:
+            distance = k.sum(dim=-1)[:, None, :]
+        else:
+            distance = (q[:, :, None, :] - k[:, None, :, :]).abs().sum(dim=-1)
+        score = round_to_step(distance, self.score.lsbs, noise_std)
+        z = self._inhibition(score, self.shift[offset])[..., None]  # [B, n_q, n, 1]
+        values = v[:, None, :, :]
+        kept = (values - z).clamp(min=0)
+        if self.eta is not None:
+            kept = kept - (-values - z).clamp(min=0)
+        total = (kept * mask[..., None]).sum(dim=2) + self.sum_offset
+        return self._output(round_to_step(total, self.sum_lsbs, noise_std))
+
+    def _inhibition(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Return Z in steps of v."""
+        factor = self.gamma * self.key_step.size / math.sqrt(self.key_dim)
+        z = score * factor - (self.shift if shift is None else shift)
+        return round_ste(clamp_leaky(z / self.value_step.size, 0, self.value_step.high))
+
+    def _output(self, total: Tensor) -> Tensor:
+        """Requantize a sum over keys."""
+        eta = 1.0 if self.eta is None else self.eta
+        return self.output_step(eta * self.value_step.size * (total - self.sum_offset))
+
+    def to_circuit(self, value_dim: int) -> InhibitorParameters:
+        """Return the clear integer parameters of the head."""
+        code, value = self.key_step.high, self.value_step.high
+        lowest = -value if self.eta is None else -2 * value
+        return InhibitorParameters(
+            distance=table_of(abs, -code, code),
+            inhibition=self.score.to_table(len(self.shift)),
+            threshold=table_of(lambda x: x.clip(min=0), lowest, value),
+            padding_score=self.score.padding_score,
+            output=tabulate(self._output, value_dim, self.table_bits, self.sum_lsbs),
+            output_offset=to_integers(torch.full((value_dim,), float(self.sum_offset))),
+        )
+
+
+@dataclass
+class QuantizedDotProduct:
+    """A softmax head on integers: codes of q, k, v stand for (2 code - high) / 2 steps.
+
+    weight_step: exp(score) to integers. sum_step: sums of weight times value code.
+    reciprocal_step: 1 / sum of weights. The rest as `QuantizedInhibitor`.
+    """
+
+    gamma: Tensor
+    shift: Tensor
+    constant_query: bool
+    key_dim: int
+    key_step: Step
+    value_step: Step
+    weight_step: Step
+    sum_step: Step
+    reciprocal_step: Step
+    output_step: Step
+    max_keys: int
+    table_bits: int
+
+    def __post_init__(self) -> None:
+        code = self.key_step.high
+        self.score_offset = 0 if self.constant_query else self.key_dim * code * code
+        largest = code if self.constant_query else 2 * self.score_offset
+        self.score = ScoreTable(largest, self.table_bits, self._weight, 0)
+        weight = self.weight_step.high
+        self.total_lsbs = lookup_lsbs(self.max_keys * weight, self.table_bits)
+        self.mean_offset = self.max_keys * weight * self.value_step.high
+        self.mean_lsbs = lookup_lsbs(2 * self.mean_offset, self.table_bits)
+        self.output_offset = -self.sum_step.low * self.reciprocal_step.high
+        reach = (self.sum_step.high - self.sum_step.low) * self.reciprocal_step.high
+        self.output_lsbs = lookup_lsbs(reach, self.table_bits)
+
+    def __call__(
+        self, q: Tensor | None, k: Tensor, v: Tensor, mask: Tensor, offset: Tensor, noise_std: float
+    ) -> Tensor:
+        """Attend: integers `[B, n_q, d_v]`; arguments as `QuantizedInhibitor`."""
+        if q is None:
+            score = k[:, None, :, 0]
+        else:
+            high = self.key_step.high
+            score = (2 * q - high) @ (2 * k - high).transpose(-1, -2) + self.score_offset
+        score = round_to_step(score, self.score.lsbs, noise_std)
+        weight = self._weight(score, self.shift[offset]) * mask  # [B, n_q, n]
+        total = round_to_step(weight.sum(dim=-1, keepdim=True), self.total_lsbs, noise_std)
+        mean = weight @ (2 * v - self.value_step.high) + self.mean_offset
+        mean = self._mean(round_to_step(mean, self.mean_lsbs, noise_std))
+        product = mean * self._reciprocal(total) + self.output_offset
+        return self._output(round_to_step(product, self.output_lsbs, noise_std))
+
+    def _weight(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
+        if self.constant_query:
+            real = (score - self.key_step.centre) * self.key_step.size
+        else:
+            real = (score - self.score_offset) * self.key_step.size.square() / 4
+        real = self.gamma * real / math.sqrt(self.key_dim)
+        return self.weight_step((real + (self.shift if shift is None else shift)).exp())
+
+    def _reciprocal(self, total: Tensor) -> Tensor:
+        return self.reciprocal_step(1 / total.clamp(min=0.5))
+
+    def _mean(self, mean: Tensor) -> Tensor:
+        return self.sum_step(mean - self.mean_offset)
+
+    def _output(self, product: Tensor) -> Tensor:
+        factor = self.sum_step.size * self.reciprocal_step.size * self.value_step.size / 2
+        return self.output_step((product - self.output_offset) * factor)
+
+    def to_circuit(self, value_dim: int) -> DotProductParameters:
+        """Return the clear integer parameters of the head."""
+        code, value = self.key_step.high, self.value_step.high
+        weight = self.weight_step.range
+
+        def vector(x: int):
+            return to_integers(torch.full((value_dim,), float(x)))
+
+        return DotProductParameters(
+            score=make_product((0, code), (0, code), (2, -code), (2, -code)),
+            exponential=self.score.to_table(len(self.shift)),
+            score_offset=self.score_offset,
+            padding_score=self.score.padding_score,
+            weighted=make_product(weight, (0, value), (1, 0), (2, -value)),
+            total=tabulate(self._reciprocal, 1, self.table_bits, self.total_lsbs),
+            total_offset=0,
+            mean=tabulate(self._mean, value_dim, self.table_bits, self.mean_lsbs),
+            mean_offset=vector(self.mean_offset),
+            normalised=make_product(self.sum_step.range, self.reciprocal_step.range),
+            output=tabulate(self._output, value_dim, self.table_bits, self.output_lsbs),
+            output_offset=vector(self.output_offset),
+        )
