@@ -333,6 +333,8 @@ def _batches(ids: list[list[int]], batch_size: int, seed: int, n_steps: int) -> 
 
 
 def _encode(teacher: Teacher, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
     encoded = teacher.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)
     return encoded["input_ids"]
 
