@@ -94,8 +94,9 @@ def word_neighbours(
 
     Words that the tokenizer splits are left out: they have no features.
     """
-    known = [word for word in words if tokenizer.token_to_id(word) is not None]
-    rows = features[[tokenizer.token_to_id(word) for word in known]]
+    vocabulary = tokenizer.get_vocab()
+    known = [word for word in words if word in vocabulary]
+    rows = features[[vocabulary[word] for word in known]]
     rows = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6)
     neighbours = {}
     for start in range(0, len(known), 1024):

@@ -23,6 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def build_corpus(
     starts = range(0, len(varied), SHARD_TEXTS)
     for shard, start in enumerate(track(starts, description="labelling")):
         rows = varied[start : start + SHARD_TEXTS]
-        _once(_shard(folder, shard), lambda rows=rows: {"logits": predict_logits(teacher, rows)})
+        _once(_shard(folder, shard), partial(_logits, teacher, rows))
     return load_corpus(folder)
 
 
@@ -146,7 +147,7 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
             f"{folder} holds no corpus yet: {', '.join(missing) or 'logits'} missing; "
             f"run build_corpus with cache_dir={str(folder)!r}, or wait for it"
         )
-    logits = []
+    logits: list[np.ndarray] = []
     while (path := _shard(folder, len(logits))).exists():
         logits.append(_load(path)["logits"])
     texts = _load(folder / "texts.npz")
@@ -213,6 +214,10 @@ def _label(teacher: Teacher, tokenizer: Tokenizer, rows: Sequence[LabelledText])
     labels = np.array([row.label for row in rows], np.int64)
     logits = predict_logits(teacher, texts)
     return {"ids": ids, "offsets": offsets, "logits": logits, "labels": labels}
+
+
+def _logits(teacher: Teacher, texts: Sequence[str]) -> Arrays:
+    return {"logits": predict_logits(teacher, texts)}
 
 
 def _frequent_words(texts: Sequence[str], min_count: int = 2) -> list[str]:

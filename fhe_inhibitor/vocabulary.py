@@ -181,11 +181,11 @@ def _read_alone(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hidden states [n, 3 dim], mean input embedding [n, dim] and logit differences of texts."""
     ids = teacher.tokenizer(list(texts))["input_ids"]
-    table = teacher.model.get_input_embeddings().weight.detach()
+    table = teacher.word_embeddings
     dim = table.shape[1]
     hidden = np.zeros((len(texts), 3 * dim), np.float32)
     embedded = np.zeros((len(texts), dim), np.float32)
-    logits = np.zeros((len(texts), teacher.model.config.num_labels), np.float32)
+    logits = np.zeros((len(texts), teacher.n_labels), np.float32)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for batch in length_batches([len(row) for row in ids], 4096):
             tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,10 @@ from transformers import (
 
 from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.finetuning import finetune
 from fhe_inhibitor.teacher import (
     Teacher,
     distilbert_from_bert,
-    finetune,
     length_batches,
     load_teacher,
     predict_logits,
@@ -58,7 +59,7 @@ def hidden_states(model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tens
     return [state[mask.bool()] for state in output.hidden_states]
 
 
-def check_same_hidden_states(bert: BertModel, distilbert: torch.nn.Module) -> None:
+def check_same_hidden_states(bert: BertModel, distilbert: Any) -> None:
     tokens = torch.randint(5, bert.config.vocab_size, (3, 12), generator=torch.manual_seed(1))
     mask = (torch.arange(12) < torch.tensor([[12], [7], [1]])).long()
     expected = hidden_states(bert, tokens, mask)
@@ -109,7 +110,8 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     teacher.tokenizer.save_pretrained(tmp_path / "tiny")
     with pytest.raises(InputError, match="has 2 labels; wanted 3"):
         load_teacher(tmp_path / "tiny", n_labels=3)
-    teacher.model.distilbert.save_pretrained(tmp_path / "headless")
+    headless: Any = teacher.model.distilbert
+    headless.save_pretrained(tmp_path / "headless")
     with pytest.raises(InputError, match="already fine-tuned"):
         load_teacher(tmp_path / "headless")
     (tmp_path / "tiny" / "model.safetensors").write_bytes(b"no weights")
@@ -119,11 +121,11 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
 
 def test_fine_tuning_learns_freezes_the_embeddings_and_is_saved(tmp_path: Path) -> None:
     teacher = tiny_teacher()
-    before = teacher.model.get_input_embeddings().weight.clone()
+    before = teacher.word_embeddings.clone()
     finetune(
         teacher, TRAIN, epochs=40, learning_rate=3e-3, batch_size=9, out_dir=tmp_path / "tuned"
     )
-    torch.testing.assert_close(teacher.model.get_input_embeddings().weight, before)
+    torch.testing.assert_close(teacher.word_embeddings, before)
     texts, labels = [row.text for row in TRAIN], [row.label for row in TRAIN]
     logits = predict_logits(teacher, texts)
     assert (logits.argmax(1) == labels).all()
@@ -136,8 +138,8 @@ def test_fine_tuning_learns_freezes_the_embeddings_and_is_saved(tmp_path: Path) 
 def test_an_interrupted_fine_tuning_ends_like_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(name: str, teacher: Teacher, **changes: float) -> np.ndarray:
-        settings = {"epochs": 3, "batch_size": 4, "checkpoint_every": 5, **changes}
+    def run(name: str, teacher: Teacher, **changes: Any) -> np.ndarray:
+        settings: dict[str, Any] = {"epochs": 3, "batch_size": 4, "checkpoint_every": 5, **changes}
         finetune(teacher, TRAIN, out_dir=tmp_path / name, seed=3, **settings)
         return predict_logits(teacher, [row.text for row in TRAIN])
 
@@ -170,6 +172,6 @@ def test_logits_do_not_depend_on_the_batch() -> None:
 
 def test_batches_hold_every_text_once_and_no_more_tokens_than_asked() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 200)
-    batches = list(length_batches(lengths, 120))
+    batches = list(length_batches(lengths.tolist(), 120))
     assert sorted(np.concatenate(batches)) == list(range(200))
     assert all(len(batch) * lengths[batch].max() <= 120 for batch in batches)
