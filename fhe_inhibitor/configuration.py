@@ -69,7 +69,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
         classifier_query: "cls" reads the first token; "constant" ends the network with one
             learned query, whose distances to the keys then are tables.
         normalization: "layer_norm", or "static" (a learned affine, no statistics).
-        n_tokens: tokens the model reads. buckets: sequence lengths that circuits are built for.
+        n_tokens: most tokens the model reads. default_tokens: how many it reads if not told
+            otherwise; fewer cost less. buckets: sequence lengths that circuits are built for.
         token_importance: "public" keeps the most important tokens by a public list, "none"
             the first ones, when a text is longer than `n_tokens`.
         client_boundary: "embedding", or "projection": the client looks up the first layer's
@@ -109,6 +110,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         attention_dropout: float = 0.1,
         initializer_range: float = 0.02,
         n_tokens: int = 128,
+        default_tokens: int | None = None,
         buckets: Sequence[int] | None = None,
         token_importance: str = "none",
         client_boundary: str = "embedding",
@@ -137,6 +139,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.n_tokens = n_tokens
+        self.default_tokens = default_tokens or n_tokens
         self.buckets = list(buckets) if buckets else [n_tokens]
         self.token_importance = token_importance
         self.client_boundary = client_boundary

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from fhe_inhibitor.attention import relative_offsets
-from fhe_inhibitor.configuration import QuantizationConfig
+from fhe_inhibitor.configuration import LayerConfig, QuantizationConfig
 from fhe_inhibitor.quantization import (
     Step,
     TableLinear,
@@ -91,13 +91,16 @@ class QuantizedNetwork:
         self, layer: QuantizedLayer, x: Tensor, attention_mask: Tensor, last: bool
     ) -> Tensor:
         attention, noise_std = layer.block.attention, self.noise_std
+        window = attention.shape.attention_window
         queries = x[:, :1] if last else x
-        mask = attention.mask(attention_mask, queries.shape[1])[:, 0]
-        offset = relative_offsets(queries.shape[1], x.shape[1], attention.shape.max_offset)
+        mask, offset = _pairs(attention_mask, queries.shape[1], attention.shape)
         outputs = []
         for head in layer.heads:
             q = None if head.query is None else head.query(queries, noise_std=noise_std)
-            k, v = head.key(x, noise_std=noise_std), head.value(x, noise_std=noise_std)
+            k, v = (
+                _readable(linear(x, noise_std=noise_std), queries.shape[1], window)
+                for linear in (head.key, head.value)
+            )
             outputs.append(head.attention(q, k, v, mask, offset, noise_std))
         residual = None if attention.shape.constant_query else queries
         attended = layer.attention_output(torch.cat(outputs, dim=-1), residual, noise_std)
@@ -256,6 +259,31 @@ class QuantizedNetwork:
             hidden=None if layer.hidden is None else layer.hidden.to_circuit(),
             output=None if layer.output is None else layer.output.to_circuit(),
         )
+
+
+def _readable(x: Tensor, n_queries: int, window: int) -> Tensor:
+    """Return the rows of x `[B, n, ...]` that each query may read: `[B, n_queries, m, ...]`.
+
+    m is n for full attention (window 0), else 2 window + 1, with 0 beyond the ends.
+    """
+    if not window:
+        return x[:, None].expand(-1, n_queries, *x.shape[1:])
+    edge = x.new_zeros(x.shape[0], window, *x.shape[2:])
+    padded = torch.cat([edge, x, edge], dim=1)
+    shifted = [padded[:, start : start + n_queries] for start in range(2 * window + 1)]
+    return torch.stack(shifted, dim=2)
+
+
+def _pairs(
+    attention_mask: Tensor, n_queries: int, shape: LayerConfig
+) -> tuple[Tensor, Tensor]:
+    """Return which rows of `_readable` are keys, bool, and each pair's row in offset tables."""
+    window, furthest = shape.attention_window, shape.max_offset
+    mask = _readable(attention_mask, n_queries, window).bool()
+    if not window:
+        return mask, relative_offsets(n_queries, attention_mask.shape[1], furthest)
+    offset = torch.arange(-window, window + 1).clamp(-furthest, furthest) + furthest
+    return mask, offset.expand(n_queries, -1)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 Each class holds the head's learned numbers, computes on batches of integers with gradients,
 and gives the parameters of its circuit. The integers are those of `circuits.inhibitor` and
-`circuits.dot_product`; only the layout differs: here all n * n pairs, masked, there a list.
+`circuits.dot_product`; only the layout differs: there a list of pairs, here for each query
+the keys in its window, masked.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from fhe_inhibitor.quantization import (
     tabulate,
     to_integers,
 )
+
+MAX_EXPONENT = 30.0
 
 
 @dataclass
@@ -95,19 +98,16 @@ class QuantizedInhibitor:
     ) -> Tensor:
         """Attend: integers `[B, n_q, d_v]`.
 
-        q `[B, n_q, d]` or None, k `[B, n, d]`, v `[B, n, d_v]`: integers. mask: bool
-        `[B, n_q, n]`. offset: int64 `[n_q, n]`, the row of each pair's threshold.
+        q `[B, n_q, d]` or None, k `[B, n_q, m, d]`, v `[B, n_q, m, d_v]`: integers, of the m
+        keys that each query may read. mask: bool `[B, n_q, m]`. offset: int64 `[n_q, m]`, the
+        row of each pair's threshold.
         """
-        if q is None:
-            distance = k.sum(dim=-1)[:, None, :]
-        else:
-            distance = (q[:, :, None, :] - k[:, None, :, :]).abs().sum(dim=-1)
+        distance = k.sum(dim=-1) if q is None else (q[:, :, None, :] - k).abs().sum(dim=-1)
         score = round_to_step(distance, self.score.lsbs, noise_std)
-        z = self._inhibition(score, self.shift[offset])[..., None]  # [B, n_q, n, 1]
-        values = v[:, None, :, :]
-        kept = (values - z).clamp(min=0)
+        z = self._inhibition(score, self.shift[offset])[..., None]  # [B, n_q, m, 1]
+        kept = (v - z).clamp(min=0)
         if self.eta is not None:
-            kept = kept - (-values - z).clamp(min=0)
+            kept = kept - (-v - z).clamp(min=0)
         total = (kept * mask[..., None]).sum(dim=2) + self.sum_offset
         return self._output(round_to_step(total, self.sum_lsbs, noise_std))
 
@@ -175,14 +175,16 @@ class QuantizedDotProduct:
     ) -> Tensor:
         """Attend: integers `[B, n_q, d_v]`; arguments as `QuantizedInhibitor`."""
         if q is None:
-            score = k[:, None, :, 0]
+            score = k[..., 0]
         else:
             high = self.key_step.high
-            score = (2 * q - high) @ (2 * k - high).transpose(-1, -2) + self.score_offset
+            product = (2 * q[:, :, None, :] - high) * (2 * k - high)
+            score = product.sum(dim=-1) + self.score_offset
         score = round_to_step(score, self.score.lsbs, noise_std)
-        weight = self._weight(score, self.shift[offset]) * mask  # [B, n_q, n]
+        weight = self._weight(score, self.shift[offset]) * mask  # [B, n_q, m]
         total = round_to_step(weight.sum(dim=-1, keepdim=True), self.total_lsbs, noise_std)
-        mean = weight @ (2 * v - self.value_step.high) + self.mean_offset
+        codes = 2 * v - self.value_step.high
+        mean = (weight[..., None] * codes).sum(dim=2) + self.mean_offset
         mean = self._mean(round_to_step(mean, self.mean_lsbs, noise_std))
         product = mean * self._reciprocal(total) + self.output_offset
         return self._output(round_to_step(product, self.output_lsbs, noise_std))
@@ -193,7 +195,8 @@ class QuantizedDotProduct:
         else:
             real = (score - self.score_offset) * self.key_step.size.square() / 4
         real = self.gamma * real / math.sqrt(self.key_dim)
-        return self.weight_step((real + (self.shift if shift is None else shift)).exp())
+        exponent = real + (self.shift if shift is None else shift)
+        return self.weight_step(exponent.clamp(max=MAX_EXPONENT).exp())
 
     def _reciprocal(self, total: Tensor) -> Tensor:
         return self.reciprocal_step(1 / total.clamp(min=0.5))

@@ -1,0 +1,266 @@
+"""Distil a small quantized student: soft labels, importance-chosen tokens, noise in the loop.
+
+Training has two phases. In float the student learns the task; then every activation's step is
+calibrated and the forward pass is the integer network's, rounding noise included. The weights
+that are kept are an exponential moving average. One model serves every sequence length: each
+batch draws how many tokens it may read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fhe_inhibitor.corpus import TokenizedTexts
+from fhe_inhibitor.quantized import calibrate
+
+MAX_TEXT_TOKENS = 40
+CHECKPOINT_STEPS = 500
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """The hyperparameters of one student.
+
+    float_fraction: share of the steps before quantization. hard_weight: weight of true labels
+    (or the teacher's choice where there is none) beside the teacher's probabilities at
+    `temperature`. token_counts, token_weights: how many tokens a batch reads, and how often.
+    """
+
+    steps: int = 8000
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    free_learning_rate: float = 1e-3
+    free_weight_decay: float = 0.5
+    float_fraction: float = 0.3
+    temperature: float = 1.5
+    hard_weight: float = 0.2
+    word_dropout: float = 0.1
+    ema_decay: float = 0.999
+    token_counts: tuple[int, ...] = (8, 10, 12, 16, 24)
+    token_weights: tuple[float, ...] = (0.1, 0.1, 0.2, 0.4, 0.2)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Texts as one padded table, for batches by fancy indexing.
+
+    ids: int64 `[n, width]`, the most important tokens of each text in order, 0 beyond its end.
+    lengths: int64 `[n]`. logits: float32 `[n, n_labels]`, the teacher's. labels: int64 `[n]`,
+    -1 where unknown.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def text_table(
+    texts: TokenizedTexts, importance: np.ndarray, width: int = MAX_TEXT_TOKENS
+) -> TextTable:
+    """Arrange ragged texts as a table, cutting long ones to their most important tokens."""
+    lengths = np.diff(texts.offsets)
+    ids = np.zeros((len(texts), width), dtype=np.int64)
+    for i, length in enumerate(lengths):
+        row = texts[i]
+        if length > width:
+            order = np.argsort(-importance[row], kind="stable")[:width]
+            row = row[np.sort(order)]
+        ids[i, : len(row)] = row
+    return TextTable(
+        torch.from_numpy(ids),
+        torch.from_numpy(np.minimum(lengths, width)),
+        torch.from_numpy(texts.logits),
+        torch.from_numpy(texts.labels),
+    )
+
+
+def select_tokens(
+    ids: Tensor, lengths: Tensor, importance: Tensor, n: int, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the n most important tokens of each text, in order: ids and mask, int64 `[B, n]`.
+
+    dropout: probability that a token is left out before the choice.
+    """
+    position = torch.arange(ids.shape[1])
+    present = position < lengths[:, None]
+    if dropout:
+        present &= torch.rand(ids.shape) >= dropout
+    score = importance[ids].masked_fill(~present, -torch.inf)
+    # A stable sort takes the first of equally important tokens, as the client does.
+    chosen = torch.sort(score, dim=1, descending=True, stable=True).indices[:, :n]
+    absent = ~present.gather(1, chosen)
+    chosen = (chosen + absent * ids.shape[1]).sort(dim=1).values
+    mask = chosen < ids.shape[1]
+    kept = ids.gather(1, chosen.where(mask, torch.zeros_like(chosen)))
+    return kept * mask, mask.long()
+
+
+def distil(
+    model: nn.Module,
+    texts: TextTable,
+    importance: np.ndarray,
+    config: DistillationConfig,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> nn.Module:
+    """Train `model` on the teacher's logits and return its averaged weights, in eval mode.
+
+    model: takes `input_ids` and `attention_mask`, returns `.logits`; quantized after the float
+    phase if it has a quantization configuration. checkpoint: a file to resume from, written
+    every `CHECKPOINT_STEPS` steps. Deterministic for a seed and a number of threads.
+    """
+    torch.set_flush_denormal(True)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(config.steps))
+    average = _average(model, config)
+    quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None
+    switch = int(config.float_fraction * config.steps) if quantizes else config.steps
+    weights = torch.from_numpy(importance)
+    start = 0
+    if checkpoint and checkpoint.is_file():
+        start = _load(checkpoint, model, average, optimizer, schedule)
+        if start > switch:
+            model.quantized = True
+    model.train()
+    for step, (rows, n) in enumerate(_batches(len(texts), config, start), start):
+        if step % CHECKPOINT_STEPS == 0:
+            torch.manual_seed(config.seed + step)  # a resumed run draws the same noise
+        ids, mask = select_tokens(
+            texts.ids[rows], texts.lengths[rows], weights, n, config.word_dropout
+        )
+        if step == switch:
+            calibrate(model, ids, mask)
+            average = _average(model, config)
+        loss = distillation_loss(
+            model(input_ids=ids, attention_mask=mask).logits,
+            texts.logits[rows],
+            texts.labels[rows],
+            config,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(model)
+        on_step(step + 1, loss.item())
+        if checkpoint and (step + 1) % CHECKPOINT_STEPS == 0:
+            _save(checkpoint, step + 1, model, average, optimizer)
+    model.load_state_dict(average.module.state_dict())
+    return model.eval()
+
+
+def distillation_loss(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, config: DistillationConfig
+) -> Tensor:
+    """Return T^2 KL(teacher || student) at temperature T, plus weighted cross entropy."""
+    temperature = config.temperature
+    soft = nn.functional.kl_div(
+        (logits / temperature).log_softmax(dim=-1),
+        (teacher_logits / temperature).log_softmax(dim=-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    hard_labels = torch.where(labels < 0, teacher_logits.argmax(dim=-1), labels)
+    hard = nn.functional.cross_entropy(logits, hard_labels)
+    return temperature**2 * soft + config.hard_weight * hard
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, texts: TextTable, importance: np.ndarray, n: int) -> np.ndarray:
+    """Return the model's logits `[n_texts, n_labels]` on n tokens of each text, without noise."""
+    model.eval()
+    weights = torch.from_numpy(importance)
+    logits = []
+    for rows in torch.arange(len(texts)).split(512):
+        ids, mask = select_tokens(texts.ids[rows], texts.lengths[rows], weights, n)
+        logits.append(model(input_ids=ids, attention_mask=mask).logits)
+    return torch.cat(logits).numpy()
+
+
+def _parameter_groups(model: nn.Module, config: DistillationConfig) -> Sequence[dict[str, Any]]:
+    free = [p for name, p in model.named_parameters() if ".free." in name]
+    rest = [p for name, p in model.named_parameters() if ".free." not in name]
+    return [
+        {"params": rest, "lr": config.learning_rate, "weight_decay": 0.01},
+        {
+            "params": free,
+            "lr": config.free_learning_rate,
+            "weight_decay": config.free_weight_decay,
+        },
+    ]
+
+
+def _cosine(steps: int, warmup: int = 200) -> Callable[[int], float]:
+    return lambda step: (
+        min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+
+
+def _average(model: nn.Module, config: DistillationConfig) -> AveragedModel:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+
+
+def _batches(
+    n_texts: int, config: DistillationConfig, start: int
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield the rows of each batch from step `start` on, and how many tokens it reads."""
+    rng = np.random.default_rng(config.seed)
+    probabilities = np.asarray(config.token_weights) / sum(config.token_weights)
+    for step in range(config.steps):
+        rows = rng.integers(0, n_texts, config.batch_size)
+        n = int(rng.choice(config.token_counts, p=probabilities))
+        if step >= start:
+            yield torch.from_numpy(rows), n
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, average: AveragedModel, optimizer: Any
+) -> None:
+    """Write everything that the next step needs, atomically."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+    partial = path.with_suffix(".partial")
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, partial, {"step": str(step)})
+    partial.replace(path)
+
+
+def _load(
+    path: Path, model: nn.Module, average: AveragedModel, optimizer: Any, schedule: Any
+) -> int:
+    """Restore what `_save` wrote and return the step to go on with."""
+    tensors = load_file(path)
+    model.load_state_dict(_under(tensors, "model."))
+    average.load_state_dict(_under(tensors, "average."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    step = int(max(entry["step"] for entry in state.values()))
+    for _ in range(step):
+        schedule.step()
+    return step
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
