@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -18,22 +18,29 @@ class QuantizationConfig:
     """Bit widths of the integer model, 2 to 8, and the noise it is trained for.
 
     activation_bits: residual stream and feed-forward values. attention_bits: queries, keys,
-    values and inhibitions. weight_bits: clear weights, signed. table_bits: the widest lookup.
-    rounding_noise: standard deviation of the noise of approximate encrypted rounding, in
-    rounding steps.
+    values and inhibitions. feature_bits: what the classifier reads. weight_bits: clear weights,
+    signed. weight_norm: largest 2-norm of an output's integer weights; encrypted noise grows
+    with it, and beyond about 11 every lookup of the network gets dearer. table_bits: the
+    widest lookup. logit_bits: integer logits, which are sums without a lookup. rounding_noise:
+    standard deviation of the noise of approximate encrypted rounding, in rounding steps.
     """
 
     activation_bits: int = 4
     attention_bits: int = 2
-    weight_bits: int = 6
+    feature_bits: int = 3
+    weight_bits: int = 4
+    weight_norm: float = 11.0
     table_bits: int = 5
-    rounding_noise: float = 0.04
+    logit_bits: int = 8
+    rounding_noise: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("activation_bits", "attention_bits", "weight_bits", "table_bits"):
+        for name in (field.name for field in fields(self) if field.name.endswith("_bits")):
             bits = getattr(self, name)
             if not (isinstance(bits, int) and 2 <= bits <= 8):
                 raise InputError(f"{name} is {bits!r}, wanted an integer from 2 to 8")
+        if not self.weight_norm >= 1:
+            raise InputError(f"weight_norm is {self.weight_norm}, wanted at least 1")
         if not 0 <= self.rounding_noise < 0.5:
             raise InputError(f"rounding_noise is {self.rounding_noise}, wanted 0 to 0.5 steps")
 

@@ -305,7 +305,7 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         self.dropout = nn.Dropout(config.dropout)
         self.quantized = False
         if bits := config.quantization_config_or_none:
-            self.features_step = Step.unsigned(config.dim, bits.activation_bits)
+            self.features_step = Step.unsigned(config.dim, bits.feature_bits)
         self.post_init()
 
     def forward(

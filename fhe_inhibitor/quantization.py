@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from circuits.linear import Linear
 from circuits.lookups import Table
+from fhe_inhibitor.configuration import QuantizationConfig
 
 CLIP_LEAK = 0.05
 RANGE_SLACK = 0.97
@@ -136,6 +137,32 @@ def lookup_lsbs(span: float, table_bits: int) -> int:
     return max(0, math.ceil(math.log2(span / ((1 << table_bits) - 1)))) if span > 0 else 0
 
 
+def row_scales(
+    rows: Tensor, span: Tensor, weight_bits: int, weight_norm: float, limit: float
+) -> Tensor:
+    """Return the smallest scale of each row that keeps its integers within all bounds.
+
+    rows: float `[out, in]`. span: width of each input's range, `[in]`. The integers fit
+    `weight_bits`, their 2-norm `weight_norm`, and their sum over any input `limit`.
+    """
+    magnitude = rows.detach().abs()
+    largest = float((1 << (weight_bits - 1)) - 1)
+    scale = torch.stack(
+        [
+            magnitude.amax(dim=1) / largest,
+            magnitude.norm(dim=1) / (RANGE_SLACK * weight_norm),
+            magnitude @ span / (RANGE_SLACK * limit),
+        ]
+    ).amax(dim=0)
+    scale = scale.clamp(min=1e-8)
+    while True:  # rounding may still push a row over a bound
+        integers = (magnitude / scale[:, None] + 0.5).floor()
+        over = (integers @ span > limit) | (integers.norm(dim=1) > weight_norm)
+        if not over.any():
+            return scale
+        scale = torch.where(over, 1.02 * scale, scale)
+
+
 @dataclass
 class TableLinear:
     """`entry(weight x + residual + bias)` as integers that one lookup an output can compute.
@@ -144,9 +171,9 @@ class TableLinear:
     integers of the input. entry: real pre-activation `[..., out]` to output integers.
     residual_size, residual_range: the same for a residual input that is added as it is.
 
-    Row c becomes integers w with scale s_c. The scale is as small as both the weight bits and
-    the table allow: the accumulator, shifted to start at 0, never passes
-    (2^table_bits - 1) 2^lsbs, whatever the input is, so rounding noise can't wrap it around.
+    Row c becomes integers w with scale s_c (`row_scales`): the accumulator, shifted to start
+    at 0, never passes (2^table_bits - 1) 2^lsbs, whatever the input is, so that rounding noise
+    can't wrap it around.
     """
 
     weight: Tensor
@@ -154,8 +181,7 @@ class TableLinear:
     input_size: Tensor
     input_range: tuple[int, int]
     entry: Callable[[Tensor], Tensor]
-    weight_bits: int
-    table_bits: int
+    bits: QuantizationConfig
     residual_size: Tensor | None = None
     residual_range: tuple[int, int] = (0, 0)
 
@@ -166,23 +192,17 @@ class TableLinear:
             rows = torch.cat([rows, self.residual_size[:, None]], dim=1)
             ends = torch.tensor([self.residual_range], dtype=torch.float32)
             low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
-        span = high - low
-        largest = float((1 << (self.weight_bits - 1)) - 1)
-        # A typical row has a mean magnitude of 0.4 of its largest weight.
-        typical = 0.4 * largest * float(span.sum()) / ((1 << self.table_bits) - 1)
-        self.lsbs = max(0, round(math.log2(typical)))
-        limit = float(((1 << self.table_bits) - 1) << self.lsbs)
-        with torch.no_grad():
-            magnitude = rows.detach().abs()
-            scale = torch.maximum(
-                magnitude.amax(dim=1) / largest, magnitude @ span / (RANGE_SLACK * limit)
-            ).clamp(min=1e-8)
-            while (over := (magnitude / scale[:, None] + 0.5).floor() @ span > limit).any():
-                scale = torch.where(over, 1.02 * scale, scale)
-        self.scale = scale
-        integers = round_ste((rows / scale[:, None]).clamp(-largest, largest))
-        self.integers = integers
-        fixed = integers.detach()
+        span, bits = high - low, self.bits
+        largest = float((1 << (bits.weight_bits - 1)) - 1)
+        # Mean magnitude of a typical row: 0.4 of its largest weight, 0.8 of its root mean square.
+        typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(len(span)))
+        entries = (1 << bits.table_bits) - 1
+        self.lsbs = max(0, round(math.log2(typical * float(span.sum()) / entries)))
+        self.scale = row_scales(
+            rows, span, bits.weight_bits, bits.weight_norm, float(entries << self.lsbs)
+        )
+        self.integers = round_ste((rows / self.scale[:, None]).clamp(-largest, largest))
+        fixed = self.integers.detach()
         self.offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)  # [out]
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, noise_std: float = 0) -> Tensor:
@@ -206,7 +226,7 @@ class TableLinear:
             weight=np.ascontiguousarray(integers[:, :n_inputs].T),
             offset=to_integers(self.offset),
             table=tabulate(
-                lambda x: self.entry(self._real(x)), len(self.bias), self.table_bits, self.lsbs
+                lambda x: self.entry(self._real(x)), len(self.bias), self.bits.table_bits, self.lsbs
             ),
             residual=None if self.residual_size is None else integers[:, n_inputs],
         )

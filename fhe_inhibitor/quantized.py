@@ -23,11 +23,10 @@ from fhe_inhibitor.quantization import (
     TableLinear,
     clamp_leaky,
     round_ste,
+    row_scales,
     to_integers,
 )
 from fhe_inhibitor.quantized_attention import QuantizedDotProduct, QuantizedInhibitor
-
-CLASSIFIER_BITS = 8
 
 
 @dataclass
@@ -193,8 +192,7 @@ class QuantizedNetwork:
             input_size=linear.input_size,
             input_range=linear.input_range,
             entry=linear.entry,
-            weight_bits=linear.weight_bits,
-            table_bits=linear.table_bits,
+            bits=self.bits,
         )
 
     def _linear(
@@ -211,18 +209,22 @@ class QuantizedNetwork:
             input_size=step.size,
             input_range=step.range,
             entry=entry,
-            weight_bits=self.bits.weight_bits,
-            table_bits=self.bits.table_bits,
+            bits=self.bits,
             residual_size=None if residual is None else residual.size,
             residual_range=(0, 0) if residual is None else residual.range,
         )
 
     def _logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return integer weight `[n_labels, dim]`, integer offset `[n_labels]` and logit scale."""
-        classifier = self.model.classifier
-        weight = classifier.weight * self.model.features_step.size
-        scale = weight.detach().abs().max() / ((1 << (CLASSIFIER_BITS - 1)) - 1)
-        return round_ste(weight / scale), round_ste(classifier.bias / scale), scale
+        classifier, step, bits = self.model.classifier, self.model.features_step, self.bits
+        weight = classifier.weight * step.size
+        span = torch.full((weight.shape[1],), float(step.high - step.low))
+        limit = float((1 << bits.logit_bits) - 1)
+        scale = row_scales(weight, span, bits.weight_bits, bits.weight_norm, limit).max()
+        integers, offset = round_ste(weight / scale), round_ste(classifier.bias / scale)
+        # What all logits have in common changes nothing: let the smallest possible one be 0.
+        smallest = (integers.detach().clamp(max=0).sum(dim=1) * step.high + offset.detach()).min()
+        return integers, offset - smallest, scale
 
     @torch.no_grad()
     def to_circuit(self) -> tuple[Network, float]:

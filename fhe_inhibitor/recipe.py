@@ -1,0 +1,237 @@
+"""The recipe of the shipped checkpoint, end to end and seeded.
+
+    teacher -> fine-tuned on the task -> corpus of teacher-labelled texts -> quantized student
+                                                                          -> two baselines
+
+The baselines get the same corpus, embedding recipe, optimizer and steps: a linear bag of words,
+which needs no lookup, and a student of the same size with dot-product attention. Everything
+lies in one work folder, and a call that was interrupted goes on where it stopped. Choices are
+made on the sentences held out from train; the task's validation set is only reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from tokenizers import Tokenizer
+
+from fhe_inhibitor.conversion import save_checkpoint
+from fhe_inhibitor.corpus import Corpus, build_corpus
+from fhe_inhibitor.data import LabelledText, hold_out, load_splits, read_sentences
+from fhe_inhibitor.distillation import (
+    DistillationConfig,
+    TextTable,
+    distil,
+    predict,
+    text_table,
+)
+from fhe_inhibitor.evaluation import evaluate
+from fhe_inhibitor.finetuning import finetune
+from fhe_inhibitor.modeling import (
+    InhibiDistilBertConfig,
+    InhibiDistilBertForSequenceClassification,
+)
+from fhe_inhibitor.student import BagOfWords, fold_embedding, with_feature_embedding
+from fhe_inhibitor.teacher import OFFLINE_TEACHER, Teacher, load_teacher, predict_logits
+
+INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
+NOISE_DRAWS = 5
+
+NANO: dict[str, Any] = {
+    "max_position_embeddings": 0,
+    "dim": 24,
+    "n_layers": 2,
+    "n_heads": 2,
+    "hidden_dim": 0,
+    "key_head_dim": [4, 5],
+    "value_head_dim": [4, 8],
+    "attention_window": [2, 0],
+    "threshold": "head_offset",
+    "max_relative_offset": 2,
+    "classifier_query": "constant",
+    "normalization": "static",
+    "dropout": 0.0,
+    "initializer_range": 0.2,
+    "n_tokens": 24,
+    "default_tokens": 16,
+    "buckets": [8, 10, 12, 16, 24],
+    "token_importance": "public",
+    "quantization": {"activation_bits": 4, "attention_bits": 2},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what `train` makes.
+
+    data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
+    teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
+    this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
+    n_texts: size of the corpus. student: arguments of `InhibiDistilBertConfig`.
+    """
+
+    data: str
+    teacher: str = OFFLINE_TEACHER
+    sentences: str | None = None
+    labels: tuple[str, ...] = ("negative", "positive")
+    teacher_epochs: float = 3
+    n_texts: int = 400_000
+    student: dict[str, Any] = field(default_factory=lambda: dict(NANO))
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    seed: int = 0
+
+
+def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = True) -> dict:
+    """Make a checkpoint in `out` and return its measurements, also written there as JSON.
+
+    work: folder of everything in between (teacher, corpus, training state); repeated with the
+    same folder, an interrupted call goes on. With baselines, `out` gets a sibling for the
+    dot-product student, named `<out>-dot-product`. Raises InputError for data, teachers or
+    folders that can't be used.
+    """
+    out, work = Path(out), Path(work)
+    work.mkdir(parents=True, exist_ok=True)
+    splits = load_splits(recipe.data, len(recipe.labels))
+    kept, held_out = hold_out(splits["train"], seed=recipe.seed)
+    teacher = make_teacher(recipe, kept, work)
+    sentences = read_sentences(recipe.sentences) if recipe.sentences else []
+    corpus = build_corpus(
+        teacher,
+        kept,
+        held_out,
+        sentences,
+        n_texts=recipe.n_texts,
+        seed=recipe.seed,
+        cache_dir=work / "corpus",
+    )
+    rows = {"held_out": held_out, "validation": splits["validation"]}
+    results: dict[str, Any] = {
+        "recipe": asdict(recipe),
+        "n_texts": len(corpus.texts),
+        "teacher": {
+            name: _share(predict_logits(teacher, [r.text for r in split]), split)
+            for name, split in rows.items()
+        },
+        INHIBITOR: train_student(recipe, corpus, INHIBITOR, out, work, rows),
+    }
+    if baselines:
+        sibling = out.with_name(f"{out.name}-dot-product")
+        results[DOT_PRODUCT] = train_student(recipe, corpus, DOT_PRODUCT, sibling, work, rows)
+        results["bag_of_words"] = train_bag_of_words(recipe, corpus, work, rows)
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def make_teacher(recipe: Recipe, kept: list[LabelledText], work: Path) -> Teacher:
+    """Return the teacher: `minilm` fine-tuned on the task in the work folder, others as given."""
+    if recipe.teacher != OFFLINE_TEACHER:
+        return load_teacher(recipe.teacher, len(recipe.labels))
+    folder = work / "teacher"
+    if folder.exists():
+        return load_teacher(folder, len(recipe.labels))
+    return finetune(
+        load_teacher(OFFLINE_TEACHER, len(recipe.labels)),
+        kept,
+        epochs=recipe.teacher_epochs,
+        out_dir=folder,
+        seed=recipe.seed,
+    )
+
+
+def make_student(
+    recipe: Recipe, attention_kind: str, vocab_size: int
+) -> InhibiDistilBertForSequenceClassification:
+    """Return an untrained student; for dot products the same shape, bits and options."""
+    torch.manual_seed(recipe.seed)
+    config = InhibiDistilBertConfig(
+        vocab_size=vocab_size,
+        attention_kind=attention_kind,
+        id2label=dict(enumerate(recipe.labels)),
+        label2id={label: i for i, label in enumerate(recipe.labels)},
+        **recipe.student,
+    )
+    return InhibiDistilBertForSequenceClassification(config)
+
+
+def train_student(
+    recipe: Recipe,
+    corpus: Corpus,
+    attention_kind: str,
+    out: Path,
+    work: Path,
+    rows: dict[str, list[LabelledText]],
+) -> dict[str, Any]:
+    """Distil one student to the checkpoint `out` and return its accuracies by token count."""
+    student = make_student(recipe, attention_kind, len(corpus.features))
+    student = with_feature_embedding(student, torch.from_numpy(corpus.features))
+    student = _distil(student, recipe.distillation, corpus, work / attention_kind)
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+    integer_model = save_checkpoint(fold_embedding(student), tokenizer, corpus.importance, out)
+    return {
+        str(n): {
+            name: asdict(evaluate(integer_model, split, n, n_draws=NOISE_DRAWS))
+            for name, split in rows.items()
+        }
+        for n in integer_model.buckets
+    }
+
+
+def train_bag_of_words(
+    recipe: Recipe, corpus: Corpus, work: Path, rows: dict[str, list[LabelledText]]
+) -> dict[str, Any]:
+    """Distil the linear baseline on the same texts and return its accuracies by token count."""
+    torch.manual_seed(recipe.seed)
+    model = BagOfWords(torch.from_numpy(corpus.features), len(recipe.labels))
+    counts = recipe.student["buckets"]
+    _distil(model, recipe.distillation, corpus, work / "bag_of_words")
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+    tables = {name: tokenized(tokenizer, split, corpus) for name, split in rows.items()}
+    return {
+        str(n): {
+            name: _share(predict(model, table, corpus.importance, n), rows[name])
+            for name, table in tables.items()
+        }
+        for n in counts
+    }
+
+
+def tokenized(tokenizer: Tokenizer, rows: Sequence[LabelledText], corpus: Corpus) -> TextTable:
+    """Return labelled texts as a table, without teacher logits."""
+    encodings = [encoding.ids for encoding in tokenizer.encode_batch([r.text for r in rows])]
+    texts = replace(
+        corpus.held_out,
+        ids=np.array([i for ids in encodings for i in ids], np.int32),
+        offsets=np.cumsum([0, *map(len, encodings)]),
+        logits=np.zeros((len(rows), corpus.texts.logits.shape[1]), np.float32),
+        labels=np.array([row.label for row in rows]),
+    )
+    return text_table(texts, corpus.importance)
+
+
+def _distil(
+    model: torch.nn.Module, config: DistillationConfig, corpus: Corpus, checkpoint: Path
+) -> torch.nn.Module:
+    """Distil with a progress bar, resumably."""
+    table = text_table(corpus.texts, corpus.importance)
+    with Progress() as progress:
+        task = progress.add_task(f"distil {checkpoint.name}", total=config.steps)
+        return distil(
+            model,
+            table,
+            corpus.importance,
+            config,
+            checkpoint.with_suffix(".safetensors"),
+            lambda step, loss: progress.update(task, completed=step),
+        )
+
+
+def _share(logits: np.ndarray, rows: Sequence[LabelledText]) -> float:
+    """Return the accuracy of logits `[n, n_labels]`."""
+    return float((logits.argmax(axis=-1) == np.array([row.label for row in rows])).mean())
