@@ -9,8 +9,9 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMP := .venv/installed
-# The file that `make evaluate` measures, and where it and `make train` look for SST-2.
+# Data: a folder with SST-2's train.tsv and dev.tsv; unlabelled sentences to distil on as well.
 SST2 ?= ../shared/data/glue/sst2
+SENTENCES ?= ../shared/data/reviews/sentences.txt.gz
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
 
@@ -39,7 +40,8 @@ compile: $(STAMP) ## circuits, client specifications and the report, in build/ci
 
 .PHONY: train
 train: $(STAMP) ## the recipe that made the shipped checkpoint
-	$(BIN)/fhe-inhibitor train $(ARGS)
+	$(BIN)/fhe-inhibitor train --data $(SST2) --sentences $(SENTENCES) \
+	    --out build/inhibidistilbert-nano-sst2 $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy

@@ -1,0 +1,168 @@
+"""A session: text in, label out, with circuits and keys made once and kept in a cache.
+
+    session = Session("inhibidistilbert-nano-sst2")
+    result = session.classify("a gripping , funny film")
+    print(result.label, result.probability)
+
+Client and server run in one process here, but speak in bytes alone, as they would over a network.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from compile.observer import Observer
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel, Tokens
+
+MODES = ("disable", "simulate", "execute")
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Time of a stage, and its lookups by bit width."""
+
+    name: str
+    seconds: float
+    lookups: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What came of one text.
+
+    tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
+    the circuits it went through, which the server learns. logits: decrypted, in integer steps
+    of `logit_scale`; None in mode `disable`. clear_logits: those of the integer model.
+    probability: of `label`, from `logits` where there are any. stages: from encryption to
+    decryption; `seconds` is their wall time.
+    """
+
+    text: str
+    label: str
+    probability: float
+    tokens: tuple[str, ...]
+    n_tokens: int
+    n_positions: int
+    logits: tuple[int, ...] | None
+    clear_logits: tuple[int, ...]
+    logit_scale: float
+    stages: tuple[StageCost, ...]
+    seconds: float
+    request_bytes: int
+    response_bytes: int
+
+
+@dataclass(frozen=True)
+class SessionCost:
+    """What a session cost beyond its texts: preparation, keys, peak memory of the process."""
+
+    setup: tuple[StageCost, ...]
+    evaluation_keys_bytes: int
+    peak_memory_bytes: int
+
+
+class Session:
+    """Classifies texts; the first one prepares circuits and keys, or finds them in the cache.
+
+    model: an `IntegerModel`, or the name or folder of one. mode: `disable` evaluates integers
+    in the clear, `simulate` simulates encryption, `execute` encrypts. cache_dir: see
+    `compile.cache.cache_root`. observer: hears of progress.
+
+    Raises InputError for an unknown mode or model.
+    """
+
+    def __init__(
+        self,
+        model: IntegerModel | str | Path = DEFAULT_MODEL,
+        mode: str = "execute",
+        cache_dir: str | Path | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise InputError(f"unknown mode {mode!r}; wanted one of {', '.join(MODES)}")
+        self.model = model if isinstance(model, IntegerModel) else IntegerModel.load(model)
+        self.mode = mode
+        self._cache_dir = cache_dir
+        self._observer = observer or Observer()
+
+    def classify(
+        self, text: str, max_tokens: int | None = None, strict: bool = False
+    ) -> Classification:
+        """Classify one text; arguments as `classify_many`."""
+        return self.classify_many([text], max_tokens, strict)[0]
+
+    def classify_many(
+        self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
+    ) -> list[Classification]:
+        """Classify texts, one after the other.
+
+        max_tokens: tokens that the model reads of a text, its most important ones; the model's
+        default if None. strict: refuse a text that has more instead of telling the observer.
+
+        Raises InputError, before any work, for an empty text, one that is not Unicode, one that
+        `strict` refuses, and a max_tokens that the model does not reach.
+        """
+        tokens = [self._tokenize(text, max_tokens, strict) for text in texts]
+        return [self._classify(text, read) for text, read in zip(texts, tokens, strict=True)]
+
+    def cost(self) -> SessionCost:
+        """Return what the session cost so far beyond its texts."""
+        return SessionCost((), 0, _peak_memory_bytes())
+
+    def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the text {ascii(text)} is not UTF-8; pass UTF-8") from None
+        tokens = self.model.tokenize(text, max_tokens)
+        if tokens.n_cut:
+            kept = len(tokens.tokens)
+            if strict:
+                raise InputError(
+                    f"the text has {tokens.n_total} tokens, {kept} would be read; shorten it, "
+                    f"ask for more tokens (at most {self.model.max_tokens}), or drop strict"
+                )
+            self._observer.note(
+                f"{tokens.n_cut} of {tokens.n_total} tokens are cut, the {kept} most important "
+                f"are read: {' '.join(tokens.tokens)}"
+            )
+        return tokens
+
+    def _classify(self, text: str, tokens: Tokens) -> Classification:
+        x, padding = self.model.encode(tokens)
+        clear = self.model.integer_logits(x, padding)
+        start = time.perf_counter()
+        logits: np.ndarray | None = None
+        stages: tuple[StageCost, ...] = ()
+        seconds = time.perf_counter() - start
+        probabilities = self.model.probabilities(clear if logits is None else logits)
+        best = int(probabilities.argmax())
+        return Classification(
+            text=text,
+            label=self.model.labels[best],
+            probability=float(probabilities[best]),
+            tokens=tokens.tokens,
+            n_tokens=tokens.n_total,
+            n_positions=len(x),
+            logits=None if logits is None else tuple(logits.tolist()),
+            clear_logits=tuple(clear.tolist()),
+            logit_scale=self.model.logit_scale,
+            stages=stages,
+            seconds=seconds,
+            request_bytes=0,
+            response_bytes=0,
+        )
+
+
+def _peak_memory_bytes() -> int:
+    """Largest memory that this process held at once."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,229 @@
+"""The command `fhe-inhibitor`: parses, calls, prints. Each command is a few calls in Python too.
+
+Imports that take seconds happen inside the commands, so that `--help` and errors are instant.
+Exit codes: 0; 1 for a failure at run time; 2 for bad input; 130 after Ctrl-C. An error is one
+line on stderr; FHE_INHIBITOR_TRACEBACK=1 shows where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel
+
+TRACEBACK = "FHE_INHIBITOR_TRACEBACK"
+INTERRUPTED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Classify text that stays encrypted: inhibitor transformers under TFHE.",
+)
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME|DIR", help="A shipped checkpoint or a model folder."),
+]
+ModeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="disable|simulate|execute",
+        help="The integer model without encryption, simulated encryption, or encryption.",
+    ),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command()
+def classify(
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
+    file: Annotated[Path | None, typer.Option(help="Classify each line of a file.")] = None,
+    model: ModelOption = DEFAULT_MODEL,
+    mode: ModeOption = "execute",
+    tokens: TokensOption = None,
+    strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
+    from compile.session import Session
+    from fhe_inhibitor.command_line_view import Display, print_classifications
+    from fhe_inhibitor.data import read_sentences
+
+    sentences = [*(texts or []), *(read_sentences(file) if file else [])]
+    if not sentences:
+        raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
+    with Display() as display:
+        session = Session(IntegerModel.load(model), mode, observer=display)
+        results = session.classify_many(sentences, tokens, strict)
+        cost = session.cost()
+    if as_json:
+        _print_json(
+            model=session.model.name,
+            mode=mode,
+            results=[asdict(result) for result in results],
+            cost=asdict(cost),
+        )
+    else:
+        print_classifications(results, session.model.labels, cost)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        Path, typer.Option(metavar="FILE.tsv", help="Tab-separated columns label and sentence.")
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    mode: ModeOption = "disable",
+    rounding_noise: Annotated[
+        bool, typer.Option(help="In mode disable, draw the noise of encrypted rounding.")
+    ] = True,
+    draws: Annotated[int, typer.Option(min=1, help="Passes over the texts, a seed each.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first texts.")] = None,
+    tokens: TokensOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure accuracy over labelled texts; encrypted, also agreement with the integer model."""
+    from compile.evaluation import evaluate_encrypted
+    from compile.session import Session
+    from fhe_inhibitor import evaluation
+    from fhe_inhibitor.command_line_view import Display, print_evaluation
+    from fhe_inhibitor.data import read_tsv
+
+    loaded = IntegerModel.load(model)
+    rows = read_tsv(data, len(loaded.labels))[:limit]
+    result: dict[str, Any]
+    with Display() as display:
+        session = Session(loaded, mode, observer=display)
+        if mode == "disable":
+            n_draws = draws if rounding_noise else 0
+            display.plan(len(rows) * max(n_draws, 1), "texts")
+            result = {
+                "accuracy": asdict(
+                    evaluation.evaluate(loaded, rows, tokens, n_draws, lambda: display.finish(1))
+                ),
+                "rounding_noise": rounding_noise,
+            }
+        else:
+            result = asdict(evaluate_encrypted(session, rows, tokens))
+    result = {"model": loaded.name, "mode": mode, "data": str(data), **result}
+    if as_json:
+        _print_json(**result)
+    else:
+        print_evaluation(result)
+
+
+@app.command()
+def compile(
+    model: ModelOption = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path(
+        "build/circuits"
+    ),
+) -> None:
+    """Write circuits for the server, specifications for clients, and the per-layer report."""
+    raise NotImplementedError
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str,
+        typer.Option(metavar="NAME|DIR", help="Folder with train.tsv and dev.tsv, or a hub name."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the checkpoint to write.")],
+    teacher: Annotated[
+        str,
+        typer.Option(metavar="NAME|DIR", help="minilm is fine-tuned first, others serve as given."),
+    ] = "minilm",
+    sentences: Annotated[
+        Path | None, typer.Option(help="File of unlabelled texts, one a line.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Teacher, corpus, state to go on from.")
+    ] = Path("build/train"),
+    baselines: Annotated[
+        bool, typer.Option(help="Train the bag of words and the dot-product student too.")
+    ] = True,
+    seed: int = 0,
+) -> None:
+    """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
+    from fhe_inhibitor import recipe
+
+    chosen = recipe.Recipe(
+        data=data, teacher=teacher, sentences=str(sentences) if sentences else None, seed=seed
+    )
+    _print_json(**recipe.train(chosen, out, work, baselines))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fhe-inhibitor {version('fhe-inhibitor')}, concrete {version('concrete-python')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show versions."),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line on `arguments` (those of the process if None) and exit."""
+    # concrete-python imports pkg_resources, whose deprecation is no user's business.
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Return the exit code; typer itself turns Ctrl-C inside a command into 130."""
+    try:
+        code = app(arguments, standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except InputError as error:
+        return _failed(2, error)
+    except typer.TyperException as error:
+        return _failed(error.exit_code, error)
+    except BrokenPipeError:
+        # Whoever read our output went away; the interpreter would complain on its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _failed(1, error)
+    if code == INTERRUPTED:
+        print("fhe-inhibitor: interrupted; what was finished is kept", file=sys.stderr)
+    return code
+
+
+def _failed(code: int, error: Exception) -> int:
+    """Print one line for an error; the kind too, if it is none that we raise ourselves."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    kind = "" if code == 2 else f"{type(error).__name__}: "
+    if message:  # typer has none for a command without arguments, whose help it printed
+        print(f"fhe-inhibitor: {kind}{' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _print_json(**content: Any) -> None:
+    print(json.dumps(content, indent=1))
