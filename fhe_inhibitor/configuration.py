@@ -173,7 +173,9 @@ class InhibiDistilBertConfig(PretrainedConfig):
     @property
     def quantization_config_or_none(self) -> QuantizationConfig | None:
         """The bit widths, or None for a float model."""
-        return QuantizationConfig(**self.quantization) if self.quantization else None
+        if self.quantization is None:
+            return None
+        return QuantizationConfig(**self.quantization)
 
     def _of_layer(self, name: str, index: int) -> Any:
         value = getattr(self, name)
@@ -203,7 +205,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 f"buckets are {self.buckets}, wanted lengths of 1 to n_tokens = {self.n_tokens}, "
                 "n_tokens among them"
             )
-        if self.quantization:
+        if self.quantization is not None:
             self.quantization = asdict(QuantizationConfig(**self.quantization))
             if self.normalization != "static":
                 raise InputError('a quantized model needs normalization="static"')

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -111,6 +112,10 @@ class Step(nn.Module):
         """Return the integers of `x` `[..., channels]`, as float32."""
         if self.calibrating:
             self.calibrate(x.detach())
+        return self.integers(x)
+
+    def integers(self, x: Tensor) -> Tensor:
+        """Return the integers of `x` without a change of size."""
         return round_ste(clamp_leaky(x / self.size + self.centre, self.low, self.high))
 
     @torch.no_grad()
@@ -163,13 +168,41 @@ def row_scales(
         scale = torch.where(over, 1.02 * scale, scale)
 
 
+@dataclass(frozen=True)
+class JoinedSteps:
+    """Several quantizers side by side, as the input of one linear layer."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def size(self) -> Tensor:
+        """Step size of each channel."""
+        return torch.cat([step.size for step in self.steps])
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest integer."""
+        return self.steps[0].range
+
+
+@dataclass(frozen=True)
+class IntegerWeights:
+    """Integer weights `[out, in (+ 1)]`, the last column a residual's; scale, offset `[out]`."""
+
+    weight: Tensor
+    scale: Tensor
+    offset: Tensor
+    lsbs: int
+
+
 @dataclass
 class TableLinear:
     """`entry(weight x + residual + bias)` as integers that one lookup an output can compute.
 
-    weight: float `[out, in]`, bias: float `[out]`. input_size, input_range: step `[in]` and
-    integers of the input. entry: real pre-activation `[..., out]` to output integers.
-    residual_size, residual_range: the same for a residual input that is added as it is.
+    weight: float `[out, in]`, bias: float `[out]`. input_step: what the input integers stand
+    for. entry: real pre-activation `[..., out]` to output integers. residual_step: the same as
+    input_step for a residual input that is added as it is. Integers are computed when they are
+    first asked for, so that calibration can set the steps one after the other.
 
     Row c becomes integers w with scale s_c (`row_scales`): the accumulator, shifted to start
     at 0, never passes (2^table_bits - 1) 2^lsbs, whatever the input is, so that rounding noise
@@ -178,57 +211,61 @@ class TableLinear:
 
     weight: Tensor
     bias: Tensor
-    input_size: Tensor
-    input_range: tuple[int, int]
+    input_step: Step | JoinedSteps
     entry: Callable[[Tensor], Tensor]
     bits: QuantizationConfig
-    residual_size: Tensor | None = None
-    residual_range: tuple[int, int] = (0, 0)
+    residual_step: Step | None = None
 
-    def __post_init__(self) -> None:
-        rows = self.weight * self.input_size  # [out, in]
-        low, high = (torch.full((rows.shape[1],), float(end)) for end in self.input_range)
-        if self.residual_size is not None:
-            rows = torch.cat([rows, self.residual_size[:, None]], dim=1)
-            ends = torch.tensor([self.residual_range], dtype=torch.float32)
+    @cached_property
+    def integers(self) -> IntegerWeights:
+        """The integer weights, with gradients to the float weights and the steps."""
+        rows = self.weight * self.input_step.size  # [out, in]
+        low, high = (torch.full((rows.shape[1],), float(end)) for end in self.input_step.range)
+        if self.residual_step is not None:
+            rows = torch.cat([rows, self.residual_step.size[:, None]], dim=1)
+            ends = torch.tensor([self.residual_step.range], dtype=torch.float32)
             low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
         span, bits = high - low, self.bits
         largest = float((1 << (bits.weight_bits - 1)) - 1)
         # Mean magnitude of a typical row: 0.4 of its largest weight, 0.8 of its root mean square.
         typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(len(span)))
         entries = (1 << bits.table_bits) - 1
-        self.lsbs = max(0, round(math.log2(typical * float(span.sum()) / entries)))
-        self.scale = row_scales(
-            rows, span, bits.weight_bits, bits.weight_norm, float(entries << self.lsbs)
+        lsbs = max(0, round(math.log2(typical * float(span.sum()) / entries)))
+        scale = row_scales(
+            rows, span, bits.weight_bits, bits.weight_norm, float(entries << lsbs)
         )
-        self.integers = round_ste((rows / self.scale[:, None]).clamp(-largest, largest))
-        fixed = self.integers.detach()
-        self.offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)  # [out]
+        weight = round_ste((rows / scale[:, None]).clamp(-largest, largest))
+        fixed = weight.detach()
+        offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)
+        return IntegerWeights(weight, scale, offset, lsbs)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, noise_std: float = 0) -> Tensor:
         """Return output integers `[..., out]` of input integers `[..., in]`."""
-        n_inputs = self.weight.shape[1]
-        accumulator = x @ self.integers[:, :n_inputs].T + self.offset
+        n_inputs, integers = self.weight.shape[1], self.integers
+        accumulator = x @ integers.weight[:, :n_inputs].T + integers.offset
         if residual is not None:
-            accumulator = accumulator + residual * self.integers[:, n_inputs]
-        return self.entry(self._real(round_to_step(accumulator, self.lsbs, noise_std)))
+            accumulator = accumulator + residual * integers.weight[:, n_inputs]
+        return self.entry(self._real(round_to_step(accumulator, integers.lsbs, noise_std)))
 
     def _real(self, accumulator: Tensor) -> Tensor:
         """Return the real pre-activation of a rounded accumulator."""
-        return (accumulator - self.offset) * self.scale + self.bias
+        return (accumulator - self.integers.offset) * self.integers.scale + self.bias
 
     @torch.no_grad()
     def to_circuit(self) -> Linear:
         """Return the clear integer parameters, the table computed entry by entry."""
-        n_inputs = self.weight.shape[1]
-        integers = to_integers(self.integers)
+        n_inputs, integers = self.weight.shape[1], self.integers
+        weight = to_integers(integers.weight)
         return Linear(
-            weight=np.ascontiguousarray(integers[:, :n_inputs].T),
-            offset=to_integers(self.offset),
+            weight=np.ascontiguousarray(weight[:, :n_inputs].T),
+            offset=to_integers(integers.offset),
             table=tabulate(
-                lambda x: self.entry(self._real(x)), len(self.bias), self.bits.table_bits, self.lsbs
+                lambda x: self.entry(self._real(x)),
+                len(self.bias),
+                self.bits.table_bits,
+                integers.lsbs,
             ),
-            residual=None if self.residual_size is None else integers[:, n_inputs],
+            residual=None if self.residual_step is None else weight[:, n_inputs],
         )
 
 

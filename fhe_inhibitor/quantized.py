@@ -19,6 +19,7 @@ from circuits.stages import Classifier, Head, Layer
 from fhe_inhibitor.attention import relative_offsets
 from fhe_inhibitor.configuration import LayerConfig, QuantizationConfig
 from fhe_inhibitor.quantization import (
+    JoinedSteps,
     Step,
     TableLinear,
     clamp_leaky,
@@ -111,8 +112,7 @@ class QuantizedNetwork:
     def _layer(self, block: nn.Module, step: Step) -> QuantizedLayer:
         attention = block.attention
         heads = [self._head(attention, step, head) for head in range(attention.shape.n_heads)]
-        sizes = torch.cat([output.size for output in attention.output_steps])
-        joined = _Sizes(sizes, attention.output_steps[0].range)
+        joined = JoinedSteps(tuple(attention.output_steps))
         layer = QuantizedLayer(
             block,
             heads,
@@ -185,20 +185,18 @@ class QuantizedNetwork:
     ) -> TableLinear:
         """A product with a constant query is linear: one output per head."""
         query, weight = attention.query[keys], attention.k_lin.weight[keys]
-        linear = self._linear(attention.k_lin, step, attention.key_steps[head], keys)
         return TableLinear(
             weight=(query @ weight)[None, :],
             bias=(query @ attention.k_lin.bias[keys])[None],
-            input_size=linear.input_size,
-            input_range=linear.input_range,
-            entry=linear.entry,
+            input_step=step,
+            entry=attention.key_steps[head],
             bits=self.bits,
         )
 
     def _linear(
         self,
         module: nn.Linear,
-        step: Step | _Sizes,
+        step: Step | JoinedSteps,
         entry: Callable[[Tensor], Tensor],
         rows: slice = slice(None),
         residual: Step | None = None,
@@ -206,12 +204,10 @@ class QuantizedNetwork:
         return TableLinear(
             weight=module.weight[rows],
             bias=module.bias[rows],
-            input_size=step.size,
-            input_range=step.range,
+            input_step=step,
             entry=entry,
             bits=self.bits,
-            residual_size=None if residual is None else residual.size,
-            residual_range=(0, 0) if residual is None else residual.range,
+            residual_step=residual,
         )
 
     def _logits(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -286,14 +282,6 @@ def _pairs(
         return mask, relative_offsets(n_queries, attention_mask.shape[1], furthest)
     offset = torch.arange(-window, window + 1).clamp(-furthest, furthest) + furthest
     return mask, offset.expand(n_queries, -1)
-
-
-@dataclass
-class _Sizes:
-    """Step sizes and range of several quantizers side by side."""
-
-    size: Tensor
-    range: tuple[int, int]
 
 
 def set_calibrating(model: nn.Module, calibrating: bool) -> None:

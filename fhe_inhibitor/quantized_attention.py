@@ -181,6 +181,8 @@ class QuantizedDotProduct:
             product = (2 * q[:, :, None, :] - high) * (2 * k - high)
             score = product.sum(dim=-1) + self.score_offset
         score = round_to_step(score, self.score.lsbs, noise_std)
+        if self.weight_step.calibrating:
+            self._calibrate_weights(score, self.shift[offset], mask)
         weight = self._weight(score, self.shift[offset]) * mask  # [B, n_q, m]
         total = round_to_step(weight.sum(dim=-1, keepdim=True), self.total_lsbs, noise_std)
         codes = 2 * v - self.value_step.high
@@ -190,13 +192,22 @@ class QuantizedDotProduct:
         return self._output(round_to_step(product, self.output_lsbs, noise_std))
 
     def _weight(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
+        exponent = self._exponent(score, self.shift if shift is None else shift)
+        return self.weight_step.integers(exponent.clamp(max=MAX_EXPONENT).exp())
+
+    def _exponent(self, score: Tensor, shift: Tensor) -> Tensor:
         if self.constant_query:
             real = (score - self.key_step.centre) * self.key_step.size
         else:
             real = (score - self.score_offset) * self.key_step.size.square() / 4
-        real = self.gamma * real / math.sqrt(self.key_dim)
-        exponent = real + (self.shift if shift is None else shift)
-        return self.weight_step(exponent.clamp(max=MAX_EXPONENT).exp())
+        return self.gamma * real / math.sqrt(self.key_dim) + shift
+
+    @torch.no_grad()
+    def _calibrate_weights(self, score: Tensor, shift: Tensor, mask: Tensor) -> None:
+        """Let the largest weight of a typical query fill the range: softmax's row maximum."""
+        exponent = self._exponent(score, shift).masked_fill(~mask, -torch.inf).amax(dim=-1)
+        typical = exponent[mask.any(dim=-1)].median().clamp(max=MAX_EXPONENT)
+        self.weight_step.log_size.fill_(float(typical) - math.log(self.weight_step.high))
 
     def _reciprocal(self, total: Tensor) -> Tensor:
         return self.reciprocal_step(1 / total.clamp(min=0.5))
