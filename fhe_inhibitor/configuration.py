@@ -21,7 +21,7 @@ class QuantizationConfig:
     values and inhibitions. feature_bits: what the classifier reads. weight_bits: clear weights,
     signed. weight_norm: largest 2-norm of an output's integer weights; encrypted noise grows
     with it, and beyond about 11 every lookup of the network gets dearer. table_bits: the
-    widest lookup. logit_bits: integer logits, which are sums without a lookup. rounding_noise:
+    widest lookup. logit_bits: signed integer logits, sums without a lookup. rounding_noise:
     standard deviation of the noise of approximate encrypted rounding, in rounding steps.
     """
 
@@ -31,7 +31,7 @@ class QuantizationConfig:
     weight_bits: int = 4
     weight_norm: float = 11.0
     table_bits: int = 5
-    logit_bits: int = 8
+    logit_bits: int = 7
     rounding_noise: float = 0.1
 
     def __post_init__(self) -> None:

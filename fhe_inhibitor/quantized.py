@@ -213,14 +213,19 @@ class QuantizedNetwork:
     def _logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return integer weight `[n_labels, dim]`, integer offset `[n_labels]` and logit scale."""
         classifier, step, bits = self.model.classifier, self.model.features_step, self.bits
-        weight = classifier.weight * step.size
+        # Softmax ignores what all logits have in common; without it they need fewer bits.
+        weight, bias = (w - w.mean(dim=0) for w in (classifier.weight, classifier.bias))
+        weight = weight * step.size
         span = torch.full((weight.shape[1],), float(step.high - step.low))
-        limit = float((1 << bits.logit_bits) - 1)
-        scale = row_scales(weight, span, bits.weight_bits, bits.weight_norm, limit).max()
-        integers, offset = round_ste(weight / scale), round_ste(classifier.bias / scale)
-        # What all logits have in common changes nothing: let the smallest possible one be 0.
-        smallest = (integers.detach().clamp(max=0).sum(dim=1) * step.high + offset.detach()).min()
-        return integers, offset - smallest, scale
+        largest = float((1 << (bits.logit_bits - 1)) - 1)
+        scale = row_scales(weight, span, bits.weight_bits, bits.weight_norm, 2 * largest).max()
+        while True:
+            integers, offset = round_ste(weight / scale), round_ste(bias / scale)
+            fixed = integers.detach()
+            reach = [step.high * side.clamp(min=0).sum(dim=1) for side in (fixed, -fixed)]
+            if (torch.maximum(*reach) + offset.detach().abs()).max() <= largest:
+                return integers, offset, scale
+            scale = 1.02 * scale
 
     @torch.no_grad()
     def to_circuit(self) -> tuple[Network, float]:
