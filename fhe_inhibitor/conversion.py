@@ -33,10 +33,11 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]"
-    ).save_pretrained(folder)
     config = model.config
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    if config.classifier_query == "cls":
+        special["cls_token"] = "[CLS]"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     network, logit_scale = QuantizedNetwork(model.eval()).to_circuit()
     embedding, positions = _embedding_integers(model)
     integer_format.write(

@@ -126,16 +126,17 @@ def distil(
     """
     torch.set_flush_denormal(True)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(config.steps))
     average = _average(model, config)
     quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None
     switch = int(config.float_fraction * config.steps) if quantizes else config.steps
     weights = torch.from_numpy(importance)
     start = 0
     if checkpoint and checkpoint.is_file():
-        start = _load(checkpoint, model, average, optimizer, schedule)
+        start = _load(checkpoint, model, average, optimizer)
         if start > switch:
             model.quantized = True
+    cosine = _cosine(config.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine, last_epoch=start - 1)
     model.train()
     for step, (rows, n) in enumerate(_batches(len(texts), config, start), start):
         if step % CHECKPOINT_STEPS == 0:
@@ -196,13 +197,13 @@ def predict(model: nn.Module, texts: TextTable, importance: np.ndarray, n: int) 
 def _parameter_groups(model: nn.Module, config: DistillationConfig) -> Sequence[dict[str, Any]]:
     free = [p for name, p in model.named_parameters() if ".free." in name]
     rest = [p for name, p in model.named_parameters() if ".free." not in name]
+    groups = [
+        (rest, config.learning_rate, 0.01),
+        (free, config.free_learning_rate, config.free_weight_decay),
+    ]
     return [
-        {"params": rest, "lr": config.learning_rate, "weight_decay": 0.01},
-        {
-            "params": free,
-            "lr": config.free_learning_rate,
-            "weight_decay": config.free_weight_decay,
-        },
+        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        for parameters, rate, decay in groups
     ]
 
 
@@ -244,7 +245,7 @@ def _save(
 
 
 def _load(
-    path: Path, model: nn.Module, average: AveragedModel, optimizer: Any, schedule: Any
+    path: Path, model: nn.Module, average: AveragedModel, optimizer: Any
 ) -> int:
     """Restore what `_save` wrote and return the step to go on with."""
     tensors = load_file(path)
@@ -256,10 +257,7 @@ def _load(
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    step = int(max(entry["step"] for entry in state.values()))
-    for _ in range(step):
-        schedule.step()
-    return step
+    return int(max(entry["step"] for entry in state.values()))
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
