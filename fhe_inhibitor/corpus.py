@@ -38,7 +38,7 @@ from fhe_inhibitor.teacher import Teacher, predict_logits
 from fhe_inhibitor.vocabulary import extend_wordpiece, token_features, token_importance
 
 SHARD_TEXTS = 20_000
-IMPORTANCE_SENTENCES = 6_000
+IMPORTANCE_SENTENCES = 3_000
 LEAK_WORDS = 8
 NO_LABEL = -1
 
@@ -228,9 +228,10 @@ def _frequent_words(texts: Sequence[str], min_count: int = 2) -> list[str]:
 def _once(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Load the arrays of a file; make and save them, whole or not at all, if it is not there."""
     if not path.exists():
-        new = path.with_suffix(".new")
+        arrays = make()
+        new = path.with_suffix(f".{os.getpid()}.new")  # another process may make the same file
         with new.open("wb") as file:
-            np.savez(file, **make())
+            np.savez(file, **arrays)
         os.replace(new, path)
     return _load(path)
 

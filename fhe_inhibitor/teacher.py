@@ -152,7 +152,7 @@ def distilbert_from_bert(
                 hidden_dim=config.intermediate_size,
                 activation=config.hidden_act,
                 pad_token_id=config.pad_token_id,
-                num_labels=n_labels,  # type: ignore[call-arg]
+                num_labels=n_labels,
             )
         )
     encoder = bert if isinstance(bert, BertModel) else cast(BertModel, bert.bert)
@@ -160,7 +160,7 @@ def distilbert_from_bert(
     return distilbert.eval()
 
 
-def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 4096) -> np.ndarray:
+def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
     """Return the teacher's logits of many texts: float32 [len(texts), n_labels].
 
     Texts are read in order of length, `batch_tokens` tokens at a time with padding, in bfloat16.

@@ -187,7 +187,7 @@ def _read_alone(
     embedded = np.zeros((len(texts), dim), np.float32)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for batch in length_batches([len(row) for row in ids], 4096):
+        for batch in length_batches([len(row) for row in ids], 1024):
             tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
             output = teacher.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
             pieces = mask.float()
