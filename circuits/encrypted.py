@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from concrete import fhe
 
 from circuits.lookups import Lookup, Table, read
 
+DECLARED_RANGE = "declared_range"
+LOOKUP_NAME = "entries"  # the name of a lookup's node in a traced graph
+
 
 def encrypted_lookup(exact_rounding: bool = False) -> Lookup:
     """Return the lookup for tracing a stage.
+
+    Each lookup declares the ranges of its input, moved to start at 0, and of its output on the
+    traced nodes, under `DECLARED_RANGE`: they are the table's, so a lookup is as wide as its
+    table, whatever sample inputs show.
 
     exact_rounding: False rounds approximately, for free: near a rounding boundary the entry
     beside the right one may be read. True rounds exactly, at one more lookup for each bit
@@ -17,15 +26,29 @@ def encrypted_lookup(exact_rounding: bool = False) -> Lookup:
     """
     exactness = fhe.Exactness.EXACT if exact_rounding else fhe.Exactness.APPROXIMATE
 
-    def lookup(x, table: Table):
+    def lookup(x: Any, table: Table) -> Any:
+        domain = (0, (table.last - table.first) << table.lsbs)
+        # Starting at 0 costs nothing and saves the bit that a sign would take.
+        x = x - (table.first << table.lsbs)
+        declare(x, domain)
         if table.lsbs:
             x = fhe.round_bit_pattern(x, lsbs_to_remove=table.lsbs, exactness=exactness)
+            declare(x, domain)
 
         # Concrete tabulates the whole bit width; entries outside the table are never read.
         def entries(rounded: np.ndarray) -> np.ndarray:
-            index = np.clip(rounded >> table.lsbs, table.first, table.last)
-            return read(index, table)
+            index = np.clip(rounded >> table.lsbs, 0, table.last - table.first)
+            return read(index + table.first, table)
 
-        return fhe.univariate(entries)(x)
+        output = fhe.univariate(entries)(x)
+        declare(output, table.range)
+        return output
 
     return lookup
+
+
+def declare(x: Any, bounds: tuple[int, int]) -> None:
+    """Declare the range of a traced value, ends included; a second declaration widens it."""
+    properties = x.computation.properties
+    low, high = properties.get(DECLARED_RANGE, bounds)
+    properties[DECLARED_RANGE] = (min(low, bounds[0]), max(high, bounds[1]))

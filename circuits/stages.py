@@ -15,7 +15,7 @@ import numpy as np
 from circuits.dot_product import DotProductParameters, dot_product
 from circuits.inhibitor import InhibitorParameters, inhibitor, inhibitor_signed
 from circuits.linear import Linear, linear
-from circuits.lookups import Lookup
+from circuits.lookups import Lookup, Table
 from circuits.pairs import Pairs, make_pairs
 
 ATTENTION: dict[str, Callable] = {
@@ -69,15 +69,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Classifier:
-    """`pre_classifier` with its ReLU, then logits as plain accumulators.
+    """`pre_classifier` with its ReLU, then logits that the client multiplies by a public scale.
 
-    weight: int64 `[dim, n_labels]`, offset: int64 `[n_labels]`: the logits are sums that the
-    client multiplies by a public scale; they need no lookup.
+    weight: int64 `[dim, n_labels]`, offset: int64 `[n_labels]`. output: requantizes each logit,
+    `[n_labels, entries]`, or None for the plain sums. A sum must decrypt exactly to its last
+    bit; beyond 7 bits that demands less noise, hence dearer lookups in the whole network.
     """
 
     pre_classifier: Linear
     weight: np.ndarray
     offset: np.ndarray
+    output: Table | None = None
 
 
 def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
@@ -129,7 +131,9 @@ def feed_forward(heads: Sequence[Any], x: Any, layer: Layer, lookup: Lookup) -> 
 def classify(x: Any, classifier: Classifier, lookup: Lookup) -> Any:
     """Return logits in integer steps, `[1, n_labels]`.
 
-    x: int `[1, dim]`. Lookups: the width of `pre_classifier`.
+    x: int `[n_queries, dim]`, of which the first is read. Lookups: the width of
+    `pre_classifier`, and n_labels if the logits are requantized.
     """
-    features = linear(x, classifier.pre_classifier, lookup)
-    return features @ classifier.weight + classifier.offset
+    features = linear(x[:1], classifier.pre_classifier, lookup)
+    logits = features @ classifier.weight + classifier.offset
+    return logits if classifier.output is None else lookup(logits, classifier.output)

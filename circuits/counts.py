@@ -1,0 +1,119 @@
+"""How many lookups a network needs, by stage and bit width: a formula of shapes alone.
+
+With P pairs of query and key, d channels of a key, h of a value and m queries, one head takes
+
+    inhibitor           P d + P +   P h + m h
+    inhibitor_signed    P d + P + 2 P h + m h
+    dot_product         a P d + P + b P h + m + m h + c m h + m h
+
+where a, b, c are the lookups of one product of two secrets (1 or 2), and the term in d is absent
+for a constant query. Concrete counts what it compiled; the two must agree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from circuits.dot_product import DotProductParameters, Product
+from circuits.inhibitor import InhibitorParameters
+from circuits.linear import Linear
+from circuits.lookups import Table
+from circuits.network import Network
+from circuits.stages import Classifier, Layer
+
+
+def count_lookups(network: Network, n: int) -> dict[str, Counter[int]]:
+    """Return the lookups of each stage by bit width, for n tokens."""
+    counts: dict[str, Counter[int]] = {}
+    for index, layer in enumerate(network.layers):
+        counts[f"layer{index}.project"] = _project(layer, n)
+        for head in range(len(layer.heads)):
+            counts[f"layer{index}.attend.head{head}"] = _attend(layer, head, n)
+        counts[f"layer{index}.feed_forward"] = _feed_forward(layer, n)
+    counts["classify"] = _classify(network.classifier)
+    return counts
+
+
+def count_pairs(n: int, n_queries: int, window: int) -> int:
+    """Return the number of (query, key) pairs of `circuits.pairs.make_pairs`.
+
+    >>> count_pairs(16, 16, window=2), count_pairs(16, 1, window=0)
+    (74, 16)
+    """
+    if window == 0 or window >= n:
+        return n * n_queries
+    return sum(min(n - 1, i + window) - max(0, i - window) + 1 for i in range(n_queries))
+
+
+def _project(layer: Layer, n: int) -> Counter[int]:
+    count: Counter[int] = Counter()
+    for head in layer.heads:
+        if head.query is not None:
+            count += _linear(_n_queries(layer, n), head.query)
+        count += _linear(n, head.key) + _linear(n, head.value)
+    return count
+
+
+def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
+    m = _n_queries(layer, n)
+    n_pairs = count_pairs(n, m, layer.window)
+    parameters = layer.heads[head].attention
+    key_dim = layer.heads[head].key.weight.shape[1]
+    value_dim = layer.heads[head].value.weight.shape[1]
+    if isinstance(parameters, DotProductParameters):
+        return _dot_product(parameters, n_pairs, m, key_dim, value_dim, layer.constant_query)
+    sides = 2 if layer.attention == "inhibitor_signed" else 1
+    return _inhibitor(parameters, n_pairs, m, key_dim, value_dim * sides, layer.constant_query)
+
+
+def _inhibitor(
+    p: InhibitorParameters, n_pairs: int, m: int, key_dim: int, thresholds: int, constant: bool
+) -> Counter[int]:
+    value_dim = len(p.output_offset)
+    count = _lookups(n_pairs, p.inhibition) + _lookups(n_pairs * thresholds, p.threshold)
+    if not constant:
+        count += _lookups(n_pairs * key_dim, p.distance)
+    return count + _lookups(m * value_dim, p.output)
+
+
+def _dot_product(
+    p: DotProductParameters, n_pairs: int, m: int, key_dim: int, value_dim: int, constant: bool
+) -> Counter[int]:
+    count = _lookups(n_pairs, p.exponential) + _product(n_pairs * value_dim, p.weighted)
+    if not constant:
+        count += _product(n_pairs * key_dim, p.score)
+    count += _lookups(m, p.total) + _lookups(m * value_dim, p.mean)
+    return count + _product(m * value_dim, p.normalised) + _lookups(m * value_dim, p.output)
+
+
+def _feed_forward(layer: Layer, n: int) -> Counter[int]:
+    m = _n_queries(layer, n)
+    count = _linear(m, layer.attention_output)
+    if layer.hidden is not None and layer.output is not None:
+        count += _linear(m, layer.hidden) + _linear(m, layer.output)
+    return count
+
+
+def _classify(classifier: Classifier) -> Counter[int]:
+    count = _linear(1, classifier.pre_classifier)
+    if classifier.output is not None:
+        count += _lookups(classifier.weight.shape[1], classifier.output)
+    return count
+
+
+def _n_queries(layer: Layer, n: int) -> int:
+    return 1 if layer.single_query else n
+
+
+def _linear(rows: int, parameters: Linear) -> Counter[int]:
+    return _lookups(rows * parameters.weight.shape[1], parameters.table)
+
+
+def _product(count: int, product: Product) -> Counter[int]:
+    if product.packed is not None:
+        return _lookups(count, product.packed)
+    return _lookups(count, product.plus) + _lookups(count, product.minus)
+
+
+def _lookups(count: int, table: Table) -> Counter[int]:
+    return Counter({table.bit_width: count})

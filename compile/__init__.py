@@ -1,0 +1,1 @@
+"""The bridge: a network of integer parameters becomes one composed Concrete module."""

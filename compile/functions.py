@@ -1,0 +1,164 @@
+"""From stages to functions that Concrete compiles, with declared ranges instead of sampled ones.
+
+Concrete takes the range of every value from sample inputs; a value that leaves the range that
+samples showed overflows in silence. Here the samples only shape the graph. The ranges that count
+are those that each table declares, which the verifier has proved for every input.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from concrete import fhe
+from concrete.fhe.compilation.module_compiler import FunctionDef
+from concrete.fhe.representation import Graph, Node, Operation
+
+from circuits.encrypted import DECLARED_RANGE, LOOKUP_NAME, declare, encrypted_lookup
+from circuits.lookups import bit_width
+from circuits.network import Network
+from compile.plan import Stage, Wire, function_name, network_stages, network_wires
+from compile.verifier import StageRange, VerificationError
+
+N_SAMPLES = 8
+
+
+class DeclaredFunction(FunctionDef):
+    """A traced function whose declared ranges replace the sampled ones."""
+
+    def evaluate(self, *arguments: Any) -> None:
+        """Trace, sample, then declare. Raises VerificationError if a sample leaves its range."""
+        super().evaluate(*arguments)
+        declared = declared_ranges(self.graph)
+        for node, (low, high) in declared.items():
+            proved = DECLARED_RANGE in node.properties
+            if proved and (node.bounds[0] < low or node.bounds[1] > high):
+                raise VerificationError(
+                    f"{self.name}: a sample reaches {node.bounds}, declared is {low}..{high}"
+                )
+        self.graph.update_with_bounds(
+            {
+                node: {"min": np.int64(low), "max": np.int64(high)}
+                for node, (low, high) in declared.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """A stage for one sequence length, and the function that it calls."""
+
+    stage: Stage
+    function: DeclaredFunction
+
+
+def trace_functions(
+    network: Network, ranges: Mapping[int, list[StageRange]], exact_rounding: bool
+) -> dict[int, list[Call]]:
+    """Return the calls of each sequence length; lengths share functions that don't depend on it.
+
+    ranges: what `verify` proved, by number of tokens.
+    """
+    functions: dict[str, DeclaredFunction] = {}
+    calls: dict[int, list[Call]] = {}
+    for n, proved in ranges.items():
+        wires = network_wires(network, n)
+        calls[n] = []
+        for stage, stage_range in zip(network_stages(network), proved, strict=True):
+            name = function_name(stage, wires, n)
+            if name not in functions:
+                functions[name] = _function(name, stage, stage_range, wires, exact_rounding)
+            calls[n].append(Call(stage, functions[name]))
+    return calls
+
+
+def sample_inputs(stage: Stage, wires: Mapping[str, Wire]) -> list[tuple[np.ndarray, ...]]:
+    """Return inputs of a stage: all at their lower end, all at their upper, corners, random."""
+    rng = np.random.default_rng(0)
+    boxes = [wires[name] for name in stage.inputs]
+    ends = [tuple(np.full(w.shape, end(w)) for w in boxes) for end in (_low, _high)]
+    corners = [
+        tuple(rng.choice([w.low, w.high], w.shape) for w in boxes) for _ in range(N_SAMPLES)
+    ]
+    inside = [
+        tuple(rng.integers(w.low, w.high + 1, w.shape) for w in boxes) for _ in range(N_SAMPLES)
+    ]
+    return ends + corners + inside
+
+
+def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
+    """Return the range of each node that declares one, and of those that it is computed from.
+
+    An intermediate sum gets no more bits than the sum that a lookup reads: ciphertexts add
+    modulo their width, so it may leave that range on the way. It keeps its sign, which slices
+    and reshapes must not change.
+    """
+    nodes = graph.query_nodes(ordered=True)
+    bits: dict[Node, int] = {}
+    for node in reversed(nodes):
+        readers = [bits[reader] for reader in graph.graph.successors(node) if reader in bits]
+        if DECLARED_RANGE in node.properties:
+            bits[node] = bit_width(*node.properties[DECLARED_RANGE])
+        elif node.operation == Operation.Generic and readers:
+            bits[node] = max(readers)
+    ranges: dict[Node, tuple[int, int]] = {}
+    for node in nodes:
+        if DECLARED_RANGE in node.properties:
+            ranges[node] = node.properties[DECLARED_RANGE]
+        elif node in bits:
+            before = [ranges.get(pred, pred.bounds) for pred in graph.ordered_preds_of(node)]
+            signed = min(low for low, _ in [*before, node.bounds]) < 0
+            half = 1 << (bits[node] - 1)
+            ranges[node] = (-half, half - 1) if signed else (0, 2 * half - 1)
+    return ranges
+
+
+def lookup_widths(graph: Graph) -> Counter[int]:
+    """Return the lookups of a compiled graph by the bit width that Concrete gave them."""
+    widths: Counter[int] = Counter()
+    for node in graph.query_nodes():
+        if node.operation == Operation.Generic and node.properties["name"] == LOOKUP_NAME:
+            (reads,) = graph.ordered_preds_of(node)
+            width = reads.properties.get("resulting_bit_width", reads.output.dtype.bit_width)
+            widths[width] += node.output.size
+    return widths
+
+
+def _function(
+    name: str,
+    stage: Stage,
+    proved: StageRange,
+    wires: Mapping[str, Wire],
+    exact_rounding: bool,
+) -> DeclaredFunction:
+    lookup = encrypted_lookup(exact_rounding)
+
+    def function(**values: Any) -> Any:
+        with fhe.tag(stage.name):
+            outputs = stage.evaluate(list(values.values()), lookup)
+        for value, output in zip(outputs, stage.outputs, strict=True):
+            if output not in wires:  # logits that no table declares
+                declare(value, proved.outputs[output])
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    parameters = [value.replace(".", "_") for value in stage.inputs]
+    function.__name__ = name
+    # Concrete reads names and number of the inputs from the signature.
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    )
+    declared = DeclaredFunction(function, dict.fromkeys(parameters, "encrypted"))
+    declared.inputset.extend(sample_inputs(stage, wires))
+    return declared
+
+
+def _low(wire: Wire) -> int:
+    return wire.low
+
+
+def _high(wire: Wire) -> int:
+    return wire.high

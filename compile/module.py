@@ -1,0 +1,203 @@
+"""From a network of integer parameters to one composed Concrete module, in visible steps.
+
+    verify    prove every range, for each sequence length             compile/verifier.py
+    trace     one function per stage, shared where lengths agree      compile/functions.py
+    wire      outputs that feed inputs, as Concrete's composition rules
+    compile   Concrete's optimizer and compiler, one set of keys
+    check     widths and counts of what came out, against the formula
+    describe  the manifest: ciphertexts to send and tasks to run      compile/description.py
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from concrete import fhe
+from concrete.fhe.compilation.module import FheModule
+from concrete.fhe.compilation.module_compiler import ModuleCompiler
+from concrete.fhe.compilation.wiring import Input, Output
+from concrete.fhe.compilation.wiring import Wire as CompositionWire
+
+from circuits.counts import count_lookups
+from circuits.network import Network
+from compile.benchmarks import BENCHMARK_SIZE, benchmark_name, trace_benchmark
+from compile.description import network_digest, program
+from compile.functions import Call, DeclaredFunction, lookup_widths, trace_functions
+from compile.verifier import MAX_LOOKUP_BITS, StageRange, VerificationError, verify
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
+
+DEFAULT_P_ERROR = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compile.
+
+    p_error: probability that the noise of one lookup passes half a step of its table.
+    exact_rounding: round exactly, at one more lookup per bit removed; for tests. max_bits:
+    widest lookup that is allowed.
+    """
+
+    p_error: float = DEFAULT_P_ERROR
+    exact_rounding: bool = False
+    max_bits: int = MAX_LOOKUP_BITS
+
+
+@dataclass(frozen=True)
+class CompiledNetwork:
+    """Circuits of a network, and all that is known about them before they run.
+
+    ranges: by number of tokens, what was proved. compile_s: wall time of all steps.
+    """
+
+    module: FheModule
+    manifest: Manifest
+    ranges: Mapping[int, list[StageRange]]
+    compile_s: float
+
+    def save(self, folder: str | Path) -> None:
+        """Write what `Server` and `Client` load: the folder appears whole or not at all.
+
+        Raises InputError if `folder` exists and is not empty.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty: name a new folder or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".circuits-", dir=folder.parent) as unfinished:
+            self._write(Path(unfinished) / "new")
+            os.replace(Path(unfinished) / "new", folder)
+
+    def _write(self, folder: Path) -> None:
+        server = folder / SERVER_FOLDER
+        server.mkdir(parents=True)
+        # Concrete saves a zip, which each load would unpack into a folder that nobody removes.
+        archive = folder / "server.zip"
+        self.module.server.save(archive)
+        shutil.unpack_archive(archive, server)
+        archive.unlink()
+        (server / "staticlib.a").unlink(missing_ok=True)
+        (folder / SPECS_FILE).write_bytes(self.module.client.specs.serialize())
+        self.manifest.write(folder)
+
+
+def build_module(
+    network: Network,
+    buckets: Iterable[int],
+    settings: Settings | None = None,
+    network_hash: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> CompiledNetwork:
+    """Compile a network for sequences of `buckets` tokens each.
+
+    network_hash: names the network in the manifest; SHA-256 of its parameters if None. on_step:
+    called as each step begins. Raises VerificationError if a value could leave its bits, and
+    InputError for no buckets or for none that Concrete finds parameters for.
+    """
+    start = time.perf_counter()
+    settings = settings or Settings()
+    lengths = sorted(set(buckets))
+    if not lengths or lengths[0] < 1:
+        raise InputError(f"sequence lengths {lengths}: wanted at least one, all positive")
+    on_step("verify")
+    ranges = {n: verify(network, n, settings.max_bits) for n in lengths}
+    on_step("trace")
+    calls = trace_functions(network, ranges, settings.exact_rounding)
+    widths = sorted({width for n in lengths for width in _widths(network, n)})
+    benchmarks = [trace_benchmark(width) for width in widths]
+    on_step("compile")
+    functions = {call.function.name: call.function for n in lengths for call in calls[n]}
+    module = _compile([*functions.values(), *benchmarks], _wires(calls), settings)
+    on_step("check")
+    if not settings.exact_rounding:
+        for n in lengths:
+            check_counts(module, network, n, calls[n])
+    manifest = Manifest(
+        network_hash=network_hash or network_digest(network),
+        p_error=settings.p_error,
+        exact_rounding=settings.exact_rounding,
+        dim=network.dim,
+        n_labels=network.classifier.weight.shape[1],
+        input_range=network.input_range,
+        programs={n: program(module, calls[n]) for n in lengths},
+        benchmarks={width: benchmark_name(width) for width in widths},
+        benchmark_size=BENCHMARK_SIZE,
+    )
+    return CompiledNetwork(module, manifest, ranges, time.perf_counter() - start)
+
+
+def check_counts(module: FheModule, network: Network, n: int, calls: Sequence[Call]) -> None:
+    """Compare what Concrete counted in each function with the formula.
+
+    Raises VerificationError if a number or a width differs.
+    """
+    formula = count_lookups(network, n)
+    for call in calls:
+        name = call.function.name
+        counted = lookup_widths(module.graphs[name])
+        total = module.functions()[name].programmable_bootstrap_count
+        if counted != formula[call.stage.name] or total != counted.total():
+            raise VerificationError(
+                f"{name}: Concrete has {total} lookups, {dict(counted)} by width; the formula "
+                f"says {dict(formula[call.stage.name])}"
+            )
+
+
+def _widths(network: Network, n: int) -> Counter[int]:
+    return sum(count_lookups(network, n).values(), Counter())
+
+
+def _wires(calls: Mapping[int, Sequence[Call]]) -> list[CompositionWire]:
+    """Return which output feeds which input, in an order that is the same in every run.
+
+    The optimizer's choice of keys depends on the order.
+    """
+    wires: dict[tuple[str, int, str, int], CompositionWire] = {}
+    for listed in calls.values():
+        sources: dict[str, tuple[DeclaredFunction, int]] = {}
+        for call in listed:
+            for position, value in enumerate(call.stage.inputs):
+                if value in sources:
+                    function, output = sources[value]
+                    key = (function.name, output, call.function.name, position)
+                    wires[key] = CompositionWire(
+                        Output(function, output), Input(call.function, position)
+                    )
+            for position, value in enumerate(call.stage.outputs):
+                sources[value] = (call.function, position)
+    return [wires[key] for key in sorted(wires)]
+
+
+def _compile(
+    functions: Sequence[DeclaredFunction], wires: list[CompositionWire], settings: Settings
+) -> FheModule:
+    configuration = fhe.Configuration(
+        p_error=settings.p_error,
+        compress_evaluation_keys=True,
+        compress_input_ciphertexts=True,
+        # Clipping would cost a lookup; the tables leave room for the noise at both ends.
+        approximate_rounding_config=fhe.ApproximateRoundingConfig(
+            logical_clipping=False, approximate_clipping_start_precision=33
+        ),
+    )
+    compiler = ModuleCompiler(list(functions), fhe.Wired(wires))
+    inputsets = {function.name: function.inputset for function in functions}
+    for function in functions:
+        function.inputset = []
+    try:
+        return compiler.compile(inputsets, configuration)
+    except RuntimeError as error:
+        if "NoParametersFound" not in str(error):
+            raise
+        raise InputError(
+            f"no parameters reach p_error {settings.p_error:.3g}: narrow the widest lookup, lower "
+            "the weights' norm or allow a larger p_error"
+        ) from error

@@ -1,0 +1,100 @@
+"""The verifier: proves, before anything is compiled, that no value leaves its declared bits.
+
+Each stage is run on intervals, from inputs as wide as their wires. An accumulator that fits its
+table for all of them cannot wrap around, whatever the input and the rounding noise; encrypted,
+it would do so in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.intervals import Interval, full, interval_lookup
+from circuits.lookups import Table
+from circuits.network import Network
+from compile.plan import Stage, Wire, network_stages, network_wires
+from fhe_inhibitor.errors import InputError
+
+MAX_LOOKUP_BITS = 5
+
+
+class VerificationError(InputError):
+    """A value can leave its declared range, or what was compiled differs from what was declared."""
+
+
+@dataclass(frozen=True)
+class LookupRange:
+    """What one tensor of lookups can be given: the accumulator's bounds and its table's."""
+
+    bit_width: int
+    n_lookups: int
+    accumulator: tuple[int, int]
+    domain: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StageRange:
+    """What a stage can compute: its lookups in order, and the bounds of its outputs by name."""
+
+    stage: str
+    lookups: tuple[LookupRange, ...]
+    outputs: dict[str, tuple[int, int]]
+
+    @property
+    def widest(self) -> int:
+        """Bits of the widest lookup, 0 without one."""
+        return max((lookup.bit_width for lookup in self.lookups), default=0)
+
+
+def verify(network: Network, n: int, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
+    """Prove the ranges of all stages for n tokens.
+
+    Raises VerificationError, naming the stage, if shapes do not fit, an accumulator can leave
+    its table, a lookup is wider than max_bits, or an output can leave its wire.
+    """
+    wires = network_wires(network, n)
+    return [_verify_stage(stage, wires, max_bits) for stage in network_stages(network)]
+
+
+def _verify_stage(stage: Stage, wires: dict[str, Wire], max_bits: int) -> StageRange:
+    lookups: list[LookupRange] = []
+
+    def recording_lookup(x: Interval, table: Table) -> Interval:
+        bounds = _bounds(x)
+        lookups.append(LookupRange(table.bit_width, x.low.size, bounds, table.domain))
+        if table.bit_width > max_bits:
+            raise VerificationError(
+                f"{stage.name}: lookup {len(lookups)} takes {table.bit_width} bits, wanted "
+                f"{max_bits}; narrow its table or allow more bits"
+            )
+        return interval_lookup(x, table)
+
+    boxes = [full(wires[name].shape, wires[name].low, wires[name].high) for name in stage.inputs]
+    try:
+        values = stage.evaluate(boxes, recording_lookup)
+    except OverflowError as error:
+        raise VerificationError(f"{stage.name}: lookup {len(lookups)}: {error}") from error
+    except (ValueError, IndexError) as error:
+        if isinstance(error, VerificationError):
+            raise
+        raise VerificationError(f"{stage.name}: shapes do not fit: {error}") from error
+    outputs = dict(zip(stage.outputs, values, strict=True))
+    for name, value in outputs.items():
+        _check_wire(stage, name, value, wires.get(name))
+    return StageRange(stage.name, tuple(lookups), {k: _bounds(v) for k, v in outputs.items()})
+
+
+def _check_wire(stage: Stage, name: str, value: Any, wire: Wire | None) -> None:
+    if wire is None:  # the logits leave the circuits
+        return
+    low, high = _bounds(value)
+    if value.shape != wire.shape or low < wire.low or high > wire.high:
+        raise VerificationError(
+            f"{stage.name}: {name} is {value.shape} in {low}..{high}, its wire takes "
+            f"{wire.shape} in {wire.low}..{wire.high}"
+        )
+
+
+def _bounds(x: Interval) -> tuple[int, int]:
+    return int(x.low.min()), int(x.high.max())

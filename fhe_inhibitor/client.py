@@ -1,0 +1,159 @@
+"""The client: makes keys, encrypts, decrypts; the only place that holds secrets.
+
+    client = Client(folder)
+    client.generate_keys()
+    request = client.encrypt(x, padding)
+    logits = client.decrypt(response)
+
+Only requests and `evaluation_keys()` may leave it. The scheme protects against a server that
+looks at all it gets; it does not protect a client that tells the server whether a decryption came
+out right.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from concrete import fhe
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.manifest import SPECS_FILE, Encryption, read_manifest
+from fhe_inhibitor.messages import Request, Response
+
+
+class Client:
+    """Encrypts for, and decrypts from, the circuits of a folder.
+
+    folder: needs `circuits.json` and `client.specs.json` alone, both plain JSON, no code.
+
+    Raises InputError if one is missing, damaged or of another version or network.
+    """
+
+    def __init__(self, folder: str | Path, network_hash: str | None = None) -> None:
+        folder = Path(folder)
+        self.manifest = read_manifest(folder, network_hash)
+        path = folder / SPECS_FILE
+        try:
+            specs = fhe.ClientSpecs.deserialize(path.read_bytes())
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path} can't be read ({error}); compile the model again") from error
+        self._client = fhe.Client(specs)
+
+    def __repr__(self) -> str:
+        return f"Client({self.manifest.network_hash[:12]}, has_keys={self.has_keys})"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys were generated or loaded."""
+        return bool(self._keys.are_generated)
+
+    def generate_keys(self) -> None:
+        """Make new keys from the system's randomness, 128-bit secure; takes seconds."""
+        self._client.keygen(force=True)
+
+    def save_keys(self, path: str | Path) -> None:
+        """Write all keys, secret ones included and unencrypted, readable by the owner only.
+
+        The file appears whole or not at all. Its folder is made, for the owner only, if missing.
+        """
+        path = Path(path)
+        self._need_keys()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # mkstemp makes the file 0600 before a byte of the secret is in it.
+        handle, unfinished = tempfile.mkstemp(prefix=".keys-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._keys.serialize())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            os.unlink(unfinished)
+            raise
+
+    def load_keys(self, path: str | Path) -> None:
+        """Read what `save_keys` wrote. Raises InputError for a file that holds no keys."""
+        try:
+            data = Path(path).read_bytes()
+            self._keys.load_from_bytes(data)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"{path} holds no keys ({reason}); generate new ones") from error
+
+    def evaluation_keys(self) -> bytes:
+        """Return the public keys that a server needs; they don't decrypt."""
+        self._need_keys()
+        return self._client.evaluation_keys.serialize()
+
+    def encrypt(self, x: np.ndarray, padding: np.ndarray) -> Request:
+        """Encrypt one sequence.
+
+        x: int `[n, dim]` in `manifest.input_range`, n one of `manifest.buckets`. padding: int
+        `[n]`, 1 for a padded position. Raises InputError for other shapes or values, or without
+        keys.
+        """
+        self._need_keys()
+        self._check("x", x, (len(padding), self.manifest.dim), self.manifest.input_range)
+        self._check("padding", padding, (len(padding),), (0, 1))
+        program = self.manifest.program(len(padding))
+        values = {"x": np.asarray(x), "padding": np.asarray(padding)}
+        return Request(
+            len(padding), {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
+        )
+
+    def encrypt_benchmark(self, bit_width: int) -> fhe.Value:
+        """Encrypt the input of the function that measures lookups of `bit_width` bits."""
+        self._need_keys()
+        zeros = np.zeros(self.manifest.benchmark_size, dtype=np.int64)
+        return self._client.encrypt(zeros, function_name=self.manifest.benchmarks[bit_width])
+
+    def decrypt(self, response: Response) -> np.ndarray:
+        """Return the logits of a response, int64 `[n_labels]`.
+
+        Raises InputError for a response that holds none.
+        """
+        self._need_keys()
+        task = self.manifest.program(response.n).tasks[-1]
+        logits = response.ciphertexts.get(task.outputs[0], b"")
+        try:
+            decrypted = self._client.decrypt(
+                fhe.Value.deserialize(logits), function_name=task.function
+            )
+        except RuntimeError as error:
+            raise InputError("the response holds no logits of these circuits") from error
+        return np.asarray(decrypted, dtype=np.int64).reshape(-1)
+
+    def _encrypt(self, value: np.ndarray, encryption: Encryption) -> bytes:
+        function = encryption.function
+        arguments: list[np.ndarray | None] = [None] * self._n_inputs(function)
+        arguments[encryption.position] = value
+        encrypted = self._client.encrypt(*arguments, function_name=function)
+        if isinstance(encrypted, tuple):
+            encrypted = encrypted[encryption.position]
+        return encrypted.serialize()
+
+    def _n_inputs(self, function: str) -> int:
+        return len(self._client.specs.program_info.get_circuit(function).get_inputs())
+
+    @property
+    def _keys(self) -> fhe.Keys:
+        return self._client.keys
+
+    def _need_keys(self) -> None:
+        if not self.has_keys:
+            raise InputError("this client has no keys: generate_keys() or load_keys(path) first")
+
+    @staticmethod
+    def _check(
+        name: str, value: np.ndarray, shape: tuple[int, ...], allowed: tuple[int, int]
+    ) -> None:
+        value = np.asarray(value)
+        if value.shape != shape or not np.issubdtype(value.dtype, np.integer):
+            raise InputError(f"{name} is {value.dtype} {value.shape}, wanted integers {shape}")
+        if value.size and (value.min() < allowed[0] or value.max() > allowed[1]):
+            raise InputError(
+                f"{name} reaches {value.min()}..{value.max()}, wanted {allowed[0]}..{allowed[1]}"
+            )

@@ -1,0 +1,75 @@
+"""Bytes between client and server: named ciphertexts behind a JSON header.
+
+    "FHEI" | format, 1 byte | length of the header, 4 bytes | header, JSON | ciphertexts
+
+The header gives the number of tokens, then name and size of each ciphertext. A ciphertext is a
+serialized Concrete value; what is inside is for the server's circuits to check.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from fhe_inhibitor.errors import InputError
+
+MAGIC = b"FHEI"
+FORMAT = 1
+_PREFIX = struct.Struct("<4sBI")
+MAX_HEADER_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Message:
+    """Ciphertexts by name, for a sequence of n tokens.
+
+    >>> Message.from_bytes(Message(4, {"x": b"..."}).to_bytes())
+    Message(n=4, ciphertexts={'x': b'...'})
+    """
+
+    n: int
+    ciphertexts: Mapping[str, bytes]
+
+    def to_bytes(self) -> bytes:
+        """Return the message as bytes."""
+        sizes = {name: len(data) for name, data in self.ciphertexts.items()}
+        header = json.dumps({"n": self.n, "sizes": sizes}).encode()
+        return b"".join(
+            [_PREFIX.pack(MAGIC, FORMAT, len(header)), header, *self.ciphertexts.values()]
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote. Raises InputError for anything else, cut data included."""
+        kind = cls.__name__.lower()
+        if len(data) < _PREFIX.size:
+            raise InputError(f"a {kind} of {len(data)} bytes is cut: send all of it")
+        magic, version, header_size = _PREFIX.unpack_from(data)
+        if (magic, version) != (MAGIC, FORMAT) or header_size > MAX_HEADER_BYTES:
+            raise InputError(f"these {len(data)} bytes are no {kind} of format {FORMAT}")
+        start = _PREFIX.size + header_size
+        try:
+            header = json.loads(data[_PREFIX.size : start])
+            n, sizes = header["n"], header["sizes"]
+            valid = all(type(size) is int and size >= 0 for size in [n, *sizes.values()])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"the header of a {kind} can't be read: send it again") from error
+        wanted = start + sum(sizes.values()) if valid else -1
+        if len(data) != wanted:
+            raise InputError(f"a {kind} has {len(data)} bytes, its header says {wanted}")
+        ciphertexts = {}
+        for name, size in sizes.items():
+            ciphertexts[name] = data[start : start + size]
+            start += size
+        return cls(n, ciphertexts)
+
+
+class Request(Message):
+    """A client's encrypted input."""
+
+
+class Response(Message):
+    """A server's encrypted logits."""
