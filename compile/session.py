@@ -9,29 +9,22 @@ Client and server run in one process here, but speak in bytes alone, as they wou
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from compile.costs import SessionCost, StageCost, peak_memory_bytes, stage_name, total_by_name
 from compile.observer import Observer
+from compile.prepared import Prepared, prepare
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel, Tokens
+from fhe_inhibitor.messages import Request, Response
+from fhe_inhibitor.server import TaskDone
 
 MODES = ("disable", "simulate", "execute")
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """Time of a stage, and its lookups by bit width."""
-
-    name: str
-    seconds: float
-    lookups: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,12 +54,13 @@ class Classification:
 
 
 @dataclass(frozen=True)
-class SessionCost:
-    """What a session cost beyond its texts: preparation, keys, peak memory of the process."""
+class _Answer:
+    """Logits that came back, and what that took."""
 
-    setup: tuple[StageCost, ...]
-    evaluation_keys_bytes: int
-    peak_memory_bytes: int
+    logits: np.ndarray
+    stages: tuple[StageCost, ...]
+    request_bytes: int
+    response_bytes: int
 
 
 class Session:
@@ -92,6 +86,7 @@ class Session:
         self.mode = mode
         self._cache_dir = cache_dir
         self._observer = observer or Observer()
+        self._prepared: Prepared | None = None
 
     def classify(
         self, text: str, max_tokens: int | None = None, strict: bool = False
@@ -111,11 +106,30 @@ class Session:
         `strict` refuses, and a max_tokens that the model does not reach.
         """
         tokens = [self._tokenize(text, max_tokens, strict) for text in texts]
-        return [self._classify(text, read) for text, read in zip(texts, tokens, strict=True)]
+        inputs = [self.model.encode(read) for read in tokens]
+        if self.mode != "disable":
+            self.prepare()
+            self._plan([len(x) for x, _ in inputs])
+        return [
+            self._classify(text, read, *encoded)
+            for text, read, encoded in zip(texts, tokens, inputs, strict=True)
+        ]
+
+    def prepare(self) -> None:
+        """Make circuits and keys or find them in the cache, unless that is done.
+
+        Raises InputError if the cache folder cannot be written.
+        """
+        if self.mode == "execute" and self._prepared is None:
+            self._prepared = prepare(self.model, self._cache_dir, self._observer)
 
     def cost(self) -> SessionCost:
         """Return what the session cost so far beyond its texts."""
-        return SessionCost((), 0, _peak_memory_bytes())
+        if self._prepared is None:
+            return SessionCost((), 0, peak_memory_bytes())
+        return SessionCost(
+            self._prepared.setup, self._prepared.evaluation_keys_bytes, peak_memory_bytes()
+        )
 
     def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:
         try:
@@ -136,14 +150,22 @@ class Session:
             )
         return tokens
 
-    def _classify(self, text: str, tokens: Tokens) -> Classification:
-        x, padding = self.model.encode(tokens)
+    def _plan(self, lengths: Sequence[int]) -> None:
+        """Tell the observer how many lookups there are to do."""
+        if self._prepared:
+            tasks = [task for n in lengths for task in self._prepared.server.tasks(n)]
+            self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
+
+    def _classify(
+        self, text: str, tokens: Tokens, x: np.ndarray, padding: np.ndarray
+    ) -> Classification:
         clear = self.model.integer_logits(x, padding)
+        answer = _Answer(clear, (), 0, 0)
         start = time.perf_counter()
-        logits: np.ndarray | None = None
-        stages: tuple[StageCost, ...] = ()
+        if self._prepared:
+            answer = _execute(self._prepared, x, padding, self._observer)
         seconds = time.perf_counter() - start
-        probabilities = self.model.probabilities(clear if logits is None else logits)
+        probabilities = self.model.probabilities(answer.logits)
         best = int(probabilities.argmax())
         return Classification(
             text=text,
@@ -152,17 +174,33 @@ class Session:
             tokens=tokens.tokens,
             n_tokens=tokens.n_total,
             n_positions=len(x),
-            logits=None if logits is None else tuple(logits.tolist()),
+            logits=None if self.mode == "disable" else tuple(answer.logits.tolist()),
             clear_logits=tuple(clear.tolist()),
             logit_scale=self.model.logit_scale,
-            stages=stages,
+            stages=answer.stages,
             seconds=seconds,
-            request_bytes=0,
-            response_bytes=0,
+            request_bytes=answer.request_bytes,
+            response_bytes=answer.response_bytes,
         )
 
 
-def _peak_memory_bytes() -> int:
-    """Largest memory that this process held at once."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _execute(prepared: Prepared, x: np.ndarray, padding: np.ndarray, observer: Observer) -> _Answer:
+    """Client and server in turn; between them only bytes."""
+    client, server = prepared.client, prepared.server
+    start = time.perf_counter()
+    observer.begin("encrypt")
+    request = client.encrypt(x, padding).to_bytes()
+    stages = [StageCost("encrypt", time.perf_counter() - start)]
+    names = [task.stage for task in server.tasks(len(x))]
+    observer.begin(names[0])
+
+    def on_task(done: TaskDone) -> None:
+        stages.append(StageCost(stage_name(done.task.stage), done.seconds, done.task.lookups))
+        observer.finish(done.task.n_lookups)
+        observer.begin((names + ["decrypt"])[done.index])
+
+    response = server.run(Request.from_bytes(request), prepared.evaluation_keys, on_task).to_bytes()
+    start = time.perf_counter()
+    logits = client.decrypt(Response.from_bytes(response))
+    stages.append(StageCost("decrypt", time.perf_counter() - start))
+    return _Answer(logits, total_by_name(stages), len(request), len(response))

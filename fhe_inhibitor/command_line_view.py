@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from compile.costs import SessionCost, StageCost, total, total_by_name
 from compile.observer import Observer
-from compile.session import Classification, SessionCost, StageCost
+from compile.session import Classification
 
 
 class Display(Observer):
@@ -153,7 +154,7 @@ def _print_classification(console: Console, result: Classification, labels: Sequ
 
 def _print_stages(console: Console, cost: SessionCost, results: Sequence[Classification]) -> None:
     """Time and lookups of each stage, summed over the texts."""
-    stages = [*cost.setup, *_summed(results)]
+    stages = [*cost.setup, *total_by_name(cost for result in results for cost in result.stages)]
     widths = sorted({bits for stage in stages for bits in stage.lookups})
     table = Table(title=f"sum over {len(results)} texts" if len(results) > 1 else None)
     table.add_column("stage")
@@ -162,7 +163,7 @@ def _print_stages(console: Console, cost: SessionCost, results: Sequence[Classif
     for stage in stages:
         table.add_row(*_cells(stage, widths))
     table.add_section()
-    table.add_row(*_cells(_total("total", stages), widths))
+    table.add_row(*_cells(total("total", stages), widths))
     console.print(table)
 
 
@@ -176,23 +177,6 @@ def _print_sizes(console: Console, cost: SessionCost, results: Sequence[Classifi
     ):
         table.add_row(name, _size(n_bytes))
     console.print(table)
-
-
-def _summed(results: Sequence[Classification]) -> list[StageCost]:
-    """Stages of all results by name, in the order of the first."""
-    by_name: dict[str, list[StageCost]] = {}
-    for result in results:
-        for stage in result.stages:
-            by_name.setdefault(stage.name, []).append(stage)
-    return [_total(name, stages) for name, stages in by_name.items()]
-
-
-def _total(name: str, stages: Sequence[StageCost]) -> StageCost:
-    lookups: dict[int, int] = {}
-    for stage in stages:
-        for bits, count in stage.lookups.items():
-            lookups[bits] = lookups.get(bits, 0) + count
-    return StageCost(name, sum(stage.seconds for stage in stages), lookups)
 
 
 def _cells(stage: StageCost, widths: Sequence[int]) -> list[str]:

@@ -1,0 +1,61 @@
+"""What a stage, and a session, cost."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """Time of a stage, and its lookups by bit width."""
+
+    name: str
+    seconds: float
+    lookups: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionCost:
+    """What a session cost beyond its texts.
+
+    setup: making circuits and keys, or loading them. evaluation_keys_bytes: as sent, once.
+    peak_memory_bytes: of the process, client and server together.
+    """
+
+    setup: tuple[StageCost, ...]
+    evaluation_keys_bytes: int
+    peak_memory_bytes: int
+
+
+def stage_name(task_stage: str) -> str:
+    """Return the stage that a task is part of: heads of one layer count together.
+
+    >>> stage_name("layer0.attend.head1"), stage_name("classify")
+    ('layer0.attend', 'classify')
+    """
+    return task_stage.partition(".head")[0]
+
+
+def total(name: str, costs: Iterable[StageCost]) -> StageCost:
+    """Return the sum of costs under a name."""
+    listed = list(costs)
+    lookups = sum((Counter(cost.lookups) for cost in listed), Counter[int]())
+    return StageCost(name, sum(cost.seconds for cost in listed), dict(sorted(lookups.items())))
+
+
+def total_by_name(costs: Iterable[StageCost]) -> tuple[StageCost, ...]:
+    """Return the sums of costs of the same name, in order of first appearance."""
+    by_name: dict[str, list[StageCost]] = {}
+    for cost in costs:
+        by_name.setdefault(cost.name, []).append(cost)
+    return tuple(total(name, listed) for name, listed in by_name.items())
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest memory that this process held at once."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
