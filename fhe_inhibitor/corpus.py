@@ -32,14 +32,18 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from fhe_inhibitor.augmentation import augment, word_neighbours
-from fhe_inhibitor.data import LabelledText, Words, full_sentences, leaked_phrases
+from fhe_inhibitor.data import LabelledText, full_sentences, without_leaks
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.teacher import Teacher, predict_logits
-from fhe_inhibitor.vocabulary import extend_wordpiece, token_features, token_importance
+from fhe_inhibitor.vocabulary import (
+    extend_wordpiece,
+    token_features,
+    token_importance,
+    tokenize,
+)
 
 SHARD_TEXTS = 20_000
 IMPORTANCE_SENTENCES = 3_000
-LEAK_WORDS = 8
 NO_LABEL = -1
 
 Arrays = dict[str, np.ndarray]
@@ -166,27 +170,6 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
         held_out=TokenizedTexts(**_load(folder / "held_out.npz")),
         complete=n_texts == len(texts["labels"]),
     )
-
-
-def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
-    """Return the texts that are no phrase of a held-out text and share no run of eight words.
-
-    A phrase of one or two words is no leak; the same words may well stand in both.
-    """
-    leaks = leaked_phrases(held_out)
-
-    def leaked(words: Words) -> bool:
-        runs = (words[i : i + LEAK_WORDS] for i in range(len(words) - LEAK_WORDS + 1))
-        return words in leaks or any(run in leaks for run in runs)
-
-    return [text for text in texts if not leaked(tuple(text.split()))]
-
-
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (ids int32 [tokens], offsets int64 [n + 1]) of texts."""
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets
 
 
 def _tokenizer(path: Path, teacher: Teacher, texts: Sequence[str]) -> Tokenizer:

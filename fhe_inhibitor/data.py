@@ -25,6 +25,7 @@ Words = tuple[str, ...]
 COLUMNS = ("label", "sentence")
 MIN_SENTENCE_WORDS = 8
 MIN_LEAK_WORDS = 3
+LEAK_RUN_WORDS = 8
 
 
 class LabelledText(NamedTuple):
@@ -141,6 +142,20 @@ def leaked_phrases(texts: Iterable[str]) -> set[Words]:
         leaks.add(words)
         leaks.update(phrase for phrase in _phrases(words) if len(phrase) >= MIN_LEAK_WORDS)
     return leaks
+
+
+def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
+    """Return the texts that are no phrase of a held-out text and share no run of eight words.
+
+    A phrase of one or two words is no leak; the same words may well stand in both.
+    """
+    leaks = leaked_phrases(held_out)
+
+    def leaked(words: Words) -> bool:
+        runs = (words[i : i + LEAK_RUN_WORDS] for i in range(len(words) - LEAK_RUN_WORDS + 1))
+        return words in leaks or any(run in leaks for run in runs)
+
+    return [text for text in texts if not leaked(tuple(text.split()))]
 
 
 def read_sentences(path: str | Path) -> list[str]:

@@ -65,6 +65,13 @@ def extend_wordpiece(
     return _wordpiece(vocabulary)
 
 
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (ids int32 [tokens], offsets int64 [n + 1]) of texts."""
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.fromiter((i for row in rows for i in row), np.int32, int(offsets[-1])), offsets
+
+
 def token_features(teacher: Teacher, student_tokenizer: Tokenizer) -> np.ndarray:
     """Return how the teacher sees each vocabulary entry as a text of its own: float32 [vocab, F].
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from fhe_inhibitor import corpus as corpus_module
 from fhe_inhibitor.augmentation import as_treebank, augment, word_neighbours
-from fhe_inhibitor.corpus import Corpus, build_corpus, load_corpus, without_leaks
+from fhe_inhibitor.corpus import Corpus, build_corpus, load_corpus
 from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.teacher import predict_logits
@@ -79,13 +79,6 @@ def test_neighbours_point_the_same_way(tmp_path: Path) -> None:
     features = np.array([[1.0, 0.0], [9.0, 1.0], [0.0, 1.0]])
     neighbours = word_neighbours(tokenizer, features, ["a", "b", "c", "unknown"], n_neighbours=1)
     assert neighbours == {"a": ["b"], "b": ["a"], "c": ["b"]}
-
-
-def test_leaks_are_left_out() -> None:
-    held_out = ["one two three four five six seven eight nine"]
-    leaks = ["two three four", held_out[0], "so one two three four five six seven eight too"]
-    fine = ["two three", "so two three four", "two three four five six seven eight but"]
-    assert without_leaks(leaks + fine, held_out) == fine
 
 
 def build(folder: Path, **changes: int) -> Corpus:
