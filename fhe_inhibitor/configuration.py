@@ -17,8 +17,8 @@ ATTENTION_KINDS = ("inhibitor", "inhibitor_signed", "dot_product")
 class QuantizationConfig:
     """Bit widths of the integer model, 2 to 8, and the noise it is trained for.
 
-    activation_bits: residual stream and feed-forward values. attention_bits: queries, keys,
-    values and inhibitions. feature_bits: what the classifier reads. weight_bits: clear weights,
+    activation_bits: residual stream and feed-forward values. key_bits: queries and keys.
+    value_bits: values and inhibitions; both are one number, or one per layer. feature_bits: what the classifier reads. weight_bits: clear weights,
     signed. weight_norm: largest 2-norm of an output's integer weights; encrypted noise grows
     with it, and beyond about 11 every lookup of the network gets dearer. table_bits: the
     widest lookup. logit_bits: signed integer logits, sums without a lookup. rounding_noise:
@@ -26,7 +26,8 @@ class QuantizationConfig:
     """
 
     activation_bits: int = 4
-    attention_bits: int = 2
+    key_bits: int | Sequence[int] = 2
+    value_bits: int | Sequence[int] = 2
     feature_bits: int = 3
     weight_bits: int = 4
     weight_norm: float = 11.0
@@ -36,9 +37,10 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self) if field.name.endswith("_bits")):
-            bits = getattr(self, name)
-            if not (isinstance(bits, int) and 2 <= bits <= 8):
-                raise InputError(f"{name} is {bits!r}, wanted an integer from 2 to 8")
+            given = getattr(self, name)
+            for bits in given if isinstance(given, (list, tuple)) else (given,):
+                if not (isinstance(bits, int) and 2 <= bits <= 8):
+                    raise InputError(f"{name} is {given!r}, wanted integers from 2 to 8")
         if not self.weight_norm >= 1:
             raise InputError(f"weight_norm is {self.weight_norm}, wanted at least 1")
         if not 0 <= self.rounding_noise < 0.5:
@@ -47,7 +49,10 @@ class QuantizationConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """The shape of one layer. Head widths of keys and of values are independent."""
+    """The shape of one layer. Head widths of keys and of values are independent.
+
+    key_bits, value_bits: None in a float model.
+    """
 
     n_heads: int
     key_head_dim: int
@@ -56,6 +61,8 @@ class LayerConfig:
     attention_window: int
     max_offset: int
     constant_query: bool
+    key_bits: int | None
+    value_bits: int | None
 
 
 class InhibiDistilBertConfig(PretrainedConfig):
@@ -158,6 +165,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
     def layer(self, index: int) -> LayerConfig:
         """Return the shape of layer `index`, counted from 0."""
         n_heads = self._of_layer("n_heads", index)
+        bits = self.quantization_config_or_none
         constant = index == self.n_layers - 1 and self.classifier_query == "constant"
         offsets = self.threshold == "head_offset" and not constant
         return LayerConfig(
@@ -168,6 +176,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
             attention_window=0 if constant else self._of_layer("attention_window", index) or 0,
             max_offset=self.max_relative_offset if offsets else 0,
             constant_query=constant,
+            key_bits=_of_layer(bits and bits.key_bits, index),
+            value_bits=_of_layer(bits and bits.value_bits, index),
         )
 
     @property
@@ -178,8 +188,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         return QuantizationConfig(**self.quantization)
 
     def _of_layer(self, name: str, index: int) -> Any:
-        value = getattr(self, name)
-        return value[index] if isinstance(value, (list, tuple)) else value
+        return _of_layer(getattr(self, name), index)
 
     def _check(self) -> None:
         """Refuse values that no model can be built from."""
@@ -209,3 +218,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
             self.quantization = asdict(QuantizationConfig(**self.quantization))
             if self.normalization != "static":
                 raise InputError('a quantized model needs normalization="static"')
+
+
+def _of_layer(value: Any, index: int) -> Any:
+    """Return a layer's entry of a value that is given once, or once per layer."""
+    return value[index] if isinstance(value, (list, tuple)) else value

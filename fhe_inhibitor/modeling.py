@@ -104,17 +104,16 @@ class SelfAttention(nn.Module):
             self.eta = nn.Parameter(eta)
         if bits := config.quantization_config_or_none:
             heads = range(layer.n_heads)
-            width = bits.attention_bits
             make_value = {
                 "inhibitor": Step.unsigned,
                 "inhibitor_signed": Step.symmetric,
                 "dot_product": Step.centred,
             }[self.kind]
             make_output = Step.unsigned if self.kind == "inhibitor" else Step.signed
-            self.key_steps = nn.ModuleList(self._key_step(width) for _ in heads)
-            self.value_steps = nn.ModuleList(make_value(1, width) for _ in heads)
+            self.key_steps = nn.ModuleList(self._key_step(layer.key_bits) for _ in heads)
+            self.value_steps = nn.ModuleList(make_value(1, layer.value_bits) for _ in heads)
             if self.kind == "dot_product":
-                wide = min(width + 1, 4)
+                wide = min(layer.value_bits + 1, 4)
                 self.weight_steps = nn.ModuleList(Step.unsigned(1, wide) for _ in heads)
                 self.reciprocal_steps = nn.ModuleList(Step.unsigned(1, 4) for _ in heads)
                 self.sum_steps = nn.ModuleList(

@@ -65,7 +65,7 @@ def make_student(features: np.ndarray) -> InhibiDistilBertForSequenceClassificat
         n_tokens=6,
         buckets=[4, 6],
         token_importance="public",
-        quantization={"attention_bits": 2},
+        quantization={"key_bits": 2, "value_bits": 2},
     )
     model = InhibiDistilBertForSequenceClassification(config)
     return with_feature_embedding(model, torch.from_numpy(features))

@@ -80,7 +80,7 @@ def test_a_saved_model_comes_back_through_auto_classes(kind: str, tmp_path: Path
         hidden_dim=[0, 8],
         attention_window=[1, 0],
         normalization="static",
-        quantization={"attention_bits": 3},
+        quantization={"key_bits": 3, "value_bits": 3},
     )
     model.save_pretrained(tmp_path)
     assert isinstance(AutoConfig.from_pretrained(tmp_path), InhibiDistilBertConfig)
