@@ -2,7 +2,7 @@
 
 An `Interval` holds a lower and an upper bound for each element. A stage that gets intervals
 returns bounds that no input can leave, whatever the rounding noise does: an approximately
-rounded lookup reads the entry below its accumulator or the one above. That proves ranges
+rounded lookup reads the entry at or below its accumulator or the next one. That proves ranges
 (an input as wide as its type) and bounds rounding errors (an input that is one point).
 """
 
@@ -114,7 +114,7 @@ def interval_lookup(x: Interval, table: Table) -> Interval:
 
     Raises OverflowError if some index lies outside the table.
     """
-    first, last = x.low >> table.lsbs, -((-x.high) >> table.lsbs)
+    first, last = x.low >> table.lsbs, (x.high >> table.lsbs) + (table.lsbs > 0)
     if first.size and (first.min() < table.first or last.max() > table.last):
         raise OverflowError(
             f"rounded indices reach {first.min()}..{last.max()}, "

@@ -52,8 +52,12 @@ class Table:
 
     @property
     def domain(self) -> tuple[int, int]:
-        """Smallest and largest input that stays inside the table whatever the rounding noise."""
-        return self.first << self.lsbs, self.last << self.lsbs
+        """Smallest and largest input that stays inside the table whatever the rounding noise.
+
+        Encrypted rounding may read one entry too high even on a multiple of 2^lsbs, because it
+        moves the input half a unit up (see `noisy_lookup`); so the last one is left out.
+        """
+        return self.first << self.lsbs, (self.last << self.lsbs) - (self.lsbs > 0)
 
     @property
     def range(self) -> tuple[int, int]:
@@ -84,12 +88,12 @@ def bit_width(low: int, high: int) -> int:
 def table_of(
     function: Callable[[np.ndarray], np.ndarray], low: int, high: int, lsbs: int = 0
 ) -> Table:
-    """Tabulate `function` on the rounded inputs `low >> lsbs ... ceil(high / 2^lsbs)`.
+    """Tabulate `function` on all rounded inputs that noise can make of `low ... high`.
 
     >>> table_of(np.abs, -3, 3).values
     array([3, 2, 1, 0, 1, 2, 3])
     """
-    first, last = low >> lsbs, -((-high) >> lsbs)
+    first, last = low >> lsbs, (high >> lsbs) + (lsbs > 0)
     index = np.arange(first, last + 1, dtype=np.int64)
     return Table(np.asarray(function(index << lsbs), dtype=np.int64), first, lsbs)
 
@@ -121,8 +125,9 @@ def noisy_lookup(rng: np.random.Generator, noise_std: float) -> Lookup:
     """Return a lookup that draws the noise of approximate encrypted rounding.
 
     noise_std: standard deviation of the noise, in units of one rounding step 2^lsbs. Noise
-    beyond half a step is cut off: its probability is the lookup's p_error. Lookups without
-    rounding are exact.
+    beyond half a step is cut off: its probability is the lookup's p_error. Concrete moves x
+    half a unit up first, so that without noise a tie is rounded up and none is on the
+    boundary. Lookups without rounding are exact.
     """
 
     def lookup(x: np.ndarray, table: Table) -> np.ndarray:
@@ -130,6 +135,6 @@ def noisy_lookup(rng: np.random.Generator, noise_std: float) -> Lookup:
             return exact_lookup(x, table)
         step = 1 << table.lsbs
         noise = np.clip(rng.normal(0.0, noise_std, x.shape), -0.499, 0.499)
-        return read(np.floor(x / step + 0.5 + noise).astype(np.int64), table)
+        return read(np.floor((x + 0.5) / step + 0.5 + noise).astype(np.int64), table)
 
     return lookup

@@ -58,6 +58,7 @@ class CompiledNetwork:
     ranges: by number of tokens, what was proved. compile_s: wall time of all steps.
     """
 
+    network: Network
     module: FheModule
     manifest: Manifest
     ranges: Mapping[int, list[StageRange]]
@@ -131,7 +132,20 @@ def build_module(
         benchmarks={width: benchmark_name(width) for width in widths},
         benchmark_size=BENCHMARK_SIZE,
     )
-    return CompiledNetwork(module, manifest, ranges, time.perf_counter() - start)
+    return CompiledNetwork(network, module, manifest, ranges, time.perf_counter() - start)
+
+
+def configuration(p_error: float) -> fhe.Configuration:
+    """Return how Concrete is to compile: small messages, rounding without extra lookups."""
+    return fhe.Configuration(
+        p_error=p_error,
+        compress_evaluation_keys=True,
+        compress_input_ciphertexts=True,
+        # Clipping would cost a lookup; the tables leave room for the noise at both ends.
+        approximate_rounding_config=fhe.ApproximateRoundingConfig(
+            logical_clipping=False, approximate_clipping_start_precision=33
+        ),
+    )
 
 
 def check_counts(module: FheModule, network: Network, n: int, calls: Sequence[Call]) -> None:
@@ -179,21 +193,9 @@ def _wires(calls: Mapping[int, Sequence[Call]]) -> list[CompositionWire]:
 def _compile(
     functions: Sequence[DeclaredFunction], wires: list[CompositionWire], settings: Settings
 ) -> FheModule:
-    configuration = fhe.Configuration(
-        p_error=settings.p_error,
-        compress_evaluation_keys=True,
-        compress_input_ciphertexts=True,
-        # Clipping would cost a lookup; the tables leave room for the noise at both ends.
-        approximate_rounding_config=fhe.ApproximateRoundingConfig(
-            logical_clipping=False, approximate_clipping_start_precision=33
-        ),
-    )
     compiler = ModuleCompiler(list(functions), fhe.Wired(wires))
-    inputsets = {function.name: function.inputset for function in functions}
-    for function in functions:
-        function.inputset = []
     try:
-        return compiler.compile(inputsets, configuration)
+        return compiler.compile(None, configuration(settings.p_error))
     except RuntimeError as error:
         if "NoParametersFound" not in str(error):
             raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.intervals import Interval, full, interval_lookup
-from circuits.lookups import Table
+from circuits.lookups import Table, bit_width
 from circuits.network import Network
 from compile.plan import Stage, Wire, network_stages, network_wires
 from fhe_inhibitor.errors import InputError
@@ -45,6 +45,11 @@ class StageRange:
     def widest(self) -> int:
         """Bits of the widest lookup, 0 without one."""
         return max((lookup.bit_width for lookup in self.lookups), default=0)
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Bits of the widest accumulator that a lookup reads, 0 without one."""
+        return max((bit_width(*lookup.accumulator) for lookup in self.lookups), default=0)
 
 
 def verify(network: Network, n: int, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:

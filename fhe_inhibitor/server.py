@@ -26,6 +26,8 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.manifest import SERVER_FOLDER, Program, Task, read_manifest
 from fhe_inhibitor.messages import Request, Response
 
+__all__ = ["EvaluationKeys", "Server", "TaskDone"]
+
 
 @dataclass(frozen=True)
 class TaskDone:

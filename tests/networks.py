@@ -14,7 +14,7 @@ from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import Interval, full
 from circuits.linear import Linear
-from circuits.lookups import Table, bit_width, table_of
+from circuits.lookups import Table, table_of
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 
@@ -27,6 +27,7 @@ class NetworkShape:
 
     last_query: "constant", "first" or "all", the queries that the last layer computes; the
     other layers compute all. window: of every layer but the last, whose attention is full.
+    weight_limit: largest weight. plain_logits: whether the logits are sums without a lookup.
     bits: of q, k, v and Z. lookup_bits: widest rounded lookup. max_tokens: largest bucket that
     the sums over keys must hold.
     """
@@ -43,6 +44,8 @@ class NetworkShape:
     last_key_dim: int = 4
     hidden_dim: int = 0
     n_labels: int = 2
+    weight_limit: int = 3
+    plain_logits: bool = False
     bits: int = 2
     lookup_bits: int = 5
     max_tokens: int = 8
@@ -56,11 +59,12 @@ def random_network(rng: np.random.Generator, shape: NetworkShape | None = None) 
     shape = shape or NetworkShape()
     layers = tuple(_layer(rng, shape, index) for index in range(shape.n_layers))
     x = full((1, shape.dim), *INPUT_RANGE)
-    pre_classifier, features = _linear(rng, x, shape.dim, (0, 15), shape.lookup_bits)
-    weight = rng.integers(-3, 4, (shape.dim, shape.n_labels))
-    middle = features @ weight
-    offset = -((middle.low + middle.high)[0] // 2)
-    return Network(layers, Classifier(pre_classifier, weight, offset), shape.dim, INPUT_RANGE)
+    pre_classifier, features = _linear(rng, shape, x, shape.dim, (0, 15))
+    logits, _ = _linear(rng, shape, features, shape.n_labels, (-31, 31))
+    classifier = Classifier(
+        pre_classifier, logits.weight, logits.offset, None if shape.plain_logits else logits.table
+    )
+    return Network(layers, classifier, shape.dim, INPUT_RANGE)
 
 
 def random_inputs(
@@ -79,12 +83,12 @@ def _layer(rng: np.random.Generator, shape: NetworkShape, index: int) -> Layer:
     x = full((1, shape.dim), *INPUT_RANGE)
     joined = full((1, shape.n_heads * shape.value_dim), *INPUT_RANGE)
     attention_output, attended = _linear(
-        rng, joined, shape.dim, INPUT_RANGE, shape.lookup_bits, None if constant else x
+        rng, shape, joined, shape.dim, INPUT_RANGE, None if constant else x
     )
     hidden = output = None
     if shape.hidden_dim:
-        hidden, values = _linear(rng, attended, shape.hidden_dim, (0, 15), shape.lookup_bits)
-        output, _ = _linear(rng, values, shape.dim, INPUT_RANGE, shape.lookup_bits, attended)
+        hidden, values = _linear(rng, shape, attended, shape.hidden_dim, (0, 15))
+        output, _ = _linear(rng, shape, values, shape.dim, INPUT_RANGE, attended)
     return Layer(
         attention=shape.attention,
         window=0 if last else shape.window,
@@ -105,12 +109,11 @@ def _head(rng: np.random.Generator, shape: NetworkShape, last: bool, constant: b
     key_dim = shape.last_key_dim if last else shape.key_dim
     x = full((1, shape.dim), *INPUT_RANGE)
     keys = signed if dot else unsigned
-    width = shape.lookup_bits
     key_width = 1 if dot and constant else key_dim
-    query = None if constant else _linear(rng, x, key_dim, keys, width)[0]
-    key = _linear(rng, x, key_width, keys, width)[0]
+    query = None if constant else _linear(rng, shape, x, key_dim, keys)[0]
+    key = _linear(rng, shape, x, key_width, keys)[0]
     values = unsigned if shape.attention == "inhibitor" else signed
-    value = _linear(rng, x, shape.value_dim, values, width)[0]
+    value = _linear(rng, shape, x, shape.value_dim, values)[0]
     n_offsets = 1 if last else 2 * shape.max_offset + 1
     keys_per_query = shape.max_tokens
     if shape.window and not last:
@@ -167,33 +170,27 @@ def _dot_product(
     score = make_product(signed, signed)
     scores = full((1, 1), *signed) if constant else _product_range(signed, signed) * key_dim
     span = int(scores.high.max() - scores.low.min())
-    # A padded key's score falls below every other: there the exponential is 0.
+    lsbs = 0
+    while (2 * span + 2) >> lsbs >= (1 << shape.lookup_bits) - 2:
+        lsbs += 1
+    # A padded key's score falls so far that rounding noise can't bring it back.
+    drop = span + 1 + (1 << lsbs)
     exponential = table_of(
-        lambda s: np.clip((s - span - 1) * top // (span + 1) + 1, 0, top - 1), 0, 2 * span + 1
+        lambda s: np.clip((s - drop) * top // (span + 1) + 1, 0, top - 1), 0, drop + span, lsbs
     )
     values = np.stack([exponential.values] * n_offsets)
     total, total_offset, _ = _fitted(
         rng, full((1, 1), 0, keys_per_query * (top - 1)), unsigned, shape.lookup_bits, shared=True
     )
-    weighted = _product_range(unsigned, signed) * keys_per_query
-    channels = Interval(
-        np.repeat(weighted.low, shape.value_dim, 1), np.repeat(weighted.high, shape.value_dim, 1)
-    )
-    mean, mean_offset, _ = _fitted(rng, channels, signed, shape.lookup_bits)
-    products = _product_range(signed, unsigned)
-    output, output_offset, _ = _fitted(
-        rng,
-        Interval(
-            np.repeat(products.low, shape.value_dim, 1), np.repeat(products.high, shape.value_dim, 1)
-        ),
-        INPUT_RANGE,
-        shape.lookup_bits,
-    )
+    weighted = _repeated(_product_range(unsigned, signed) * keys_per_query, shape.value_dim)
+    mean, mean_offset, _ = _fitted(rng, weighted, signed, shape.lookup_bits)
+    products = _repeated(_product_range(signed, unsigned), shape.value_dim)
+    output, output_offset, _ = _fitted(rng, products, INPUT_RANGE, shape.lookup_bits)
     return DotProductParameters(
         score=score,
-        exponential=Table(values, exponential.first),
-        score_offset=int(span + 1 - scores.low.min()),
-        padding_score=-(span + 1),
+        exponential=Table(values, exponential.first, lsbs),
+        score_offset=int(drop - scores.low.min()),
+        padding_score=-drop,
         weighted=make_product(unsigned, signed),
         total=total,
         total_offset=int(total_offset),
@@ -210,22 +207,27 @@ def _product_range(x: tuple[int, int], y: tuple[int, int]) -> Interval:
     return Interval(np.array([[products.min()]]), np.array([[products.max()]]))
 
 
+def _repeated(x: Interval, channels: int) -> Interval:
+    return Interval(np.repeat(x.low, channels, axis=1), np.repeat(x.high, channels, axis=1))
+
+
 def _linear(
     rng: np.random.Generator,
+    shape: NetworkShape,
     x: Interval,
     n_out: int,
     out_range: tuple[int, int],
-    bits: int,
     residual: Interval | None = None,
 ) -> tuple[Linear, Interval]:
-    """Return a random linear layer of 4-bit weights, fitted to `x`, and its output's range."""
-    weight = rng.integers(-7, 8, (x.shape[-1], n_out))
+    """Return a random linear layer fitted to `x`, and its output's range."""
+    limit = shape.weight_limit
+    weight = rng.integers(-limit, limit + 1, (x.shape[-1], n_out))
     accumulator = x @ weight
     factor = None
     if residual is not None:
-        factor = rng.integers(1, 8, n_out)
+        factor = rng.integers(1, limit + 1, n_out)
         accumulator = accumulator + residual * factor
-    table, offset, out = _fitted(rng, accumulator, out_range, bits)
+    table, offset, out = _fitted(rng, accumulator, out_range, shape.lookup_bits)
     return Linear(weight, offset, table, factor), out
 
 
@@ -238,25 +240,25 @@ def _fitted(
 ) -> tuple[Table, np.ndarray, Interval]:
     """Return a random table for `accumulator` `[1, channels]`, its offset and its output's range.
 
-    The rounded accumulator fills -2^(bits-1) ... 2^(bits-1) - 1 or less, floor and ceiling
-    included. shared: one table and one offset instead of one per channel.
+    shared: one table and one offset instead of one per channel.
     """
     low, high = accumulator.low.min(axis=0), accumulator.high.max(axis=0)
     if shared:
         low, high = low.min(), high.max()
     spread = int((high - low).max())
-    lsbs = bit_width(0, (spread - 1) // ((1 << bits) - 1)) if spread >= 1 << bits else 0
-    half_step = (1 << lsbs) >> 1
-    offset = -((low + high + 1) // 2) - half_step
-    first = int((low + offset).min()) >> lsbs
-    last = -(-int((high + offset).max()) >> lsbs)
-    index = np.arange(first, last + 1)
+    lsbs = 0
+    while spread >= 1 << bits if lsbs == 0 else spread >= ((1 << bits) - 1) << lsbs:
+        lsbs += 1
+    last = (spread >> lsbs) + (lsbs > 0)
+    first = int(rng.integers(-last, 1))
+    top = (last << lsbs) - (lsbs > 0)
+    offset = (first << lsbs) - low + (top - (high - low)) // 2
+    index = np.arange(first, last + first + 1)
     slope = rng.uniform(0.5, 2.0, np.shape(offset)) * rng.choice([-1, 1], np.shape(offset))
-    centre = rng.uniform(-0.3, 0.3, np.shape(offset))
-    unit = index / max(1, last - first)
+    centre = rng.uniform(0.2, 0.8, np.shape(offset))
+    unit = (index - first) / max(1, last) - 0.5
     shaped = np.multiply.outer(slope, unit) + centre[..., None]
     bottom, top = out_range
-    values = np.clip(np.round((shaped + 0.5) * (top - bottom) + bottom), bottom, top)
+    values = np.clip(np.round(shaped * (top - bottom) + bottom), bottom, top)
     table = Table(values.astype(np.int64), first, lsbs)
-    out = full((1, *np.shape(low)), bottom, top)
-    return table, offset, out
+    return table, offset, full((1, *np.shape(low)), bottom, top)

@@ -1,0 +1,225 @@
+"""The report on compiled circuits: lookups by stage and width, sizes, failure probability, time.
+
+    report = describe(compiled)                     # what is known before keys exist
+    report = measure(report, client, server, keys)  # adds key sizes and the time of a lookup
+    report.to_json(), report.to_markdown()
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+from circuits.counts import count_lookups
+from compile.benchmarks import measure_lookups
+from compile.module import CompiledNetwork
+from fhe_inhibitor.client import Client
+from fhe_inhibitor.manifest import CONCRETE_VERSION, Program
+from fhe_inhibitor.server import EvaluationKeys, Server
+
+SECURITY_BITS = 128
+BYTES_PER_WORD = 8
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage for one sequence length.
+
+    lookups: by bit width, as Concrete compiled them. formula: the same by `circuits.counts`.
+    accumulator_bits: of its widest accumulator, as proved.
+    """
+
+    stage: str
+    lookups: Mapping[int, int]
+    formula: Mapping[int, int]
+    accumulator_bits: int
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """One sequence length.
+
+    failure_probability: that at least one lookup of a sentence errs, were each at p_error.
+    request_bytes, response_bytes: ciphertexts without headers. predicted_s: lookups by width
+    times the measured time of one, None before `measure`.
+    """
+
+    n: int
+    stages: tuple[StageReport, ...]
+    lookups: Mapping[int, int]
+    failure_probability: float
+    request_bytes: int
+    response_bytes: int
+    predicted_s: float | None = None
+
+    @property
+    def n_lookups(self) -> int:
+        """Lookups of all widths."""
+        return sum(self.lookups.values())
+
+
+@dataclass(frozen=True)
+class Report:
+    """All sequence lengths of one module.
+
+    p_error: that the noise of one lookup passes half a step. complexity: Concrete's estimate
+    for one call of every function, in its own unit. bootstrap_keys_bytes,
+    keyswitch_keys_bytes: unpacked. lookup_s: seconds of one lookup by bit width.
+    """
+
+    network_hash: str
+    p_error: float
+    lengths: tuple[LengthReport, ...]
+    n_functions: int
+    complexity: float
+    bootstrap_keys_bytes: int
+    keyswitch_keys_bytes: int
+    compile_s: float
+    evaluation_keys_bytes: int | None = None
+    lookup_s: Mapping[int, float] | None = None
+    security_bits: int = SECURITY_BITS
+    concrete_version: str = CONCRETE_VERSION
+
+    @property
+    def widest_lookup(self) -> int:
+        """Bits of the widest lookup."""
+        return max(width for length in self.lengths for width in length.lookups)
+
+    def to_json(self) -> str:
+        """Return the report as JSON."""
+        return json.dumps({**asdict(self), "widest_lookup": self.widest_lookup}, indent=1)
+
+    def to_markdown(self) -> str:
+        """Return the report as Markdown: a summary, then a table of the longest sequence."""
+        return "\n".join([*_summary(self), "", *_lengths(self), "", *_stages(self.lengths[-1]), ""])
+
+
+def describe(compiled: CompiledNetwork) -> Report:
+    """Return what compiling alone tells."""
+    manifest = compiled.manifest
+    specs = json.loads(compiled.module.client.specs.serialize())["circuits"]
+    circuits = {circuit["name"]: circuit for circuit in specs}
+    return Report(
+        network_hash=manifest.network_hash,
+        p_error=manifest.p_error,
+        lengths=tuple(_length(compiled, n, circuits) for n in manifest.buckets),
+        n_functions=len(compiled.module.graphs),
+        complexity=compiled.module.complexity,
+        bootstrap_keys_bytes=compiled.module.size_of_bootstrap_keys,
+        keyswitch_keys_bytes=compiled.module.size_of_keyswitch_keys,
+        compile_s=compiled.compile_s,
+    )
+
+
+def measure(
+    report: Report, client: Client, server: Server, evaluation_keys: EvaluationKeys
+) -> Report:
+    """Add the size of the evaluation keys as sent, and the times that this machine gives."""
+    lookup_s = measure_lookups(client, server, evaluation_keys)
+    return replace(
+        report,
+        evaluation_keys_bytes=len(client.evaluation_keys()),
+        lookup_s=lookup_s,
+        lengths=tuple(
+            replace(length, predicted_s=predict_seconds(length.lookups, lookup_s))
+            for length in report.lengths
+        ),
+    )
+
+
+def predict_seconds(lookups: Mapping[int, int], lookup_s: Mapping[int, float]) -> float:
+    """Return lookups by width times the time of one.
+
+    >>> predict_seconds({3: 100, 5: 10}, {3: 0.004, 5: 0.008})
+    0.48
+    """
+    return sum(count * lookup_s[width] for width, count in lookups.items())
+
+
+def failure_probability(p_error: float, n_lookups: int) -> float:
+    """Return 1 - (1 - p)^N, the probability that at least one of N lookups errs.
+
+    >>> round(failure_probability(2**-20, 3000), 4)
+    0.0029
+    """
+    return 1 - (1 - p_error) ** n_lookups
+
+
+def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Any]) -> LengthReport:
+    program = compiled.manifest.program(n)
+    formula = count_lookups(compiled.network, n)
+    stages = tuple(
+        StageReport(task.stage, task.lookups, formula[task.stage], proved.accumulator_bits)
+        for task, proved in zip(program.tasks, compiled.ranges[n], strict=True)
+    )
+    lookups = sum((Counter(task.lookups) for task in program.tasks), Counter())
+    return LengthReport(
+        n,
+        stages,
+        dict(sorted(lookups.items())),
+        failure_probability(compiled.manifest.p_error, lookups.total()),
+        *_message_bytes(program, circuits),
+    )
+
+
+def _message_bytes(program: Program, circuits: dict[str, Any]) -> tuple[int, int]:
+    sent = [circuits[e.function]["inputs"][e.position] for e in program.encryptions]
+    received = circuits[program.tasks[-1].function]["outputs"]
+    request, response = (sum(_ciphertext_bytes(part) for part in side) for side in (sent, received))
+    return request, response
+
+
+def _ciphertext_bytes(specification: dict[str, Any]) -> int:
+    return prod(specification["rawInfo"]["shape"]["dimensions"]) * BYTES_PER_WORD
+
+
+def _summary(report: Report) -> list[str]:
+    keys = "not made yet"
+    if report.evaluation_keys_bytes is not None:
+        keys = f"{report.evaluation_keys_bytes / 1e6:.1f} MB as sent"
+    lines = [
+        f"- network {report.network_hash[:16]}, Concrete {report.concrete_version}, "
+        f"{report.security_bits} bit security",
+        f"- {report.n_functions} functions, compiled in {report.compile_s:.1f} s; optimizer "
+        f"complexity {report.complexity:.3e}",
+        f"- widest lookup {report.widest_lookup} bits, p_error {report.p_error:.2e} a lookup",
+        f"- evaluation keys {keys}; unpacked, {report.bootstrap_keys_bytes / 1e6:.0f} MB for "
+        f"bootstraps and {report.keyswitch_keys_bytes / 1e6:.0f} MB for keyswitches",
+    ]
+    if report.lookup_s is not None:
+        times = ", ".join(f"{b} bits {1000 * s:.1f} ms" for b, s in report.lookup_s.items())
+        lines.append(f"- one lookup, all cores used: {times}")
+    return lines
+
+
+def _lengths(report: Report) -> list[str]:
+    rows = ["| tokens | lookups | by width | a lookup errs | request | response | predicted |"]
+    rows.append("|---" * 7 + "|")
+    for length in report.lengths:
+        predicted = "-" if length.predicted_s is None else f"{length.predicted_s:.1f} s"
+        rows.append(
+            f"| {length.n} | {length.n_lookups} | {_by_width(length.lookups)} | "
+            f"{length.failure_probability:.2%} | {length.request_bytes / 1e3:.1f} kB | "
+            f"{length.response_bytes / 1e3:.1f} kB | {predicted} |"
+        )
+    return rows
+
+
+def _stages(length: LengthReport) -> list[str]:
+    rows = [f"| stage, {length.n} tokens | lookups | by width | formula | accumulator bits |"]
+    rows.append("|---" * 5 + "|")
+    for stage in length.stages:
+        counted, formula = sum(stage.lookups.values()), sum(stage.formula.values())
+        rows.append(
+            f"| {stage.stage} | {counted} | {_by_width(stage.lookups)} | {formula} | "
+            f"{stage.accumulator_bits} |"
+        )
+    return rows
+
+
+def _by_width(lookups: Mapping[int, int]) -> str:
+    return ", ".join(f"{count} of {width} bits" for width, count in sorted(lookups.items()))
