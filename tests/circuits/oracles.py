@@ -1,0 +1,138 @@
+"""The network once more, as plain loops over numbers: shares no code with the stages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from circuits.dot_product import DotProductParameters
+from circuits.inhibitor import InhibitorParameters
+from circuits.linear import Linear
+from circuits.lookups import Table
+from circuits.network import Network
+from circuits.stages import Layer
+
+
+def network(net: Network, x: np.ndarray, padding: np.ndarray) -> list[int]:
+    """Return the logits."""
+    for layer in net.layers:
+        x = layer_output(layer, x, padding)
+    features = linear(x[:1], net.classifier.pre_classifier)[0]
+    logits = []
+    for label in range(net.classifier.weight.shape[1]):
+        total = int(net.classifier.offset[label])
+        for channel, feature in enumerate(features):
+            total += int(feature) * int(net.classifier.weight[channel, label])
+        output = net.classifier.output
+        logits.append(total if output is None else entry(output, total, label))
+    return logits
+
+
+def layer_output(layer: Layer, x: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """Return the next layer's input."""
+    n = len(x)
+    n_queries = 1 if layer.single_query else n
+    heads = []
+    for head in layer.heads:
+        q = None if head.query is None else linear(x, head.query)
+        k, v = linear(x, head.key), linear(x, head.value)
+        rows = []
+        for i in range(n_queries):
+            keys = [j for j in range(n) if layer.window == 0 or abs(i - j) <= layer.window]
+            scores = [score(layer, None if q is None else q[i], k[j]) for j in keys]
+            attend = dot_product if layer.attention == "dot_product" else inhibitor
+            rows.append(attend(layer, head.attention, i, keys, scores, v, padding))
+        heads.append(rows)
+    joined = np.array([sum((rows[i] for rows in heads), []) for i in range(n_queries)])
+    attended = linear(joined, layer.attention_output, None if layer.constant_query else x)
+    if layer.hidden is None or layer.output is None:
+        return attended
+    return linear(linear(attended, layer.hidden), layer.output, attended)
+
+
+def score(layer: Layer, q: np.ndarray | None, k: np.ndarray) -> int:
+    """Return the distance or the product of one query and one key."""
+    total = 0
+    for channel in range(len(k)):
+        if q is None:
+            total += int(k[channel])
+        elif layer.attention == "dot_product":
+            total += int(q[channel]) * int(k[channel])
+        else:
+            total += abs(int(q[channel]) - int(k[channel]))
+    return total
+
+
+def inhibitor(
+    layer: Layer,
+    p: InhibitorParameters,
+    i: int,
+    keys: list[int],
+    scores: list[int],
+    v: np.ndarray,
+    padding: np.ndarray,
+) -> list[int]:
+    """Return one query's output; a padded key is left out."""
+    out = []
+    for channel in range(v.shape[1]):
+        total = int(p.output_offset[channel])
+        for j, s in zip(keys, scores, strict=True):
+            if padding[j]:
+                continue
+            z, value = entry(p.inhibition, s, offset_row(layer, i, j)), int(v[j, channel])
+            if layer.attention == "inhibitor":
+                total += max(value - z, 0)
+            else:  # soft threshold
+                total += max(abs(value) - z, 0) * (1 if value > 0 else -1)
+        out.append(entry(p.output, total, channel))
+    return out
+
+
+def dot_product(
+    layer: Layer,
+    p: DotProductParameters,
+    i: int,
+    keys: list[int],
+    scores: list[int],
+    v: np.ndarray,
+    padding: np.ndarray,
+) -> list[int]:
+    """Return one query's output; a padded key is left out."""
+    e = {
+        j: entry(p.exponential, s + p.score_offset, offset_row(layer, i, j))
+        for j, s in zip(keys, scores, strict=True)
+        if not padding[j]
+    }
+    reciprocal = entry(p.total, sum(e.values()) + p.total_offset, 0)
+    out = []
+    for channel in range(v.shape[1]):
+        weighted = sum(e[j] * int(v[j, channel]) for j in e)
+        mean = entry(p.mean, weighted + int(p.mean_offset[channel]), channel)
+        out.append(entry(p.output, mean * reciprocal + int(p.output_offset[channel]), channel))
+    return out
+
+
+def linear(x: np.ndarray, p: Linear, residual: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of `x` through a linear layer and its tables."""
+    out = np.zeros((len(x), p.weight.shape[1]), dtype=int)
+    for row in range(len(x)):
+        for column in range(p.weight.shape[1]):
+            total = int(p.offset[column])
+            for channel in range(x.shape[1]):
+                total += int(x[row, channel]) * int(p.weight[channel, column])
+            if residual is not None and p.residual is not None:
+                total += int(residual[row, column]) * int(p.residual[column])
+            out[row, column] = entry(p.table, total, column)
+    return out
+
+
+def entry(table: Table, x: int, channel: int) -> int:
+    """Return the entry nearest to `x`, the upper one of two, from a channel's table."""
+    values = np.atleast_2d(table.values)
+    row = values[channel % len(values)]
+    step = 2**table.lsbs
+    return int(row[(2 * int(x) + step) // (2 * step) - table.first])
+
+
+def offset_row(layer: Layer, i: int, j: int) -> int:
+    """Return the row of a table that depends on the relative offset."""
+    return min(max(j - i, -layer.max_offset), layer.max_offset) + layer.max_offset

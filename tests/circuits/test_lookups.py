@@ -1,0 +1,145 @@
+"""Tables, their widths and domains; noise stays inside what intervals allow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits.counts import count_lookups, count_pairs
+from circuits.dot_product import make_product, multiply
+from circuits.intervals import full, interval, interval_lookup
+from circuits.lookups import Table, bit_width, exact_lookup, noisy_lookup, table_of
+from circuits.network import run
+from circuits.pairs import make_pairs
+from compile.plan import network_stages
+from tests.circuits.test_stages import ATTENTION, shapes
+from tests.networks import NetworkShape, random_inputs, random_network
+
+NOISE_STD = 0.1
+
+
+@given(st.integers(-4000, 4000), st.integers(0, 3000), st.integers(0, 7))
+def test_a_table_covers_the_range_it_was_made_for(low: int, spread: int, lsbs: int) -> None:
+    table = table_of(lambda x: x, low, low + spread, lsbs)
+    assert table.domain[0] <= low and low + spread <= table.domain[1]
+    ends = np.array([low, low + spread])
+    assert np.abs(exact_lookup(ends, table) - ends).max() <= (1 << lsbs) / 2
+
+
+@given(st.integers(-300, 300), st.integers(0, 600))
+def test_bit_width_is_the_smallest(low: int, spread: int) -> None:
+    high = low + spread
+    bits = bit_width(low, high)
+
+    def holds(b: int) -> bool:
+        return (-(1 << b - 1) <= low and high < 1 << b - 1) if low < 0 else high < 1 << b
+
+    assert holds(bits) and (bits == 1 or not holds(bits - 1))
+
+
+def test_ties_round_up_and_the_width_counts_entries() -> None:
+    table = Table(np.arange(-4, 4), first=-4, lsbs=1)
+    assert exact_lookup(np.array([-3, -1, 0, 1]), table).tolist() == [-1, 0, 0, 1]
+    assert (table.bit_width, table.domain) == (3, (-8, 5))
+    assert Table(np.arange(8), first=-1).bit_width == 3
+
+
+def test_leaving_a_table_is_an_error() -> None:
+    table = Table(np.arange(8), lsbs=2)
+    with pytest.raises(OverflowError, match=r"reached -1\.\.28, its table covers 0\.\.27"):
+        exact_lookup(np.array([-1, 28]), table)
+    with pytest.raises(OverflowError, match=r"reach 0\.\.8, the table covers 0\.\.7"):
+        interval_lookup(full((1,), 0, 28), table)
+
+
+def test_noise_flips_what_lies_near_a_boundary_and_only_there() -> None:
+    table = Table(np.arange(32), lsbs=5)
+    x = np.arange(31 * 32).repeat(40)
+    noisy = noisy_lookup(np.random.default_rng(0), NOISE_STD)(x, table)
+    off = noisy - exact_lookup(x, table)
+    # E |noise| = std * sqrt(2 / pi)
+    assert np.mean(off != 0) == pytest.approx(NOISE_STD * np.sqrt(2 / np.pi), rel=0.05)
+    far = np.abs(x % 32 - 15.5) > 15
+    assert (np.abs(off) <= 1).all() and not off[far].any()
+
+
+def test_without_rounding_nothing_is_noisy() -> None:
+    table = Table(np.arange(8))
+    x = np.arange(8)
+    assert (noisy_lookup(np.random.default_rng(0), 0.4)(x, table) == x).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(shapes(), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_noisy_stages_stay_in_their_bounds(shape: NetworkShape, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = random_network(rng, shape)
+    x, padding = random_inputs(rng, network, n)
+    values: dict[str, Any] = {"x": x, "padding": padding}
+    for stage in network_stages(network):
+        inputs = [values[name] for name in stage.inputs]
+        bounds = stage.evaluate([interval(value) for value in inputs], interval_lookup)
+        for lookup in (exact_lookup, noisy_lookup(rng, 0.3)):
+            outputs = stage.evaluate(inputs, lookup)
+            for bound, output in zip(bounds, outputs, strict=True):
+                assert ((bound.low <= output) & (output <= bound.high)).all()
+        values.update(zip(stage.outputs, outputs, strict=True))
+
+
+@given(st.integers(-8, 8), st.integers(0, 12), st.integers(-8, 8), st.integers(0, 12), st.randoms())
+def test_products_are_exact(x_low: int, x_span: int, y_low: int, y_span: int, random: Any) -> None:
+    product = make_product((x_low, x_low + x_span), (y_low, y_low + y_span))
+    x = np.arange(x_low, x_low + x_span + 1)[:, None] + np.zeros((1, y_span + 1), dtype=int)
+    y = np.arange(y_low, y_low + y_span + 1)[None, :] + np.zeros((x_span + 1, 1), dtype=int)
+    assert (multiply(x, y, product, exact_lookup) == x * y).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(shapes(), st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_the_formula_counts_what_the_stages_look_up(shape: NetworkShape, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = random_network(rng, shape)
+    x, padding = random_inputs(rng, network, n)
+    counted: Counter[int] = Counter()
+
+    def counting_lookup(value: np.ndarray, table: Table) -> np.ndarray:
+        counted[table.bit_width] += value.size
+        return exact_lookup(value, table)
+
+    run(network, x, padding, counting_lookup)
+    assert counted == sum(count_lookups(network, n).values(), Counter())
+
+
+@given(st.integers(1, 12), st.integers(0, 14), st.booleans())
+def test_pairs(n: int, window: int, single: bool) -> None:
+    n_queries = 1 if single else n
+    pairs = make_pairs(n, n_queries, window, max_offset=2)
+    listed = {(int(i), int(j)) for i, j in zip(pairs.i, pairs.j, strict=True)}
+    wanted = {
+        (i, j) for i in range(n_queries) for j in range(n) if not window or abs(i - j) <= window
+    }
+    assert listed == wanted and len(pairs) == count_pairs(n, n_queries, window)
+    assert (
+        pairs.collect.sum(axis=1) == [sum(i == q for i, _ in wanted) for q in range(n_queries)]
+    ).all()
+    assert (pairs.offset == np.clip(pairs.j - pairs.i, -2, 2) + 2).all()
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_lookups_of_one_head_by_hand(attention: str) -> None:
+    """n = 8 queries and keys, d = 4 channels; small products of secrets take one lookup."""
+    shape = NetworkShape(
+        attention, n_layers=1, last_query="all", n_heads=1, last_key_dim=4, value_dim=4
+    )
+    network = random_network(np.random.default_rng(0), shape)
+    wanted = {
+        "inhibitor": 64 * (2 * 4 + 1) + 8 * 4,
+        "inhibitor_signed": 64 * (3 * 4 + 1) + 8 * 4,
+        "dot_product": 64 * (2 * 4 + 1) + 8 * (1 + 3 * 4),
+    }
+    assert count_lookups(network, 8)["layer0.attend.head0"].total() == wanted[attention]

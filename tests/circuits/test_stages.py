@@ -1,0 +1,110 @@
+"""Stages equal plain loops for any shape; padding and a longer sequence change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits.inhibitor import inhibitor, inhibitor_signed
+from circuits.linear import Linear, linear
+from circuits.lookups import Table, exact_lookup, table_of
+from circuits.network import run
+from circuits.pairs import make_pairs
+from tests.circuits import oracles
+from tests.networks import NetworkShape, random_inputs, random_network
+
+ATTENTION = ("inhibitor", "inhibitor_signed", "dot_product")
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> NetworkShape:
+    return NetworkShape(
+        attention=draw(st.sampled_from(ATTENTION)),
+        n_layers=draw(st.integers(1, 2)),
+        last_query=draw(st.sampled_from(("constant", "first", "all"))),
+        window=draw(st.integers(0, 3)),
+        max_offset=draw(st.integers(0, 2)),
+        dim=draw(st.integers(2, 5)),
+        n_heads=draw(st.integers(1, 2)),
+        key_dim=draw(st.integers(1, 3)),
+        value_dim=draw(st.integers(1, 3)),
+        hidden_dim=draw(st.sampled_from((0, 3))),
+        plain_logits=draw(st.booleans()),
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes(), st.integers(1, 6), st.integers(0, 3), st.integers(0, 2**32 - 1))
+def test_network_equals_loops(shape: NetworkShape, n: int, n_padded: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = random_network(rng, shape)
+    x, padding = random_inputs(rng, network, n, min(n_padded, n - 1))
+    assert run(network, x, padding).tolist() == oracles.network(network, x, padding)
+
+
+@settings(deadline=None, max_examples=30)
+@given(shapes(), st.integers(0, 2**32 - 1))
+def test_padding_and_longer_sequences_change_nothing(shape: NetworkShape, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = random_network(rng, shape)
+    x, padding = random_inputs(rng, network, 6, n_padded=2)
+    logits = run(network, x, padding)
+    other = x.copy()
+    other[4:] = rng.integers(-8, 8, other[4:].shape)
+    assert (run(network, other, padding) == logits).all()
+    assert (run(network, x[:4], padding[:4]) == logits).all()
+
+
+def test_inhibitor_by_hand() -> None:
+    """Two keys at distances 0 and 2 from the one query; Z is the distance, v is 3 and 1."""
+    identity = table_of(lambda s: np.minimum(s, 3), 0, 7)
+    layer = random_network(np.random.default_rng(0), NetworkShape(key_dim=1, value_dim=1)).layers[0]
+    parameters = replace(
+        layer.heads[0].attention,
+        inhibition=Table(identity.values[None]),
+        padding_score=4,
+        output=table_of(lambda s: s, 0, 6),
+        output_offset=np.zeros(1, dtype=int),
+    )
+    q, k, v = np.array([[1]]), np.array([[1], [3]]), np.array([[3], [1]])
+    pairs = make_pairs(2, 1, window=0, max_offset=0)
+    none_padded = inhibitor(q, k, v, np.array([0, 0]), pairs, parameters, exact_lookup)
+    first_padded = inhibitor(q, k, v, np.array([1, 0]), pairs, parameters, exact_lookup)
+    assert (none_padded.item(), first_padded.item()) == (3, 0)  # (3 - 0)+ + (1 - 2)+
+
+
+def test_signed_inhibitor_thresholds_both_sides() -> None:
+    shape = NetworkShape("inhibitor_signed", key_dim=1, value_dim=1, n_layers=2)
+    head = random_network(np.random.default_rng(0), shape).layers[0].heads[0]
+    parameters = replace(
+        head.attention,
+        inhibition=table_of(lambda s: np.minimum(s, 2)[None], 0, 7),
+        output=table_of(lambda s: s, -4, 4),
+        output_offset=np.zeros(1, dtype=int),
+    )
+    pairs = make_pairs(1, 1, window=0, max_offset=0)
+    for value, distance, expected in ((-2, 1, -1), (-2, 0, -2), (1, 0, 1), (1, 1, 0), (-1, 2, 0)):
+        q, k, v = np.array([[0]]), np.array([[distance]]), np.array([[value]])
+        got = inhibitor_signed(q, k, v, np.array([0]), pairs, parameters, exact_lookup)
+        assert got.item() == expected
+
+
+def test_linear_adds_the_residual_before_the_table() -> None:
+    table = Table(np.array([[0, 1, 2, 3, 4, 5, 6, 7]] * 2), lsbs=1)
+    parameters = Linear(np.array([[1, 2]]), np.array([0, 1]), table, residual=np.array([3, 0]))
+    out = linear(np.array([[3]]), parameters, exact_lookup, residual=np.array([[1, 1]]))
+    assert out.tolist() == [[3, 4]]  # (3 + 3) / 2 and (6 + 1) / 2, halves up
+    plain = linear(np.array([[3]]), parameters, exact_lookup)
+    assert plain.tolist() == [[2, 4]]
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_an_accumulator_outside_its_table_is_an_error(attention: str) -> None:
+    network = random_network(np.random.default_rng(0), NetworkShape(attention))
+    x, padding = random_inputs(np.random.default_rng(1), network, 4)
+    with pytest.raises(OverflowError, match="its table covers"):
+        run(network, 100 * x, padding)
