@@ -59,7 +59,7 @@ def round_to_step(x: Tensor, lsbs: int, noise_std: float) -> Tensor:
     if lsbs == 0:
         return x
     step = float(1 << lsbs)
-    index = x / step
+    index = (x + 0.5) / step  # half a unit, as Concrete adds it; without noise it changes nothing
     if noise_std:
         index = index + (noise_std * torch.randn_like(index)).clamp(-0.499, 0.499)
     return x + (step * (index + 0.5).floor() - x).detach()
@@ -138,8 +138,23 @@ class Step(nn.Module):
 
 
 def lookup_lsbs(span: float, table_bits: int) -> int:
-    """Return the low bits to round away so that `span` steps fit a lookup of `table_bits`."""
-    return max(0, math.ceil(math.log2(span / ((1 << table_bits) - 1)))) if span > 0 else 0
+    """Return the low bits to round away so that 0 ... span fit a lookup of `table_bits`."""
+    lsbs = 0
+    while span > lookup_limit(table_bits, lsbs):
+        lsbs += 1
+    return lsbs
+
+
+def lookup_limit(table_bits: int, lsbs: int) -> int:
+    """Return the largest accumulator that stays in a table of 2^table_bits entries.
+
+    Rounding noise may read the entry above an accumulator; none may lie above the last entry.
+
+    >>> lookup_limit(5, 0), lookup_limit(5, 4)
+    (31, 495)
+    """
+    last = (1 << table_bits) - 1
+    return (last << lsbs) - (lsbs > 0)
 
 
 def row_scales(
@@ -205,8 +220,8 @@ class TableLinear:
     first asked for, so that calibration can set the steps one after the other.
 
     Row c becomes integers w with scale s_c (`row_scales`): the accumulator, shifted to start
-    at 0, never passes (2^table_bits - 1) 2^lsbs, whatever the input is, so that rounding noise
-    can't wrap it around.
+    at 0, never passes `lookup_limit`, whatever the input is, so that rounding noise can't wrap
+    it around.
     """
 
     weight: Tensor
@@ -232,7 +247,11 @@ class TableLinear:
         entries = (1 << bits.table_bits) - 1
         lsbs = max(0, round(math.log2(typical * float(span.sum()) / entries)))
         scale = row_scales(
-            rows, span, bits.weight_bits, bits.weight_norm, float(entries << lsbs)
+            rows,
+            span,
+            bits.weight_bits,
+            bits.weight_norm,
+            float(lookup_limit(bits.table_bits, lsbs)),
         )
         weight = round_ste((rows / scale[:, None]).clamp(-largest, largest))
         fixed = weight.detach()

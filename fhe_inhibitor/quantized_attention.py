@@ -51,8 +51,8 @@ class ScoreTable:
 
     @property
     def _last(self) -> int:
-        """Rounded index that the largest score can reach."""
-        return -((-self.largest) >> self.lsbs)
+        """Rounded index that the largest score can reach, by noise too."""
+        return (self.largest >> self.lsbs) + (self.lsbs > 0)
 
     @property
     def padding_score(self) -> int:
