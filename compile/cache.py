@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,7 +54,7 @@ def locked(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
             note(f"waiting for another process that prepares {folder}")
             lock.acquire()
     try:
-        _remove_unfinished(folder)
+        _remove_unfinished_in(folder)
         yield
     finally:
         lock.release()
@@ -87,6 +87,13 @@ def load_or_build(
     return load(part)
 
 
+def remove_unfinished(cache_dir: str | Path | None = None) -> None:
+    """Remove what a killed process left unfinished, wherever no other process is at work."""
+    for lock in cache_root(cache_dir).glob(f"*/{LOCK}"):
+        with suppress(OSError, Timeout), FileLock(lock, timeout=0, mode=0o600):
+            _remove_unfinished_in(lock.parent)
+
+
 def _publish(part: Path, manifest: Manifest, build: Callable[[Path], object]) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=part.parent))
     try:
@@ -99,10 +106,10 @@ def _publish(part: Path, manifest: Manifest, build: Callable[[Path], object]) ->
             part.rename(unfinished.with_suffix(".old"))
         unfinished.rename(part)
     finally:
-        _remove_unfinished(part.parent)
+        _remove_unfinished_in(part.parent)
 
 
-def _remove_unfinished(folder: Path) -> None:
+def _remove_unfinished_in(folder: Path) -> None:
     for leftover in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -13,16 +13,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compile.costs import SessionCost, StageCost, peak_memory_bytes, stage_name, total_by_name
+from compile.costs import SessionCost, StageCost, peak_memory_bytes
 from compile.observer import Observer
-from compile.prepared import Prepared, prepare
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel, Tokens
-from fhe_inhibitor.messages import Request, Response
-from fhe_inhibitor.server import TaskDone
+
+if TYPE_CHECKING:
+    from compile.backends import Backend
 
 MODES = ("disable", "simulate", "execute")
 
@@ -53,16 +54,6 @@ class Classification:
     response_bytes: int
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """Logits that came back, and what that took."""
-
-    logits: np.ndarray
-    stages: tuple[StageCost, ...]
-    request_bytes: int
-    response_bytes: int
-
-
 class Session:
     """Classifies texts; the first one prepares circuits and keys, or finds them in the cache.
 
@@ -86,7 +77,7 @@ class Session:
         self.mode = mode
         self._cache_dir = cache_dir
         self._observer = observer or Observer()
-        self._prepared: Prepared | None = None
+        self._backend: Backend | None = None
 
     def classify(
         self, text: str, max_tokens: int | None = None, strict: bool = False
@@ -107,28 +98,37 @@ class Session:
         """
         tokens = [self._tokenize(text, max_tokens, strict) for text in texts]
         inputs = [self.model.encode(read) for read in tokens]
-        if self.mode != "disable":
-            self.prepare()
-            self._plan([len(x) for x, _ in inputs])
+        backend = self.prepare()
+        if backend:
+            tasks = [task for x, _ in inputs for task in backend.manifest.program(len(x)).tasks]
+            self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
         return [
             self._classify(text, read, *encoded)
             for text, read, encoded in zip(texts, tokens, inputs, strict=True)
         ]
 
-    def prepare(self) -> None:
-        """Make circuits and keys or find them in the cache, unless that is done.
+    def prepare(self) -> Backend | None:
+        """Make circuits and keys or find them in the cache; None in mode `disable`.
 
-        Raises InputError if the cache folder cannot be written.
+        The first text does it otherwise. Raises InputError if the cache cannot be written.
         """
-        if self.mode == "execute" and self._prepared is None:
-            self._prepared = prepare(self.model, self._cache_dir, self._observer)
+        if self._backend is None and self.mode != "disable":
+            # Here, because importing Concrete takes seconds that mode `disable` can spare.
+            from compile.backends import Execution, Simulation
+
+            if self.mode == "execute":
+                self._backend = Execution(self.model, self._cache_dir, self._observer)
+            else:
+                self._backend = Simulation(self.model, self._observer)
+        return self._backend
 
     def cost(self) -> SessionCost:
         """Return what the session cost so far beyond its texts."""
-        if self._prepared is None:
-            return SessionCost((), 0, peak_memory_bytes())
+        backend = self._backend
         return SessionCost(
-            self._prepared.setup, self._prepared.evaluation_keys_bytes, peak_memory_bytes()
+            backend.setup if backend else (),
+            backend.evaluation_keys_bytes if backend else 0,
+            peak_memory_bytes(),
         )
 
     def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:
@@ -150,22 +150,14 @@ class Session:
             )
         return tokens
 
-    def _plan(self, lengths: Sequence[int]) -> None:
-        """Tell the observer how many lookups there are to do."""
-        if self._prepared:
-            tasks = [task for n in lengths for task in self._prepared.server.tasks(n)]
-            self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
-
     def _classify(
         self, text: str, tokens: Tokens, x: np.ndarray, padding: np.ndarray
     ) -> Classification:
         clear = self.model.integer_logits(x, padding)
-        answer = _Answer(clear, (), 0, 0)
         start = time.perf_counter()
-        if self._prepared:
-            answer = _execute(self._prepared, x, padding, self._observer)
+        answer = self._backend.answer(x, padding, self._observer) if self._backend else None
         seconds = time.perf_counter() - start
-        probabilities = self.model.probabilities(answer.logits)
+        probabilities = self.model.probabilities(answer.logits if answer else clear)
         best = int(probabilities.argmax())
         return Classification(
             text=text,
@@ -174,33 +166,11 @@ class Session:
             tokens=tokens.tokens,
             n_tokens=tokens.n_total,
             n_positions=len(x),
-            logits=None if self.mode == "disable" else tuple(answer.logits.tolist()),
+            logits=tuple(answer.logits.tolist()) if answer else None,
             clear_logits=tuple(clear.tolist()),
             logit_scale=self.model.logit_scale,
-            stages=answer.stages,
+            stages=answer.stages if answer else (),
             seconds=seconds,
-            request_bytes=answer.request_bytes,
-            response_bytes=answer.response_bytes,
+            request_bytes=answer.request_bytes if answer else 0,
+            response_bytes=answer.response_bytes if answer else 0,
         )
-
-
-def _execute(prepared: Prepared, x: np.ndarray, padding: np.ndarray, observer: Observer) -> _Answer:
-    """Client and server in turn; between them only bytes."""
-    client, server = prepared.client, prepared.server
-    start = time.perf_counter()
-    observer.begin("encrypt")
-    request = client.encrypt(x, padding).to_bytes()
-    stages = [StageCost("encrypt", time.perf_counter() - start)]
-    names = [task.stage for task in server.tasks(len(x))]
-    observer.begin(names[0])
-
-    def on_task(done: TaskDone) -> None:
-        stages.append(StageCost(stage_name(done.task.stage), done.seconds, done.task.lookups))
-        observer.finish(done.task.n_lookups)
-        observer.begin((names + ["decrypt"])[done.index])
-
-    response = server.run(Request.from_bytes(request), prepared.evaluation_keys, on_task).to_bytes()
-    start = time.perf_counter()
-    logits = client.decrypt(Response.from_bytes(response))
-    stages.append(StageCost("decrypt", time.perf_counter() - start))
-    return _Answer(logits, total_by_name(stages), len(request), len(response))

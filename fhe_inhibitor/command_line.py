@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,10 +19,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fhe_inhibitor.command_line_worker import TRACEBACK, WorkError, in_worker
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.integer_model import DEFAULT_MODEL
 
-TRACEBACK = "FHE_INHIBITOR_TRACEBACK"
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -61,26 +60,23 @@ def classify(
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
-    from compile.session import Session
+    from fhe_inhibitor import command_line_work as work
     from fhe_inhibitor.command_line_view import Display, print_classifications
     from fhe_inhibitor.data import read_sentences
 
     sentences = [*(texts or []), *(read_sentences(file) if file else [])]
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
+    arguments = (sentences, model, mode, tokens, strict)
     with Display() as display:
-        session = Session(IntegerModel.load(model), mode, observer=display)
-        results = session.classify_many(sentences, tokens, strict)
-        cost = session.cost()
+        if mode == "disable":
+            done = work.classify(display, *arguments)
+        else:
+            done = in_worker(work.classify, display, *arguments)
     if as_json:
-        _print_json(
-            model=session.model.name,
-            mode=mode,
-            results=[asdict(result) for result in results],
-            cost=asdict(cost),
-        )
+        _print_json(asdict(done))
     else:
-        print_classifications(results, session.model.labels, cost)
+        print_classifications(done.results, done.labels, done.cost)
 
 
 @app.command()
@@ -99,33 +95,20 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy over labelled texts; encrypted, also agreement with the integer model."""
-    from compile.evaluation import evaluate_encrypted
-    from compile.session import Session
-    from fhe_inhibitor import evaluation
+    from fhe_inhibitor import command_line_work as work
     from fhe_inhibitor.command_line_view import Display, print_evaluation
-    from fhe_inhibitor.data import read_tsv
 
-    loaded = IntegerModel.load(model)
-    rows = read_tsv(data, len(loaded.labels))[:limit]
-    result: dict[str, Any]
     with Display() as display:
-        session = Session(loaded, mode, observer=display)
         if mode == "disable":
             n_draws = draws if rounding_noise else 0
-            display.plan(len(rows) * max(n_draws, 1), "texts")
-            result = {
-                "accuracy": asdict(
-                    evaluation.evaluate(loaded, rows, tokens, n_draws, lambda: display.finish(1))
-                ),
-                "rounding_noise": rounding_noise,
-            }
+            done = work.evaluate(display, data, model, tokens, limit, n_draws)
         else:
-            result = asdict(evaluate_encrypted(session, rows, tokens))
-    result = {"model": loaded.name, "mode": mode, "data": str(data), **result}
+            done = in_worker(work.evaluate_encrypted, display, data, model, mode, tokens, limit)
+    done = {"model": model, "data": str(data), "mode": mode, **done}
     if as_json:
-        _print_json(**result)
+        _print_json(done)
     else:
-        print_evaluation(result)
+        print_evaluation(done)
 
 
 @app.command()
@@ -167,7 +150,7 @@ def train(
     chosen = recipe.Recipe(
         data=data, teacher=teacher, sentences=str(sentences) if sentences else None, seed=seed
     )
-    _print_json(**recipe.train(chosen, out, work, baselines))
+    _print_json(recipe.train(chosen, out, work, baselines))
 
 
 def _show_version(wanted: bool) -> None:
@@ -188,8 +171,6 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line on `arguments` (those of the process if None) and exit."""
-    # concrete-python imports pkg_resources, whose deprecation is no user's business.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     sys.exit(_run(arguments))
 
 
@@ -219,11 +200,11 @@ def _failed(code: int, error: Exception) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-    kind = "" if code == 2 else f"{type(error).__name__}: "
+    kind = "" if code == 2 or isinstance(error, WorkError) else f"{type(error).__name__}: "
     if message:  # typer has none for a command without arguments, whose help it printed
         print(f"fhe-inhibitor: {kind}{' '.join(message.split())}", file=sys.stderr)
     return code
 
 
-def _print_json(**content: Any) -> None:
+def _print_json(content: dict[str, Any]) -> None:
     print(json.dumps(content, indent=1))

@@ -1,0 +1,78 @@
+"""The work behind each command, for this process or a worker: no parsing, no printing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compile import evaluation as encrypted_evaluation
+from compile.costs import SessionCost
+from compile.observer import Observer
+from compile.session import Classification, Session
+from fhe_inhibitor import evaluation
+from fhe_inhibitor.data import LabelledText, read_tsv
+from fhe_inhibitor.integer_model import IntegerModel
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Results of `classify`, and what the session cost."""
+
+    model: str
+    mode: str
+    labels: tuple[str, ...]
+    results: list[Classification]
+    cost: SessionCost
+
+
+def classify(
+    observer: Observer,
+    texts: Sequence[str],
+    model: str,
+    mode: str,
+    max_tokens: int | None,
+    strict: bool,
+) -> Classified:
+    """Classify texts in one session."""
+    session = Session(model, mode, observer=observer)
+    results = session.classify_many(texts, max_tokens, strict)
+    return Classified(session.model.name, mode, session.model.labels, results, session.cost())
+
+
+def evaluate(
+    observer: Observer,
+    data: Path,
+    model: str,
+    max_tokens: int | None,
+    limit: int | None,
+    n_draws: int,
+) -> dict[str, Any]:
+    """Measure the integer model; n_draws 0 rounds exactly."""
+    loaded, rows = _load(model, data, limit)
+    observer.begin("integer model")
+    observer.plan(len(rows) * max(n_draws, 1), "texts")
+    accuracy = evaluation.evaluate(
+        loaded, rows, max_tokens, n_draws, on_text=lambda: observer.finish(1)
+    )
+    return {"accuracy": asdict(accuracy), "rounding_noise": n_draws > 0}
+
+
+def evaluate_encrypted(
+    observer: Observer,
+    data: Path,
+    model: str,
+    mode: str,
+    max_tokens: int | None,
+    limit: int | None,
+) -> dict[str, Any]:
+    """Measure encrypted, or simulated, classification."""
+    loaded, rows = _load(model, data, limit)
+    session = Session(loaded, mode, observer=observer)
+    return asdict(encrypted_evaluation.evaluate_encrypted(session, rows, max_tokens))
+
+
+def _load(model: str, data: Path, limit: int | None) -> tuple[IntegerModel, list[LabelledText]]:
+    loaded = IntegerModel.load(model)
+    return loaded, read_tsv(data, len(loaded.labels))[:limit]
