@@ -4,10 +4,10 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
 
     inhibitor           P d + P +   P h + m h
     inhibitor_signed    P d + P + 2 P h + m h
-    dot_product         a P d + P + b P h + m + m h + c m h + m h
+    dot_product         a P d + e P + b P h + m + m h + c m h + m h
 
-where a, b, c are the lookups of one product of two secrets (1 or 2), and the term in d is absent
-for a constant query. Concrete counts what it compiled; the two must agree.
+where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
+or 2), and the term in d is absent for a constant query. Concrete counts what it compiled; the two must agree.
 """
 
 from __future__ import annotations
@@ -79,10 +79,14 @@ def _inhibitor(
 def _dot_product(
     p: DotProductParameters, n_pairs: int, m: int, key_dim: int, value_dim: int, constant: bool
 ) -> Counter[int]:
-    count = _lookups(n_pairs, p.exponential) + _product(n_pairs * value_dim, p.weighted)
+    exponentials = n_pairs * (2 if p.looks_up_twice else 1)
+    count = _lookups(exponentials, p.exponential) + _product(n_pairs * value_dim, p.weighted)
     if not constant:
         count += _product(n_pairs * key_dim, p.score)
-    count += _lookups(m, p.total) + _lookups(m * value_dim, p.mean)
+    # An exact sum that shares E's encoding with wider products is looked up at their width.
+    packed = (p.weighted.packed or p.weighted.plus).bit_width
+    shared = 0 if p.total.lsbs or p.looks_up_twice else packed
+    count += Counter({max(p.total.bit_width, shared): m}) + _lookups(m * value_dim, p.mean)
     return count + _product(m * value_dim, p.normalised) + _lookups(m * value_dim, p.output)
 
 

@@ -93,9 +93,9 @@ def sample_inputs(stage: Stage, wires: Mapping[str, Wire]) -> list[tuple[np.ndar
 def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
     """Return the range of each node that declares one, and of those that it is computed from.
 
-    An intermediate sum gets no more bits than the sum that a lookup reads: ciphertexts add
-    modulo their width, so it may leave that range on the way. It keeps its sign, which slices
-    and reshapes must not change.
+    An intermediate sum, and a constant that is added, get no more bits than the sum that a
+    lookup reads: ciphertexts add modulo their width, so sums may leave that range on the way. A
+    sum keeps its sign, which slices and reshapes must not change.
     """
     nodes = graph.query_nodes(ordered=True)
     bits: dict[Node, int] = {}
@@ -103,7 +103,7 @@ def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
         readers = [bits[reader] for reader in graph.graph.successors(node) if reader in bits]
         if DECLARED_RANGE in node.properties:
             bits[node] = bit_width(*node.properties[DECLARED_RANGE])
-        elif node.operation == Operation.Generic and readers:
+        elif readers and node.operation != Operation.Input and _fits(node, max(readers)):
             bits[node] = max(readers)
     ranges: dict[Node, tuple[int, int]] = {}
     for node in nodes:
@@ -154,6 +154,13 @@ def _function(
     declared = DeclaredFunction(function, dict.fromkeys(parameters, "encrypted"))
     declared.inputset.extend(sample_inputs(stage, wires))
     return declared
+
+
+def _fits(node: Node, bits: int) -> bool:
+    """Whether a constant fits the clear integers of an operation, one bit wider than its sums."""
+    if node.operation != Operation.Constant:
+        return True
+    return bool(np.abs(node()).max() < 1 << bits)
 
 
 def _low(wire: Wire) -> int:

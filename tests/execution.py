@@ -1,0 +1,135 @@
+"""`check_execution`: clear, simulated and encrypted evaluation of a network agree.
+
+With exact rounding the three are equal. With approximate rounding each stage, given the very
+inputs that it got, stays within the bounds of interval arithmetic on that one point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from concrete import fhe
+
+from circuits.intervals import interval, interval_lookup
+from circuits.lookups import exact_lookup
+from circuits.network import Network
+from compile.module import CompiledNetwork, Settings, build_module
+from compile.plan import Stage, network_stages
+from fhe_inhibitor.client import Client
+from fhe_inhibitor.manifest import Task
+from fhe_inhibitor.messages import Request, Response
+from fhe_inhibitor.server import EvaluationKeys, Server, TaskDone
+from tests.networks import random_inputs
+
+
+@dataclass
+class Execution:
+    """A compiled network, saved and loaded again, with a client's keys."""
+
+    compiled: CompiledNetwork
+    folder: Path
+    client: Client
+    server: Server
+    evaluation_keys: EvaluationKeys
+
+    @property
+    def network(self) -> Network:
+        return self.compiled.network
+
+
+def prepare(
+    network: Network, buckets: Iterable[int], folder: Path, settings: Settings | None = None
+) -> Execution:
+    """Compile, save, load, and make keys."""
+    compiled = build_module(network, buckets, settings)
+    compiled.save(folder)
+    client, server = Client(folder), Server(folder)
+    client.generate_keys()
+    keys = server.read_evaluation_keys(client.evaluation_keys())
+    return Execution(compiled, folder, client, server, keys)
+
+
+def check_execution(execution: Execution, n: int, n_random: int = 1, n_corners: int = 1) -> None:
+    """Check random and corner inputs of n tokens, stage by stage, simulated and encrypted."""
+    rng = np.random.default_rng(n)
+    low, high = execution.network.input_range
+    inputs = [random_inputs(rng, execution.network, n, n_padded=i) for i in range(n_random)]
+    shape = (n, execution.network.dim)
+    corners = [np.full(shape, low), np.full(shape, high), rng.choice([low, high], shape)]
+    inputs += [(x, (np.arange(n) >= n - 1).astype(int)) for x in corners[:n_corners]]
+    for x, padding in inputs:
+        check_simulated(execution.compiled, x, padding)
+        check_encrypted(execution, x, padding)
+
+
+def check_simulated(compiled: CompiledNetwork, x: np.ndarray, padding: np.ndarray) -> None:
+    """Check each stage as Concrete simulates it."""
+    values: dict[str, Any] = {"x": x, "padding": padding}
+    tasks = compiled.manifest.program(len(x)).tasks
+    for stage, task in zip(network_stages(compiled.network), tasks, strict=True):
+        inputs = [values[name] for name in stage.inputs]
+        outputs = compiled.module.functions()[task.function].simulate(*inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        check_stage(stage, inputs, outputs, compiled.manifest.exact_rounding)
+        values.update(zip(stage.outputs, outputs, strict=True))
+
+
+def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) -> None:
+    """Check each stage of one encrypted run, all through bytes."""
+    request = Request.from_bytes(execution.client.encrypt(x, padding).to_bytes())
+    stages = {stage.name: stage for stage in network_stages(execution.network)}
+    values: dict[str, Any] = {"x": x, "padding": padding}
+    done: list[TaskDone] = []
+
+    def on_task(task_done: TaskDone) -> None:
+        stage = stages[task_done.task.stage]
+        outputs = decrypt(execution.client, task_done.task, watched[-1])
+        inputs = [values[name] for name in stage.inputs]
+        check_stage(stage, inputs, outputs, execution.compiled.manifest.exact_rounding)
+        values.update(zip(stage.outputs, outputs, strict=True))
+        done.append(task_done)
+
+    watched: list[tuple[fhe.Value, ...]] = []
+    server = WatchedServer(execution.folder, watched)
+    response = server.run(request, execution.evaluation_keys, on_task)
+    logits = execution.client.decrypt(Response.from_bytes(response.to_bytes()))
+    assert logits.tolist() == values["logits"][0].tolist()
+    assert [task.index for task in done] == list(range(1, done[0].total + 1))
+
+
+class WatchedServer(Server):
+    """A server that shows the ciphertexts between its tasks."""
+
+    def __init__(self, folder: Path, watched: list[tuple[fhe.Value, ...]]) -> None:
+        super().__init__(folder)
+        self.watched = watched
+
+    def call(
+        self, function: str, arguments: list[fhe.Value], evaluation_keys: EvaluationKeys
+    ) -> tuple[fhe.Value, ...]:
+        self.watched.append(super().call(function, arguments, evaluation_keys))
+        return self.watched[-1]
+
+
+def decrypt(client: Client, task: Task, values: tuple[fhe.Value, ...]) -> tuple[np.ndarray, ...]:
+    """Decrypt what a task gave, which only tests do before the last one."""
+    decrypted = client._client.decrypt(*values, function_name=task.function)
+    return decrypted if isinstance(decrypted, tuple) else (decrypted,)
+
+
+def check_stage(
+    stage: Stage, inputs: list[Any], outputs: tuple[np.ndarray, ...], exact: bool
+) -> None:
+    """Check that outputs are those of the integer stage, or within its rounding bounds."""
+    expected = stage.evaluate(inputs, exact_lookup)
+    bounds = stage.evaluate([interval(value) for value in inputs], interval_lookup)
+    for name, got, clear, bound in zip(stage.outputs, outputs, expected, bounds, strict=True):
+        assert got.shape == clear.shape
+        if exact:
+            assert (got == clear).all(), f"{stage.name}: {name} differs"
+        inside = (bound.low <= got) & (got <= bound.high)
+        assert inside.all(), f"{stage.name}: {name} leaves its bounds"
