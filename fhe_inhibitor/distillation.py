@@ -36,12 +36,12 @@ class DistillationConfig:
     `temperature`. token_counts, token_weights: how many tokens a batch reads, and how often.
     """
 
-    steps: int = 8000
+    steps: int = 9000
     batch_size: int = 256
     learning_rate: float = 3e-3
     free_learning_rate: float = 1e-3
     free_weight_decay: float = 0.5
-    float_fraction: float = 0.3
+    float_fraction: float = 0.4
     temperature: float = 1.5
     hard_weight: float = 0.2
     word_dropout: float = 0.1

@@ -82,7 +82,7 @@ class Recipe:
     sentences: str | None = None
     labels: tuple[str, ...] = ("negative", "positive")
     teacher_epochs: float = 3
-    n_texts: int = 400_000
+    n_texts: int = 500_000
     student: dict[str, Any] = field(default_factory=lambda: dict(NANO))
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     seed: int = 0
