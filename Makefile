@@ -36,6 +36,7 @@ evaluate: $(STAMP) ## accuracy of the integer model on SST-2's development set
 
 .PHONY: compile
 compile: $(STAMP) ## circuits, client specifications and the report, in build/circuits
+	@rm -rf build/circuits
 	$(BIN)/fhe-inhibitor compile --out build/circuits $(ARGS)
 
 .PHONY: train

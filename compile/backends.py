@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from compile.benchmarks import measure_lookups
 from compile.costs import StageCost, stage_name, total_by_name
-from compile.module import Settings, build_module
 from compile.observer import Observer
-from compile.prepared import prepare
+from compile.prepared import compile_model, prepare
 from fhe_inhibitor.integer_model import IntegerModel
 from fhe_inhibitor.manifest import Task
 from fhe_inhibitor.messages import Request, Response
@@ -69,18 +69,16 @@ class Execution:
         stages.append(StageCost("decrypt", time.perf_counter() - start))
         return Answer(logits, total_by_name(stages), len(request), len(received))
 
+    def measure_lookups(self) -> dict[int, float]:
+        """Return the seconds of one lookup by bit width, with the same keys."""
+        return measure_lookups(self._client, self._server, self._evaluation_keys)
+
 
 class Simulation:
     """Concrete's simulation of the same circuits: its noise and rounding, no keys, no secrecy."""
 
     def __init__(self, model: IntegerModel, observer: Observer) -> None:
-        compiled = build_module(
-            model.network,
-            model.buckets,
-            Settings(p_error=model.p_error),
-            model.hash,
-            lambda step: observer.begin(f"compile: {step}"),
-        )
+        compiled = compile_model(model, observer)
         self._functions = compiled.module.functions()
         self.manifest = compiled.manifest
         self.setup = (StageCost("compile", compiled.compile_s),)
@@ -102,6 +100,10 @@ class Simulation:
             observer.finish(task.n_lookups)
         (logits,) = (values[name] for name in program.tasks[-1].outputs)
         return Answer(np.asarray(logits, np.int64).reshape(-1), total_by_name(stages))
+
+    def measure_lookups(self) -> dict[int, float]:
+        """Return nothing: simulated lookups take no time worth comparing."""
+        return {}
 
 
 Backend = Execution | Simulation

@@ -23,12 +23,14 @@ class SessionCost:
     """What a session cost beyond its texts.
 
     setup: making circuits and keys, or loading them. evaluation_keys_bytes: as sent, once.
-    peak_memory_bytes: of the process, client and server together.
+    peak_memory_bytes: of the process, client and server together. lookup_s: seconds of one lookup
+    by bit width, if that was measured.
     """
 
     setup: tuple[StageCost, ...]
     evaluation_keys_bytes: int
     peak_memory_bytes: int
+    lookup_s: Mapping[int, float] = field(default_factory=dict)
 
 
 def stage_name(task_stage: str) -> str:

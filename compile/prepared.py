@@ -16,7 +16,7 @@ from pathlib import Path
 import circuits
 from compile.cache import cache_root, load_or_build, locked
 from compile.costs import StageCost
-from compile.module import Settings, build_module
+from compile.module import CompiledNetwork, Settings, build_module
 from compile.observer import Observer
 from fhe_inhibitor.client import Client
 from fhe_inhibitor.integer_model import IntegerModel
@@ -53,14 +53,7 @@ def prepare(
 
     def compile_circuits(part: Path) -> None:
         with steps.step("compile"):
-            compiled = build_module(
-                model.network,
-                model.buckets,
-                Settings(p_error=model.p_error),
-                model.hash,
-                lambda step: steps.observer.begin(f"compile: {step}"),
-            )
-            compiled.save(part / MODULE_FOLDER)
+            compile_model(model, steps.observer).save(part / MODULE_FOLDER)
 
     def load_circuits(part: Path) -> tuple[Client, Server]:
         with steps.step("load circuits"):
@@ -88,6 +81,17 @@ def prepare(
         data = client.evaluation_keys()
         evaluation_keys = server.read_evaluation_keys(data)
     return Prepared(client, server, evaluation_keys, len(data), tuple(steps.costs))
+
+
+def compile_model(model: IntegerModel, observer: Observer) -> CompiledNetwork:
+    """Return the circuits of a model for all its sequence lengths."""
+    return build_module(
+        model.network,
+        model.buckets,
+        Settings(p_error=model.p_error),
+        model.hash,
+        lambda step: observer.begin(f"compile: {step}"),
+    )
 
 
 def _circuits_version(model: IntegerModel) -> dict[str, object]:

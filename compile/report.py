@@ -153,7 +153,7 @@ def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Any]) -> Leng
     program = compiled.manifest.program(n)
     formula = count_lookups(compiled.network, n)
     stages = tuple(
-        StageReport(task.stage, task.lookups, formula[task.stage], proved.accumulator_bits)
+        StageReport(task.stage, task.lookups, dict(formula[task.stage]), proved.accumulator_bits)
         for task, proved in zip(program.tasks, compiled.ranges[n], strict=True)
     )
     lookups = sum((Counter(task.lookups) for task in program.tasks), Counter())

@@ -78,6 +78,7 @@ class Session:
         self._cache_dir = cache_dir
         self._observer = observer or Observer()
         self._backend: Backend | None = None
+        self._lookup_s: dict[int, float] = {}
 
     def classify(
         self, text: str, max_tokens: int | None = None, strict: bool = False
@@ -122,6 +123,12 @@ class Session:
                 self._backend = Simulation(self.model, self._observer)
         return self._backend
 
+    def measure_lookups(self) -> None:
+        """Time one lookup of each width, for `cost`; nothing to time unless mode is `execute`."""
+        if self._backend:
+            self._observer.begin("time lookups")
+            self._lookup_s = self._backend.measure_lookups()
+
     def cost(self) -> SessionCost:
         """Return what the session cost so far beyond its texts."""
         backend = self._backend
@@ -129,6 +136,7 @@ class Session:
             backend.setup if backend else (),
             backend.evaluation_keys_bytes if backend else 0,
             peak_memory_bytes(),
+            self._lookup_s,
         )
 
     def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:

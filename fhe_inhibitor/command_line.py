@@ -57,6 +57,9 @@ def classify(
     mode: ModeOption = "execute",
     tokens: TokensOption = None,
     strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
+    benchmark: Annotated[
+        bool, typer.Option(help="Then time one lookup of each width, to compare with.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
@@ -67,7 +70,7 @@ def classify(
     sentences = [*(texts or []), *(read_sentences(file) if file else [])]
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
-    arguments = (sentences, model, mode, tokens, strict)
+    arguments = (sentences, model, mode, tokens, strict, benchmark)
     with Display() as display:
         if mode == "disable":
             done = work.classify(display, *arguments)
@@ -114,12 +117,21 @@ def evaluate(
 @app.command()
 def compile(
     model: ModelOption = DEFAULT_MODEL,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")] = Path(
         "build/circuits"
     ),
+    measure: Annotated[
+        bool, typer.Option(help="Make keys, time one lookup of each width, then drop the keys.")
+    ] = True,
+    as_json: JsonOption = False,
 ) -> None:
-    """Write circuits for the server, specifications for clients, and the per-layer report."""
-    raise NotImplementedError
+    """Write circuits for a server, specifications for its clients, and the per-layer report."""
+    from fhe_inhibitor import command_line_work as work
+    from fhe_inhibitor.command_line_view import Display
+
+    with Display() as display:
+        report = in_worker(work.compile_circuits, display, model, out, measure)
+    print(report.json if as_json else report.markdown)
 
 
 @app.command()

@@ -7,7 +7,7 @@ time follows from work done and not from a clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -98,6 +98,8 @@ def print_classifications(
     if any(result.stages for result in results):
         _print_stages(console, cost, results)
         _print_sizes(console, cost, results)
+    if cost.lookup_s:
+        _print_prediction(console, cost.lookup_s, results)
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -177,6 +179,21 @@ def _print_sizes(console: Console, cost: SessionCost, results: Sequence[Classifi
     ):
         table.add_row(name, _size(n_bytes))
     console.print(table)
+
+
+def _print_prediction(
+    console: Console, lookup_s: Mapping[int, float], results: Sequence[Classification]
+) -> None:
+    """Lookups times the time of one, beside the time that the server took."""
+    stages = [stage for result in results for stage in result.stages if stage.lookups]
+    taken = total("server", stages)
+    predicted = sum(count * lookup_s[bits] for bits, count in taken.lookups.items())
+    times = ", ".join(f"{bits}-bit {seconds * 1e3:.2f} ms" for bits, seconds in lookup_s.items())
+    console.print(f"one lookup: {times}")
+    console.print(
+        f"lookups times that: {predicted:.2f} s; the server took {taken.seconds:.2f} s, "
+        f"{taken.seconds / predicted:.2f} times as long"
+    )
 
 
 def _cells(stage: StageCost, widths: Sequence[int]) -> list[str]:

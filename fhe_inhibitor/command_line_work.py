@@ -34,10 +34,13 @@ def classify(
     mode: str,
     max_tokens: int | None,
     strict: bool,
+    benchmark: bool,
 ) -> Classified:
-    """Classify texts in one session."""
+    """Classify texts in one session; benchmark: time single lookups as well."""
     session = Session(model, mode, observer=observer)
     results = session.classify_many(texts, max_tokens, strict)
+    if benchmark:
+        session.measure_lookups()
     return Classified(session.model.name, mode, session.model.labels, results, session.cost())
 
 
@@ -71,6 +74,38 @@ def evaluate_encrypted(
     loaded, rows = _load(model, data, limit)
     session = Session(loaded, mode, observer=observer)
     return asdict(encrypted_evaluation.evaluate_encrypted(session, rows, max_tokens))
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The report on compiled circuits, as it was written beside them."""
+
+    markdown: str
+    json: str
+
+
+def compile_circuits(observer: Observer, model: str, out: Path, measured: bool) -> WrittenReport:
+    """Write circuits, client specifications and report of a model to a new or empty folder."""
+    # Here, because these import Concrete, which the process that only shows progress can spare.
+    from compile.prepared import compile_model
+    from compile.report import describe, measure
+    from fhe_inhibitor.client import Client
+    from fhe_inhibitor.server import Server
+
+    compiled = compile_model(IntegerModel.load(model), observer)
+    compiled.save(out)
+    report = describe(compiled)
+    if measured:
+        observer.begin("keygen")
+        client, server = Client(out), Server(out)
+        client.generate_keys()
+        observer.begin("time lookups")
+        keys = server.read_evaluation_keys(client.evaluation_keys())
+        report = measure(report, client, server, keys)
+    written = WrittenReport(report.to_markdown(), report.to_json())
+    (out / "report.md").write_text(written.markdown, encoding="utf-8")
+    (out / "report.json").write_text(written.json, encoding="utf-8")
+    return written
 
 
 def _load(model: str, data: Path, limit: int | None) -> tuple[IntegerModel, list[LabelledText]]:

@@ -25,6 +25,7 @@ from compile.costs import stage_name
 from compile.evaluation import evaluate_encrypted
 from compile.observer import Observer
 from compile.session import Classification, Session
+from fhe_inhibitor.command_line import main
 from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import IntegerModel
@@ -216,6 +217,38 @@ def test_the_command_prints_everything_that_was_measured(folder: Path, cache: Pa
     answer = json.loads(process.communicate(timeout=200)[0])
     assert len(answer["results"][0]["logits"]) == 2
     assert answer["cost"]["evaluation_keys_bytes"] > 0
+
+
+@pytest.mark.fhe
+def test_lookups_can_be_timed_beside_the_run(folder: Path, cache: Path) -> None:
+    out, err = command(folder, cache, "--benchmark").communicate(timeout=200)
+    assert err == ""
+    assert "one lookup: 3-bit" in out
+    assert "times as long" in out
+
+
+@pytest.mark.fhe
+def test_compile_writes_circuits_and_report(folder: Path, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "out"
+    arguments = ["compile", "--model", str(folder), "--out", str(out)]
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 0
+    assert capfd.readouterr().out.strip() == (out / "report.md").read_text().strip()
+    report = json.loads((out / "report.json").read_text())
+    assert [length["n"] for length in report["lengths"]] == [2, 4]
+    assert report["evaluation_keys_bytes"] > 0
+    assert {path.name for path in out.iterdir()} == {
+        "circuits.json",
+        "client.specs.json",
+        "report.json",
+        "report.md",
+        "server",
+    }
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "not empty" in capfd.readouterr().err
 
 
 @pytest.mark.fhe

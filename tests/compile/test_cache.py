@@ -125,7 +125,7 @@ def test_waits_for_another_process_and_says_so(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
