@@ -18,11 +18,12 @@ class QuantizationConfig:
     """Bit widths of the integer model, 2 to 8, and the noise it is trained for.
 
     activation_bits: residual stream and feed-forward values. key_bits: queries and keys.
-    value_bits: values and inhibitions; both are one number, or one per layer. feature_bits: what the classifier reads. weight_bits: clear weights,
-    signed. weight_norm: largest 2-norm of an output's integer weights; encrypted noise grows
-    with it, and beyond about 11 every lookup of the network gets dearer. table_bits: the
-    widest lookup. logit_bits: signed integer logits, sums without a lookup. rounding_noise:
-    standard deviation of the noise of approximate encrypted rounding, in rounding steps.
+    value_bits: values and inhibitions; both are one number, or one per layer. feature_bits: what
+    the classifier reads. weight_bits: clear weights, signed. weight_norm: largest 2-norm of an
+    output's integer weights; encrypted noise grows with it, and beyond about 11 every lookup of
+    the network gets dearer. table_bits: the widest lookup. logit_bits: signed integer logits,
+    sums without a lookup. rounding_noise: standard deviation of the noise of approximate
+    encrypted rounding, in rounding steps.
     """
 
     activation_bits: int = 4
@@ -51,7 +52,7 @@ class QuantizationConfig:
 class LayerConfig:
     """The shape of one layer. Head widths of keys and of values are independent.
 
-    key_bits, value_bits: None in a float model.
+    key_bits, value_bits: 0 in a float model.
     """
 
     n_heads: int
@@ -61,8 +62,8 @@ class LayerConfig:
     attention_window: int
     max_offset: int
     constant_query: bool
-    key_bits: int | None
-    value_bits: int | None
+    key_bits: int
+    value_bits: int
 
 
 class InhibiDistilBertConfig(PretrainedConfig):
@@ -176,8 +177,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
             attention_window=0 if constant else self._of_layer("attention_window", index) or 0,
             max_offset=self.max_relative_offset if offsets else 0,
             constant_query=constant,
-            key_bits=_of_layer(bits and bits.key_bits, index),
-            value_bits=_of_layer(bits and bits.value_bits, index),
+            key_bits=_of_layer(bits.key_bits, index) if bits else 0,
+            value_bits=_of_layer(bits.value_bits, index) if bits else 0,
         )
 
     @property

@@ -208,18 +208,14 @@ def _parameter_groups(model: nn.Module, config: DistillationConfig) -> Sequence[
 
 
 def _cosine(steps: int, warmup: int = 200) -> Callable[[int], float]:
-    return lambda step: (
-        min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
+    return lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _average(model: nn.Module, config: DistillationConfig) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
 
 
-def _batches(
-    n_texts: int, config: DistillationConfig, start: int
-) -> Iterator[tuple[Tensor, int]]:
+def _batches(n_texts: int, config: DistillationConfig, start: int) -> Iterator[tuple[Tensor, int]]:
     """Yield the rows of each batch from step `start` on, and how many tokens it reads."""
     rng = np.random.default_rng(config.seed)
     probabilities = np.asarray(config.token_weights) / sum(config.token_weights)
@@ -230,9 +226,7 @@ def _batches(
             yield torch.from_numpy(rows), n
 
 
-def _save(
-    path: Path, step: int, model: nn.Module, average: AveragedModel, optimizer: Any
-) -> None:
+def _save(path: Path, step: int, model: nn.Module, average: AveragedModel, optimizer: Any) -> None:
     """Write everything that the next step needs, atomically."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
@@ -244,9 +238,7 @@ def _save(
     partial.replace(path)
 
 
-def _load(
-    path: Path, model: nn.Module, average: AveragedModel, optimizer: Any
-) -> int:
+def _load(path: Path, model: nn.Module, average: AveragedModel, optimizer: Any) -> int:
     """Restore what `_save` wrote and return the step to go on with."""
     tensors = load_file(path)
     model.load_state_dict(_under(tensors, "model."))

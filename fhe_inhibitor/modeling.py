@@ -116,9 +116,7 @@ class SelfAttention(nn.Module):
                 wide = min(layer.value_bits + 1, 4)
                 self.weight_steps = nn.ModuleList(Step.unsigned(1, wide) for _ in heads)
                 self.reciprocal_steps = nn.ModuleList(Step.unsigned(1, 4) for _ in heads)
-                self.sum_steps = nn.ModuleList(
-                    Step.signed(layer.value_head_dim, 4) for _ in heads
-                )
+                self.sum_steps = nn.ModuleList(Step.signed(layer.value_head_dim, 4) for _ in heads)
             self.output_steps = nn.ModuleList(
                 make_output(layer.value_head_dim, bits.activation_bits) for _ in heads
             )

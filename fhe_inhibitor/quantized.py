@@ -277,9 +277,7 @@ def _readable(x: Tensor, n_queries: int, window: int) -> Tensor:
     return torch.stack(shifted, dim=2)
 
 
-def _pairs(
-    attention_mask: Tensor, n_queries: int, shape: LayerConfig
-) -> tuple[Tensor, Tensor]:
+def _pairs(attention_mask: Tensor, n_queries: int, shape: LayerConfig) -> tuple[Tensor, Tensor]:
     """Return which rows of `_readable` are keys, bool, and each pair's row in offset tables."""
     window, furthest = shape.attention_window, shape.max_offset
     mask = _readable(attention_mask, n_queries, window).bool()

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -224,7 +225,7 @@ class QuantizedDotProduct:
         code, value = self.key_step.high, self.value_step.high
         weight = self.weight_step.range
 
-        def vector(x: int):
+        def vector(x: int) -> np.ndarray:
             return to_integers(torch.full((value_dim,), float(x)))
 
         return DotProductParameters(

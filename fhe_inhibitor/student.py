@@ -41,9 +41,7 @@ class FeatureEmbedding(nn.Module):
         self.eval()
         rows = torch.cat([self(ids) for ids in torch.arange(len(self.features)).split(4096)])
         self.train(training)
-        return nn.Embedding.from_pretrained(
-            rows, freeze=False, padding_idx=self.free.padding_idx
-        )
+        return nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=self.free.padding_idx)
 
 
 class BagOfWords(nn.Module):

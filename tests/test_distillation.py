@@ -88,7 +88,9 @@ def test_student_and_baseline_learn_a_small_task(task, tmp_path: Path) -> None:
     assert accuracy(bag, task, 6) > 0.85
 
 
-def test_an_interrupted_training_ends_as_if_it_had_not_been(task, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    task, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr("fhe_inhibitor.distillation.CHECKPOINT_STEPS", 20)
     texts, features, importance = task
     table, config = text_table(texts, importance), replace(CONFIG, steps=50)
@@ -110,9 +112,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(task, tmp_path: Path
         lambda step, loss: steps.append(step),
     )
     assert steps == list(range(41, 51))
-    for (name, a), b in zip(
-        whole.state_dict().items(), resumed.state_dict().values(), strict=True
-    ):
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -147,4 +147,6 @@ def test_a_float_model_has_no_integers(tmp_path: Path) -> None:
     config = InhibiDistilBertConfig(vocab_size=9, dim=4, n_layers=1, n_heads=1, hidden_dim=4)
     model = InhibiDistilBertForSequenceClassification(config)
     with pytest.raises(InputError, match="only a quantized model"):
-        save_checkpoint(model, Tokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]")), None, tmp_path)
+        save_checkpoint(
+            model, Tokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]")), None, tmp_path
+        )

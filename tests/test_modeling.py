@@ -38,7 +38,9 @@ def make(**changes: Any) -> InhibiDistilBertForSequenceClassification:
 def test_dot_product_student_is_distilbert() -> None:
     """Same names, same arithmetic: DistilBERT's checkpoint loads and gives its logits."""
     torch.manual_seed(0)
-    teacher = DistilBertForSequenceClassification(DistilBertConfig(**SHAPE, sinusoidal_pos_embds=False)).eval()
+    teacher = DistilBertForSequenceClassification(
+        DistilBertConfig(**SHAPE, sinusoidal_pos_embds=False)
+    ).eval()
     student = make(attention_kind="dot_product")
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     assert not unexpected
@@ -65,9 +67,7 @@ def test_padding_changes_nothing(kind: str, query: str, window: int) -> None:
     ids = torch.randint(1, 40, (4, 7))
     padded = torch.cat([ids, torch.randint(1, 40, (4, 5))], dim=1)
     mask = torch.cat([torch.ones(4, 7), torch.zeros(4, 5)], dim=1).long()
-    torch.testing.assert_close(
-        model(padded, mask).logits, model(ids).logits, atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(model(padded, mask).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)

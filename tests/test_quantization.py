@@ -129,7 +129,12 @@ def make(kind: str, query: str, hidden_dim: int, bits: dict[str, Any], seed: int
 @pytest.mark.parametrize("hidden_dim", [0, 10])
 @pytest.mark.parametrize("attention_bits", [2, 3])
 def test_conversion_is_exact(kind: str, query: str, hidden_dim: int, attention_bits: int) -> None:
-    bits = {"key_bits": attention_bits, "value_bits": [attention_bits, 4], "weight_bits": 5, "table_bits": 6}
+    bits = {
+        "key_bits": attention_bits,
+        "value_bits": [attention_bits, 4],
+        "weight_bits": 5,
+        "table_bits": 6,
+    }
     model, ids, mask = make(kind, query, hidden_dim, bits)
     network, scale = QuantizedNetwork(model).to_circuit()
     x = QuantizedNetwork(model).embed(ids).detach().numpy().astype(np.int64)

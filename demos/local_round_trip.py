@@ -1,0 +1,65 @@
+"""A sentence, classified by a server that never sees it: both sides in one file, step by step.
+
+    python -m demos.local_round_trip "a gripping , funny film"
+
+Everything that passes between the two is bytes; the comments say what each side knows.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from compile.observer import Observer
+from compile.prepared import compile_model
+from fhe_inhibitor.client import Client
+from fhe_inhibitor.integer_model import IntegerModel
+from fhe_inhibitor.messages import Request, Response
+from fhe_inhibitor.server import Server, TaskDone
+
+
+def main(text: str) -> None:
+    model = IntegerModel.load()
+
+    with tempfile.TemporaryDirectory() as folder:
+        # The operator compiles the network once. The folder holds the server's native code and
+        # two plain JSON files, which are all that a client needs.
+        circuits = Path(folder) / "circuits"
+        compile_model(model, Observer()).save(circuits)
+
+        # Client: keys. Only the evaluation keys leave it; they can compute, not decrypt.
+        client = Client(circuits)
+        client.generate_keys()
+        evaluation_keys = client.evaluation_keys()
+        print(f"client -> server: {len(evaluation_keys) / 1e6:.1f} MB of evaluation keys, once")
+
+        # Client: tokenize, embed, quantize and encrypt. The server will learn the bucket's
+        # length, nothing else about the text.
+        x, padding = model.encode(model.tokenize(text))
+        request = client.encrypt(x, padding).to_bytes()
+        print(f"client -> server: {len(request) / 1e3:.1f} kB for {len(x)} encrypted positions")
+
+        # Server: every layer, on ciphertexts.
+        server = Server(circuits)
+        response = server.run(
+            Request.from_bytes(request), server.read_evaluation_keys(evaluation_keys), show
+        ).to_bytes()
+        print(f"server -> client: {len(response) / 1e3:.1f} kB of encrypted logits")
+
+        # Client: decrypt.
+        logits = client.decrypt(Response.from_bytes(response))
+        for label, probability in zip(model.labels, model.probabilities(logits), strict=True):
+            print(f"{label}: {probability:.3f}")
+
+
+def show(done: TaskDone) -> None:
+    """Print what the server can tell: which task, how many lookups, how long."""
+    print(
+        f"  server: {done.index}/{done.total} {done.task.stage}: "
+        f"{done.task.n_lookups} lookups, {done.seconds:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main(" ".join(sys.argv[1:]) or "a gripping , funny film")
