@@ -64,15 +64,11 @@ class Interval:
 
     def __matmul__(self, weight: np.ndarray) -> Interval:
         plus, minus = np.maximum(weight, 0), np.minimum(weight, 0)
-        return Interval(
-            self.low @ plus + self.high @ minus, self.high @ plus + self.low @ minus
-        )
+        return Interval(self.low @ plus + self.high @ minus, self.high @ plus + self.low @ minus)
 
     def __rmatmul__(self, weight: np.ndarray) -> Interval:
         plus, minus = np.maximum(weight, 0), np.minimum(weight, 0)
-        return Interval(
-            plus @ self.low + minus @ self.high, plus @ self.high + minus @ self.low
-        )
+        return Interval(plus @ self.low + minus @ self.high, plus @ self.high + minus @ self.low)
 
     def __getitem__(self, index: Any) -> Interval:
         return Interval(self.low[index], self.high[index])

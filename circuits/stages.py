@@ -99,9 +99,7 @@ def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
     ]
 
 
-def attend(
-    q: Any, k: Any, v: Any, padding: Any, layer: Layer, head: int, lookup: Lookup
-) -> Any:
+def attend(q: Any, k: Any, v: Any, padding: Any, layer: Layer, head: int, lookup: Lookup) -> Any:
     """Attend with one head of a layer: int `[n_queries, value_dim]`.
 
     padding: int `[n]`, 1 for a padded key, which contributes nothing.

@@ -44,6 +44,12 @@ def program(module: FheModule, calls: Sequence[Call]) -> Program:
     return Program(tuple(encryptions.values()), tuple(tasks))
 
 
+def keys_digest(module: FheModule) -> str:
+    """Return the SHA-256 of the parameters of all keys."""
+    keys = json.loads(module.client.specs.serialize())["keyset"]
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
 def network_digest(network: Network) -> str:
     """Return the SHA-256 of all parameters of a network."""
     digest = hashlib.sha256()

@@ -81,9 +81,7 @@ def sample_inputs(stage: Stage, wires: Mapping[str, Wire]) -> list[tuple[np.ndar
     rng = np.random.default_rng(0)
     boxes = [wires[name] for name in stage.inputs]
     ends = [tuple(np.full(w.shape, end(w)) for w in boxes) for end in (_low, _high)]
-    corners = [
-        tuple(rng.choice([w.low, w.high], w.shape) for w in boxes) for _ in range(N_SAMPLES)
-    ]
+    corners = [tuple(rng.choice([w.low, w.high], w.shape) for w in boxes) for _ in range(N_SAMPLES)]
     inside = [
         tuple(rng.integers(w.low, w.high + 1, w.shape) for w in boxes) for _ in range(N_SAMPLES)
     ]

@@ -1,11 +1,11 @@
 """From a network of integer parameters to one composed Concrete module, in visible steps.
 
-    verify    prove every range, for each sequence length             compile/verifier.py
-    trace     one function per stage, shared where lengths agree      compile/functions.py
-    wire      outputs that feed inputs, as Concrete's composition rules
-    compile   Concrete's optimizer and compiler, one set of keys
-    check     widths and counts of what came out, against the formula
-    describe  the manifest: ciphertexts to send and tasks to run      compile/description.py
+verify    prove every range, for each sequence length             compile/verifier.py
+trace     one function per stage, shared where lengths agree      compile/functions.py
+wire      outputs that feed inputs, as Concrete's composition rules
+compile   Concrete's optimizer and compiler, one set of keys
+check     widths and counts of what came out, against the formula
+describe  the manifest: ciphertexts to send and tasks to run      compile/description.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from concrete.fhe.compilation.wiring import Wire as CompositionWire
 from circuits.counts import count_lookups
 from circuits.network import Network
 from compile.benchmarks import BENCHMARK_SIZE, benchmark_name, trace_benchmark
-from compile.description import network_digest, program
+from compile.description import keys_digest, network_digest, program
 from compile.functions import Call, DeclaredFunction, lookup_widths, trace_functions
 from compile.verifier import MAX_LOOKUP_BITS, StageRange, VerificationError, verify
 from fhe_inhibitor.errors import InputError
@@ -123,6 +123,7 @@ def build_module(
             check_counts(module, network, n, calls[n])
     manifest = Manifest(
         network_hash=network_hash or network_digest(network),
+        keys_hash=keys_digest(module),
         p_error=settings.p_error,
         exact_rounding=settings.exact_rounding,
         dim=network.dim,

@@ -1,8 +1,8 @@
 """The report on compiled circuits: lookups by stage and width, sizes, failure probability, time.
 
-    report = describe(compiled)                     # what is known before keys exist
-    report = measure(report, client, server, keys)  # adds key sizes and the time of a lookup
-    report.to_json(), report.to_markdown()
+report = describe(compiled)                     # what is known before keys exist
+report = measure(report, client, server, keys)  # adds key sizes and the time of a lookup
+report.to_json(), report.to_markdown()
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def measure(
 def predict_seconds(lookups: Mapping[int, int], lookup_s: Mapping[int, float]) -> float:
     """Return lookups by width times the time of one.
 
-    >>> predict_seconds({3: 100, 5: 10}, {3: 0.004, 5: 0.008})
-    0.48
+    >>> predict_seconds({3: 100, 5: 10}, {3: 0.25, 5: 0.5})
+    30.0
     """
     return sum(count * lookup_s[width] for width, count in lookups.items())
 

@@ -21,7 +21,7 @@ from concrete import fhe
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.manifest import SPECS_FILE, Encryption, read_manifest
-from fhe_inhibitor.messages import Request, Response
+from fhe_inhibitor.messages import Request, Response, pack_keys, unpack_keys
 
 
 class Client:
@@ -66,7 +66,7 @@ class Client:
         handle, unfinished = tempfile.mkstemp(prefix=".keys-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(self._keys.serialize())
+                file.write(pack_keys(self.manifest.keys_hash, self._keys.serialize()))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
@@ -75,18 +75,21 @@ class Client:
             raise
 
     def load_keys(self, path: str | Path) -> None:
-        """Read what `save_keys` wrote. Raises InputError for a file that holds no keys."""
+        """Read what `save_keys` wrote.
+
+        Raises InputError for a file that holds no keys, or keys of other circuits.
+        """
         try:
-            data = Path(path).read_bytes()
-            self._keys.load_from_bytes(data)
-        except (OSError, RuntimeError) as error:
+            keys = unpack_keys(self.manifest.keys_hash, Path(path).read_bytes())
+            self._keys.load_from_bytes(keys)
+        except (OSError, RuntimeError, InputError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path} holds no keys ({reason}); generate new ones") from error
 
     def evaluation_keys(self) -> bytes:
         """Return the public keys that a server needs; they don't decrypt."""
         self._need_keys()
-        return self._client.evaluation_keys.serialize()
+        return pack_keys(self.manifest.keys_hash, self._client.evaluation_keys.serialize())
 
     def encrypt(self, x: np.ndarray, padding: np.ndarray) -> Request:
         """Encrypt one sequence.

@@ -66,12 +66,14 @@ class Program:
 class Manifest:
     """What a folder of circuits holds.
 
-    network_hash: SHA-256 of all integer parameters. input_range: of x, ends included. dim: its
-    channels. programs: by number of tokens. benchmarks: by bit width, a function of
-    `benchmark_size` lookups that measures the time of one.
+    network_hash: SHA-256 of all integer parameters. keys_hash: of the keys' parameters.
+    input_range: of x, ends included. dim: its channels. programs: by number of tokens.
+    benchmarks: by bit width, a function of `benchmark_size` lookups that measures the time of
+    one.
     """
 
     network_hash: str
+    keys_hash: str
     p_error: float
     exact_rounding: bool
     dim: int

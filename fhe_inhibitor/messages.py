@@ -4,6 +4,12 @@
 
 The header gives the number of tokens, then name and size of each ciphertext. A ciphertext is a
 serialized Concrete value; what is inside is for the server's circuits to check.
+
+Keys, both those for evaluation and a client's own file, are Concrete's bytes behind
+
+    "FHEK" | format, 1 byte | hash of the keys' parameters, 32 bytes
+
+because keys of other circuits crash the process that uses them, instead of being refused.
 """
 
 from __future__ import annotations
@@ -16,9 +22,10 @@ from typing import Self
 
 from fhe_inhibitor.errors import InputError
 
-MAGIC = b"FHEI"
+MAGIC, KEYS_MAGIC = b"FHEI", b"FHEK"
 FORMAT = 1
 _PREFIX = struct.Struct("<4sBI")
+_KEYS_PREFIX = struct.Struct("<4sB32s")
 MAX_HEADER_BYTES = 1 << 16
 
 
@@ -73,3 +80,29 @@ class Request(Message):
 
 class Response(Message):
     """A server's encrypted logits."""
+
+
+def pack_keys(parameters_hash: str, keys: bytes) -> bytes:
+    """Return keys behind the hash, 64 hexadecimal digits, of their parameters."""
+    return _KEYS_PREFIX.pack(KEYS_MAGIC, FORMAT, bytes.fromhex(parameters_hash)) + keys
+
+
+def unpack_keys(parameters_hash: str, data: bytes) -> bytes:
+    """Return the keys in what `pack_keys` gave.
+
+    Raises InputError for anything else, and for keys with other parameters.
+
+    >>> unpack_keys("ab" * 32, pack_keys("ab" * 32, b"..."))
+    b'...'
+    """
+    if len(data) < _KEYS_PREFIX.size:
+        raise InputError(f"keys of {len(data)} bytes are cut: send all of them")
+    magic, version, found = _KEYS_PREFIX.unpack_from(data)
+    if (magic, version) != (KEYS_MAGIC, FORMAT):
+        raise InputError(f"these {len(data)} bytes are no keys of format {FORMAT}")
+    if found.hex() != parameters_hash:
+        raise InputError(
+            f"keys for parameters {found.hex()[:12]}, wanted {parameters_hash[:12]}: they belong "
+            "to other circuits; generate new ones"
+        )
+    return data[_KEYS_PREFIX.size :]

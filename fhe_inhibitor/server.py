@@ -24,7 +24,7 @@ from concrete.fhe.compilation.value import Value
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.manifest import SERVER_FOLDER, Program, Task, read_manifest
-from fhe_inhibitor.messages import Request, Response
+from fhe_inhibitor.messages import Request, Response, unpack_keys
 
 __all__ = ["EvaluationKeys", "Server", "TaskDone"]
 
@@ -58,14 +58,15 @@ class Server:
             ) from error
         self._circuits = CircuitServer(library, is_simulated=False, composition_rules=None)
 
-    @staticmethod
-    def read_evaluation_keys(data: bytes) -> EvaluationKeys:
+    def read_evaluation_keys(self, data: bytes) -> EvaluationKeys:
         """Read a client's evaluation keys; raises InputError for anything else.
 
-        The first run with them unpacks them, in a few seconds: keep them for the next one.
+        The first run with them unpacks them, in a few seconds: keep them for the next one. Keys
+        that were forged to look as if they belonged to these circuits can crash the process.
         """
+        keys = unpack_keys(self.manifest.keys_hash, data)
         try:
-            return EvaluationKeys.deserialize(data)
+            return EvaluationKeys.deserialize(keys)
         except RuntimeError as error:
             raise InputError(
                 f"{len(data)} bytes are no evaluation keys ({_first_line(error)}): send them again"

@@ -1,0 +1,142 @@
+"""What is compiled has the widths and counts of the formula; a golden report pins them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import compile.module
+from circuits.counts import count_lookups
+from circuits.network import Network, run
+from compile.description import network_digest
+from compile.module import CompiledNetwork, Settings, build_module
+from compile.plan import evaluate_stages, network_stages
+from compile.report import describe
+from compile.verifier import VerificationError
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.manifest import read_manifest
+from tests.execution import check_simulated
+from tests.networks import NetworkShape, random_inputs, random_network
+
+GOLDEN = {
+    "layer0.project": {5: 64},
+    "layer0.attend.head0": {3: 84, 4: 30},
+    "layer0.attend.head1": {3: 84, 4: 30},
+    "layer0.feed_forward": {5: 32},
+    "layer1.project": {5: 64},
+    "layer1.attend.head0": {3: 16, 5: 8},
+    "layer1.attend.head1": {3: 16, 5: 8},
+    "layer1.feed_forward": {5: 8},
+    "classify": {5: 10},
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return random_network(np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def compiled(network: Network) -> CompiledNetwork:
+    return build_module(network, (4, 6))
+
+
+def test_golden_report(compiled: CompiledNetwork) -> None:
+    report = describe(compiled)
+    length = report.lengths[0]
+    assert {stage.stage: dict(sorted(stage.lookups.items())) for stage in length.stages} == GOLDEN
+    assert all(stage.lookups == stage.formula for stage in length.stages)
+    assert (length.n, length.n_lookups, report.widest_lookup) == (4, 454, 5)
+    assert length.failure_probability == pytest.approx(454 * 2**-20, rel=1e-3)
+    assert (report.security_bits, report.n_functions) == (128, 2 * 7 + 2 + 3)
+    assert length.request_bytes < 3000 and length.response_bytes < 40_000
+
+
+def test_the_report_can_be_read(compiled: CompiledNetwork) -> None:
+    report = replace(describe(compiled), evaluation_keys_bytes=86_000_000, lookup_s={5: 0.0077})
+    assert json.loads(report.to_json())["lengths"][1]["n"] == 6
+    markdown = report.to_markdown()
+    for part in ("128 bit", "86.0 MB as sent", "5 bits 7.7 ms", "layer1.feed_forward", "0.04%"):
+        assert part in markdown
+
+
+def test_the_simulated_module_agrees(compiled: CompiledNetwork) -> None:
+    rng = np.random.default_rng(1)
+    for n in (4, 6):
+        check_simulated(compiled, *random_inputs(rng, compiled.network, n, n_padded=1))
+
+
+def test_lengths_share_functions_that_do_not_depend_on_them(compiled: CompiledNetwork) -> None:
+    functions = [
+        {task.stage: task.function for task in compiled.manifest.program(n).tasks} for n in (4, 6)
+    ]
+    shared = {stage for stage in functions[0] if functions[0][stage] == functions[1][stage]}
+    assert shared == {"layer1.feed_forward", "classify"}
+
+
+def test_a_saved_folder_is_whole_and_never_overwritten(
+    compiled: CompiledNetwork, tmp_path: Path
+) -> None:
+    folder = tmp_path / "some" / "circuits"
+    compiled.save(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "circuits.json",
+        "client.specs.json",
+        "server",
+    ]
+    assert read_manifest(folder, network_digest(compiled.network)) == compiled.manifest
+    with pytest.raises(InputError, match="is not empty"):
+        compiled.save(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["circuits"]
+
+
+def test_the_stages_are_the_network(network: Network) -> None:
+    x, padding = random_inputs(np.random.default_rng(2), network, 5, n_padded=2)
+    values = evaluate_stages(network_stages(network), {"x": x, "padding": padding})
+    assert (values["logits"][0] == run(network, x, padding)).all()
+
+
+def test_a_digest_tells_networks_apart(network: Network) -> None:
+    digest = network_digest(network)
+    assert digest == network_digest(random_network(np.random.default_rng(0)))
+    assert digest != network_digest(random_network(np.random.default_rng(1)))
+    assert digest != network_digest(replace(network, input_range=(-8, 8)))
+
+
+@pytest.mark.parametrize("buckets", [(), (0, 4), (-1,)])
+def test_wrong_lengths_are_refused(network: Network, buckets: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="sequence lengths"):
+        build_module(network, buckets)
+
+
+def test_a_count_that_differs_is_refused(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(network: Network, n: int) -> dict:
+        counts = count_lookups(network, n)
+        counts["classify"][5] += 1
+        return counts
+
+    monkeypatch.setattr(compile.module, "count_lookups", wrong)
+    with pytest.raises(VerificationError, match="classify: Concrete has 10 lookups"):
+        build_module(network, (2,))
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize("last_query", ["constant", "first", "all"])
+@pytest.mark.parametrize("attention", ["inhibitor", "inhibitor_signed", "dot_product"])
+@pytest.mark.parametrize("window", [0, 2])
+def test_counts_agree_for_every_kind(attention: str, last_query: str, window: int) -> None:
+    """`build_module` compares Concrete's counts with the formula itself."""
+    shape = NetworkShape(attention, window=window, last_query=last_query, hidden_dim=5, dim=6)
+    compiled = build_module(random_network(np.random.default_rng(7), shape), (5,))
+    assert describe(compiled).lengths[0].n_lookups > 0
+
+
+@pytest.mark.fhe
+def test_wide_lookups_compile_where_they_are_allowed() -> None:
+    shape = NetworkShape(n_layers=1, n_heads=1, dim=4, lookup_bits=7, last_key_dim=2)
+    network = random_network(np.random.default_rng(0), shape)
+    assert describe(build_module(network, (2,), Settings(max_bits=8))).widest_lookup == 7

@@ -1,0 +1,41 @@
+"""One compiled network with keys, for all tests of the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.execution import Execution, prepare
+from tests.networks import NetworkShape, random_network
+
+SMALL = {"dim": 4, "key_dim": 1, "value_dim": 2, "last_key_dim": 2}
+SHAPES = {
+    "inhibitor": NetworkShape("inhibitor", window=1, max_offset=1, **SMALL),
+    "inhibitor_signed": NetworkShape(
+        "inhibitor_signed", n_heads=1, window=0, last_query="first", hidden_dim=4, **SMALL
+    ),
+    "dot_product": NetworkShape("dot_product", n_heads=1, last_query="first", **SMALL),
+}
+BUCKETS = (3, 4)
+
+
+@pytest.fixture(scope="session")
+def executions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Execution]:
+    """Return the compiled network of an attention, made when it is first asked for."""
+    made: dict[str, Execution] = {}
+
+    def execution(attention: str) -> Execution:
+        if attention not in made:
+            network = random_network(np.random.default_rng(5), SHAPES[attention])
+            folder = tmp_path_factory.mktemp(attention) / "circuits"
+            made[attention] = prepare(network, BUCKETS, folder)
+        return made[attention]
+
+    return execution
+
+
+@pytest.fixture
+def inhibitor(executions: Callable[[str], Execution]) -> Execution:
+    return executions("inhibitor")
