@@ -59,7 +59,9 @@ class Session:
 
     model: an `IntegerModel`, or the name or folder of one. mode: `disable` evaluates integers
     in the clear, `simulate` simulates encryption, `execute` encrypts. cache_dir: see
-    `compile.cache.cache_root`. observer: hears of progress.
+    `compile.cache.cache_root`. observer: hears of progress. benchmark: in mode `execute`, time
+    one lookup of each width before the first text. That also unpacks the evaluation keys, which
+    the first text's stages take seconds for otherwise.
 
     Raises InputError for an unknown mode or model.
     """
@@ -70,6 +72,7 @@ class Session:
         mode: str = "execute",
         cache_dir: str | Path | None = None,
         observer: Observer | None = None,
+        benchmark: bool = False,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r}; wanted one of {', '.join(MODES)}")
@@ -78,6 +81,7 @@ class Session:
         self._cache_dir = cache_dir
         self._observer = observer or Observer()
         self._backend: Backend | None = None
+        self._benchmark = benchmark
         self._lookup_s: dict[int, float] = {}
 
     def classify(
@@ -119,15 +123,12 @@ class Session:
 
             if self.mode == "execute":
                 self._backend = Execution(self.model, self._cache_dir, self._observer)
+                if self._benchmark:
+                    self._observer.begin("time lookups")
+                    self._lookup_s = self._backend.measure_lookups()
             else:
                 self._backend = Simulation(self.model, self._observer)
         return self._backend
-
-    def measure_lookups(self) -> None:
-        """Time one lookup of each width, for `cost`; nothing to time unless mode is `execute`."""
-        if self._backend:
-            self._observer.begin("time lookups")
-            self._lookup_s = self._backend.measure_lookups()
 
     def cost(self) -> SessionCost:
         """Return what the session cost so far beyond its texts."""

@@ -58,7 +58,7 @@ def classify(
     tokens: TokensOption = None,
     strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
     benchmark: Annotated[
-        bool, typer.Option(help="Then time one lookup of each width, to compare with.")
+        bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -37,10 +37,8 @@ def classify(
     benchmark: bool,
 ) -> Classified:
     """Classify texts in one session; benchmark: time single lookups as well."""
-    session = Session(model, mode, observer=observer)
+    session = Session(model, mode, observer=observer, benchmark=benchmark)
     results = session.classify_many(texts, max_tokens, strict)
-    if benchmark:
-        session.measure_lookups()
     return Classified(session.model.name, mode, session.model.labels, results, session.cost())
 
 

@@ -206,23 +206,13 @@ def command(folder: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
 
 @pytest.mark.fhe
 def test_the_command_prints_everything_that_was_measured(folder: Path, cache: Path) -> None:
-    process = command(folder, cache)
+    process = command(folder, cache, "--benchmark")
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
     for name in ("keys", "encrypt", "layer0.project", "layer0.attend", "layer1.feed_forward"):
         assert name in out
     for name in ("classify", "decrypt", "5-bit", "total", "evaluation keys", "peak memory"):
         assert name in out
-    process = command(folder, cache, "--json")
-    answer = json.loads(process.communicate(timeout=200)[0])
-    assert len(answer["results"][0]["logits"]) == 2
-    assert answer["cost"]["evaluation_keys_bytes"] > 0
-
-
-@pytest.mark.fhe
-def test_lookups_can_be_timed_beside_the_run(folder: Path, cache: Path) -> None:
-    out, err = command(folder, cache, "--benchmark").communicate(timeout=200)
-    assert err == ""
     assert "one lookup: 3-bit" in out
     assert "times as long" in out
 
