@@ -39,6 +39,14 @@ compile: $(STAMP) ## circuits, client specifications and the report, in build/ci
 	@rm -rf build/circuits
 	$(BIN)/fhe-inhibitor compile --out build/circuits $(ARGS)
 
+.PHONY: demo
+demo: $(STAMP) ## client and server in one file, step by step
+	$(BIN)/python -m demos.local_round_trip
+
+.PHONY: figures
+figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
+	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)
+
 .PHONY: train
 train: $(STAMP) ## the recipe that made the shipped checkpoint
 	$(BIN)/fhe-inhibitor train --data $(SST2) --sentences $(SENTENCES) \
