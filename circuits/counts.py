@@ -7,7 +7,8 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
     dot_product         a P d + e P + b P h + m + m h + c m h + m h
 
 where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
-or 2), and the term in d is absent for a constant query. Concrete counts what it compiled; the two must agree.
+or 2), and the term in d is absent for a constant query. Concrete counts what it compiled; the
+two must agree.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from compile.module import DEFAULT_P_ERROR, configuration
 from fhe_inhibitor.errors import InputError
 
 INPUT_BITS = 4
+CHANNELS = 64  # rounded lookups that share their inputs
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def measure_rounding_noise(
     Raises InputError if so few weights leave nothing to round.
     """
     rng = np.random.default_rng(seed)
-    dim, channels = round(weight_norm**2), 16
-    layer = _identity_layer(rng, dim, channels, lookup_bits)
-    x = rng.integers(0, 1 << INPUT_BITS, (-(-n_lookups // channels), dim))
+    dim = round(weight_norm**2)
+    layer = _identity_layer(rng, dim, lookup_bits)
+    x = rng.integers(0, 1 << INPUT_BITS, (-(-n_lookups // CHANNELS), dim))
     read = _run_encrypted(layer, x, p_error) - linear(x, layer, exact_lookup)
     above, below = np.mean(read == 1), np.mean(read == -1)
     return RoundingNoise(
@@ -74,15 +75,15 @@ def measure_rounding_noise(
     )
 
 
-def _identity_layer(rng: np.random.Generator, dim: int, channels: int, bits: int) -> Linear:
+def _identity_layer(rng: np.random.Generator, dim: int, bits: int) -> Linear:
     """Return a linear layer whose rounded lookup gives the index that it reads."""
-    weight = rng.choice([-1, 1], (dim, channels))
+    weight = rng.choice([-1, 1], (dim, CHANNELS))
     span = dim * ((1 << INPUT_BITS) - 1)
     lsbs = math.ceil(math.log2(span / ((1 << bits) - 1)))
     if lsbs < 3:
         raise InputError(f"{dim} weights of 1 leave {lsbs} bits to round; wanted a larger norm")
     offset = ((1 << INPUT_BITS) - 1) * (weight < 0).sum(axis=0)
-    index = np.tile(np.arange(1 << bits), (channels, 1))
+    index = np.tile(np.arange(1 << bits), (CHANNELS, 1))
     return Linear(weight, offset, Table(index, lsbs=lsbs))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.inhibitor import inhibitor, inhibitor_signed
+from circuits.inhibitor import InhibitorParameters, inhibitor, inhibitor_signed
 from circuits.linear import Linear, linear
 from circuits.lookups import Table, exact_lookup, table_of
 from circuits.network import run
@@ -59,12 +59,18 @@ def test_padding_and_longer_sequences_change_nothing(shape: NetworkShape, seed: 
     assert (run(network, x[:4], padding[:4]) == logits).all()
 
 
+def random_parameters(shape: NetworkShape) -> InhibitorParameters:
+    """Return the parameters of the first head."""
+    parameters = random_network(np.random.default_rng(0), shape).layers[0].heads[0].attention
+    assert isinstance(parameters, InhibitorParameters)
+    return parameters
+
+
 def test_inhibitor_by_hand() -> None:
     """Two keys at distances 0 and 2 from the one query; Z is the distance, v is 3 and 1."""
     identity = table_of(lambda s: np.minimum(s, 3), 0, 7)
-    layer = random_network(np.random.default_rng(0), NetworkShape(key_dim=1, value_dim=1)).layers[0]
     parameters = replace(
-        layer.heads[0].attention,
+        random_parameters(NetworkShape(key_dim=1, value_dim=1)),
         inhibition=Table(identity.values[None]),
         padding_score=4,
         output=table_of(lambda s: s, 0, 6),
@@ -78,10 +84,8 @@ def test_inhibitor_by_hand() -> None:
 
 
 def test_signed_inhibitor_thresholds_both_sides() -> None:
-    shape = NetworkShape("inhibitor_signed", key_dim=1, value_dim=1, n_layers=2)
-    head = random_network(np.random.default_rng(0), shape).layers[0].heads[0]
     parameters = replace(
-        head.attention,
+        random_parameters(NetworkShape("inhibitor_signed", key_dim=1, value_dim=1)),
         inhibition=table_of(lambda s: np.minimum(s, 2)[None], 0, 7),
         output=table_of(lambda s: s, -4, 4),
         output_offset=np.zeros(1, dtype=int),

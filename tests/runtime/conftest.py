@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,18 @@ import pytest
 from tests.execution import Execution, prepare
 from tests.networks import NetworkShape, random_network
 
-SMALL = {"dim": 4, "key_dim": 1, "value_dim": 2, "last_key_dim": 2}
+SMALL = NetworkShape(dim=4, key_dim=1, value_dim=2, last_key_dim=2)
 SHAPES = {
-    "inhibitor": NetworkShape("inhibitor", window=1, max_offset=1, **SMALL),
-    "inhibitor_signed": NetworkShape(
-        "inhibitor_signed", n_heads=1, window=0, last_query="first", hidden_dim=4, **SMALL
+    "inhibitor": replace(SMALL, window=1, max_offset=1),
+    "inhibitor_signed": replace(
+        SMALL,
+        attention="inhibitor_signed",
+        n_heads=1,
+        window=0,
+        last_query="first",
+        hidden_dim=4,
     ),
-    "dot_product": NetworkShape("dot_product", n_heads=1, last_query="first", **SMALL),
+    "dot_product": replace(SMALL, attention="dot_product", n_heads=1, last_query="first"),
 }
 BUCKETS = (3, 4)
 

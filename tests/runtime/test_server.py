@@ -60,7 +60,7 @@ def test_malformed_requests_are_refused(inhibitor: Execution) -> None:
         "can't be read ": Request(3, {**good.ciphertexts, name: data[: len(data) // 2]}),
         "refuses its input": Request(3, {**good.ciphertexts, name: longer.ciphertexts[name]}),
         "refuses its input ": Request(
-            3, dict(zip(good.ciphertexts, reversed(good.ciphertexts.values()), strict=True))
+            3, dict(zip(good.ciphertexts, reversed(list(good.ciphertexts.values())), strict=True))
         ),
     }
     for message, request in cases.items():
