@@ -14,14 +14,16 @@ from circuits.stages import Classifier, Layer, attend, classify, feed_forward, p
 class Network:
     """Clear integer parameters of the encrypted part of a model.
 
-    input_range, padding: what the client encrypts, `input_range` inclusive. dim: channels of
-    the first layer's input.
+    input_range: of what the client embeds, ends included. dim: channels of the first layer's
+    input. client_boundary: "embedding", or "projection" if the client looks up the first
+    layer's projections too and sends those.
     """
 
     layers: tuple[Layer, ...]
     classifier: Classifier
     dim: int
     input_range: tuple[int, int]
+    client_boundary: str = "embedding"
 
 
 def run(

@@ -41,6 +41,7 @@ class Execution:
     def __init__(
         self, model: IntegerModel, cache_dir: str | Path | None, observer: Observer
     ) -> None:
+        self._model = model
         prepared = prepare(model, cache_dir, observer)
         self._client, self._server = prepared.client, prepared.server
         self._evaluation_keys = prepared.evaluation_keys
@@ -52,7 +53,7 @@ class Execution:
         """Encrypt, run every task on ciphertexts, decrypt."""
         start = time.perf_counter()
         observer.begin("encrypt")
-        request = self._client.encrypt(x, padding).to_bytes()
+        request = self._client.encrypt(x, padding, self._model.projections(x)).to_bytes()
         stages = [StageCost("encrypt", time.perf_counter() - start)]
         tasks = self._server.tasks(len(x))
         observer.begin(tasks[0].stage)
@@ -78,6 +79,7 @@ class Simulation:
     """Concrete's simulation of the same circuits: its noise and rounding, no keys, no secrecy."""
 
     def __init__(self, model: IntegerModel, observer: Observer) -> None:
+        self._model = model
         compiled = compile_model(model, observer)
         self._functions = compiled.module.functions()
         self.manifest = compiled.manifest
@@ -87,7 +89,7 @@ class Simulation:
     def answer(self, x: np.ndarray, padding: np.ndarray, observer: Observer) -> Answer:
         """Simulate every task on clear integers."""
         program = self.manifest.program(len(x))
-        given = {"x": x, "padding": padding}
+        given = {"x": x, "padding": padding, **self._model.projections(x)}
         values = {encryption.name: given[encryption.value] for encryption in program.encryptions}
         stages = []
         for task in program.tasks:

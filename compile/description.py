@@ -15,8 +15,6 @@ from circuits.network import Network
 from compile.functions import Call, lookup_widths
 from fhe_inhibitor.manifest import Encryption, Program, Task
 
-REQUEST_VALUES = ("x", "padding")
-
 
 def program(module: FheModule, calls: Sequence[Call]) -> Program:
     """Return ciphertexts and tasks of one sequence length.
@@ -27,11 +25,12 @@ def program(module: FheModule, calls: Sequence[Call]) -> Program:
     circuits = json.loads(module.client.specs.serialize())["circuits"]
     inputs = {circuit["name"]: circuit["inputs"] for circuit in circuits}
     encryptions: dict[tuple[str, str], Encryption] = {}
+    computed = {name for call in calls for name in call.stage.outputs}
     tasks = []
     for call in calls:
         function, names = call.function.name, []
         for position, value in enumerate(call.stage.inputs):
-            if value in REQUEST_VALUES:
+            if value not in computed:
                 encoding = json.dumps(inputs[function][position], sort_keys=True)
                 same = sum(e.value == value for e in encryptions.values())
                 added = Encryption(f"{value}.{same}", value, function, position)

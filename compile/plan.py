@@ -43,10 +43,12 @@ class Stage:
 
 
 def network_stages(network: Network) -> list[Stage]:
-    """Return the stages of a network in an order that can be run."""
+    """Return the encrypted stages of a network in an order that can be run."""
     listed: list[Stage] = []
     for index, layer in enumerate(network.layers):
         listed += _layer_stages(layer, index)
+    if network.client_boundary == "projection":
+        listed = listed[1:]  # the client evaluates it, in the clear
     return [*listed, _classify(network.classifier, len(network.layers) - 1)]
 
 

@@ -37,7 +37,7 @@ def main(text: str) -> None:
         # Client: tokenize, embed, quantize and encrypt. The server will learn the bucket's
         # length, nothing else about the text.
         x, padding = model.encode(model.tokenize(text))
-        request = client.encrypt(x, padding).to_bytes()
+        request = client.encrypt(x, padding, model.projections(x)).to_bytes()
         print(f"client -> server: {len(request) / 1e3:.1f} kB for {len(x)} encrypted positions")
 
         # Server: every layer, on ciphertexts.

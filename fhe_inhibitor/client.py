@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -91,18 +92,30 @@ class Client:
         self._need_keys()
         return pack_keys(self.manifest.keys_hash, self._client.evaluation_keys.serialize())
 
-    def encrypt(self, x: np.ndarray, padding: np.ndarray) -> Request:
+    def encrypt(
+        self,
+        x: np.ndarray,
+        padding: np.ndarray,
+        projections: Mapping[str, np.ndarray] | None = None,
+    ) -> Request:
         """Encrypt one sequence.
 
         x: int `[n, dim]` in `manifest.input_range`, n one of `manifest.buckets`. padding: int
-        `[n]`, 1 for a padded position. Raises InputError for other shapes or values, or without
-        keys.
+        `[n]`, 1 for a padded position. projections: `IntegerModel.projections`, for circuits
+        that leave the first layer's to the client. Raises InputError for other shapes or values,
+        or without keys.
         """
         self._need_keys()
         self._check("x", x, (len(padding), self.manifest.dim), self.manifest.input_range)
         self._check("padding", padding, (len(padding),), (0, 1))
         program = self.manifest.program(len(padding))
-        values = {"x": np.asarray(x), "padding": np.asarray(padding)}
+        values = {"x": np.asarray(x), "padding": np.asarray(padding), **(projections or {})}
+        missing = {e.value for e in program.encryptions} - set(values)
+        if missing:
+            raise InputError(
+                f"these circuits want {', '.join(sorted(missing))} too: pass the model's "
+                "projections"
+            )
         return Request(
             len(padding), {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
         )
@@ -133,7 +146,10 @@ class Client:
         function = encryption.function
         arguments: list[np.ndarray | None] = [None] * self._n_inputs(function)
         arguments[encryption.position] = value
-        encrypted = self._client.encrypt(*arguments, function_name=function)
+        try:
+            encrypted = self._client.encrypt(*arguments, function_name=function)
+        except ValueError as error:  # a projection of another shape or range
+            raise InputError(f"{encryption.value}: {error}") from error
         if isinstance(encrypted, tuple):
             encrypted = encrypted[encryption.position]
         return encrypted.serialize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def save_checkpoint(
         special["cls_token"] = "[CLS]"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     network, logit_scale = QuantizedNetwork(model.eval()).to_circuit()
+    network = replace(network, client_boundary=config.client_boundary)
     embedding, positions = _embedding_integers(model)
     integer_format.write(
         folder / INTEGER_FILE,
@@ -58,7 +60,6 @@ def save_checkpoint(
             "default_tokens": config.default_tokens,
             "noise_std": bits.rounding_noise,
             "p_error": config.p_error,
-            "client_boundary": config.client_boundary,
         },
     )
     return IntegerModel.load(folder)

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from circuits.lookups import Lookup, exact_lookup
 from circuits.network import Network, run
+from circuits.stages import project
 from fhe_inhibitor import integer_format
 from fhe_inhibitor.errors import InputError
 
@@ -73,7 +74,6 @@ class IntegerModel:
     default_tokens: int
     noise_std: float
     p_error: float
-    client_boundary: str
     hash: str
 
     @classmethod
@@ -139,6 +139,21 @@ class IntegerModel:
         padded = np.zeros((bucket, x.shape[1]), dtype=np.int64)
         padded[:n] = x.clip(low, high)
         return padded, (np.arange(bucket) >= n).astype(np.int64)
+
+    def projections(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the client sends beside x `[n, dim]`: the first layer's q, k and v, by name.
+
+        Empty unless the client's boundary is "projection".
+        """
+        if self.network.client_boundary == "embedding":
+            return {}
+        layer = self.network.layers[0]
+        return {
+            f"layer0.head{head}.{name}": value
+            for head, projected in enumerate(project(x, layer, exact_lookup))
+            for name, value in zip("qkv", projected, strict=True)
+            if value is not None
+        }
 
     def integer_logits(
         self, x: np.ndarray, padding: np.ndarray, lookup: Lookup = exact_lookup

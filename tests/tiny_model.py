@@ -40,7 +40,6 @@ def write_tiny_model(folder: Path, seed: int = 0, buckets: tuple[int, ...] = (2,
         "default_tokens": buckets[-1],
         "noise_std": 0.04,
         "p_error": 2.0**-20,
-        "client_boundary": "embedding",
     }
     integer_format.write(folder / INTEGER_FILE, parameters)
     config = {
