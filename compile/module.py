@@ -35,6 +35,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
 
 DEFAULT_P_ERROR = 2.0**-20
+UNREACHABLE = ("NoParametersFound", "Unfeasible noise constraint")  # Concrete's words
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ def build_module(
     """Compile a network for sequences of `buckets` tokens each.
 
     network_hash: names the network in the manifest; SHA-256 of its parameters if None. on_step:
-    called as each step begins. Raises VerificationError if a value could leave its bits, and
-    InputError for no buckets or for none that Concrete finds parameters for.
+    called as each step begins. Raises VerificationError if a value could leave its bits or a
+    lookup comes out wider than its table, and InputError for no buckets or if no parameters
+    reach p_error.
     """
     start = time.perf_counter()
     settings = settings or Settings()
@@ -162,7 +164,8 @@ def check_counts(module: FheModule, network: Network, n: int, calls: Sequence[Ca
         if counted != formula[call.stage.name] or total != counted.total():
             raise VerificationError(
                 f"{name}: Concrete has {total} lookups, {dict(counted)} by width; the formula "
-                f"says {dict(formula[call.stage.name])}"
+                f"says {dict(formula[call.stage.name])}. A value has one encoding: where a wider "
+                "sum reads it too, round what an exact table reads"
             )
 
 
@@ -198,7 +201,7 @@ def _compile(
     try:
         return compiler.compile(None, configuration(settings.p_error))
     except RuntimeError as error:
-        if "NoParametersFound" not in str(error):
+        if not any(reason in str(error) for reason in UNREACHABLE):
             raise
         raise InputError(
             f"no parameters reach p_error {settings.p_error:.3g}: narrow the widest lookup, lower "

@@ -134,6 +134,22 @@ def test_counts_agree_for_every_kind(attention: str, last_query: str, window: in
     assert describe(compiled).lengths[0].n_lookups > 0
 
 
+def test_an_exact_table_beside_a_wide_sum_is_refused() -> None:
+    """Some sums of x need a bit less than others, and none is rounded."""
+    shape = NetworkShape(n_layers=1, dim=4, last_key_dim=2, lookup_bits=10)
+    network = random_network(np.random.default_rng(0), shape)
+    with pytest.raises(VerificationError, match="round what an exact table reads"):
+        build_module(network, (2,), Settings(max_bits=10))
+
+
+@pytest.mark.fhe
+def test_an_unreachable_p_error_is_refused() -> None:
+    shape = NetworkShape(n_layers=1, dim=4, last_key_dim=2, lookup_bits=11, weight_limit=100)
+    network = random_network(np.random.default_rng(0), shape)
+    with pytest.raises(InputError, match="no parameters reach p_error"):
+        build_module(network, (2,), Settings(p_error=2.0**-200, max_bits=11))
+
+
 @pytest.mark.fhe
 def test_wide_lookups_compile_where_they_are_allowed() -> None:
     shape = NetworkShape(n_layers=1, n_heads=1, dim=4, lookup_bits=7, last_key_dim=2)
