@@ -21,7 +21,9 @@ class QuantizationConfig:
     value_bits: values and inhibitions; both are one number, or one per layer. feature_bits: what
     the classifier reads. weight_bits: clear weights, signed. weight_norm: largest 2-norm of an
     output's integer weights; encrypted noise grows with it, and beyond about 11 every lookup of
-    the network gets dearer. table_bits: the widest lookup. logit_bits: signed integer logits,
+    the network gets dearer. fan_in: inputs that an output keeps, those of its largest weights,
+    or 0 for all; fewer inputs reach less far, so that a table of the same bits has finer steps.
+    table_bits: the widest lookup. logit_bits: signed integer logits,
     sums without a lookup. rounding_noise: standard deviation of the noise of approximate
     encrypted rounding, in rounding steps.
     """
@@ -32,6 +34,7 @@ class QuantizationConfig:
     feature_bits: int = 3
     weight_bits: int = 4
     weight_norm: float = 11.0
+    fan_in: int = 0
     table_bits: int = 5
     logit_bits: int = 7
     rounding_noise: float = 0.1
@@ -44,6 +47,8 @@ class QuantizationConfig:
                     raise InputError(f"{name} is {given!r}, wanted integers from 2 to 8")
         if not self.weight_norm >= 1:
             raise InputError(f"weight_norm is {self.weight_norm}, wanted at least 1")
+        if not (isinstance(self.fan_in, int) and (self.fan_in == 0 or self.fan_in >= 2)):
+            raise InputError(f"fan_in is {self.fan_in!r}, wanted 0 or an integer from 2")
         if not 0 <= self.rounding_noise < 0.5:
             raise InputError(f"rounding_noise is {self.rounding_noise}, wanted 0 to 0.5 steps")
 

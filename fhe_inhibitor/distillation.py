@@ -33,17 +33,19 @@ class DistillationConfig:
 
     float_fraction: share of the steps before quantization. hard_weight: weight of true labels
     (or the teacher's choice where there is none) beside the teacher's probabilities at
-    `temperature`. token_counts, token_weights: how many tokens a batch reads, and how often.
+    `temperature`. labelled_share: share of each batch that is drawn from the texts with true
+    labels, which are real; the rest is drawn from all. token_counts, token_weights: how many tokens a batch reads, and how often.
     """
 
-    steps: int = 9000
+    steps: int = 3000
     batch_size: int = 256
     learning_rate: float = 3e-3
     free_learning_rate: float = 1e-3
     free_weight_decay: float = 0.5
-    float_fraction: float = 0.4
+    float_fraction: float = 0.3
     temperature: float = 1.5
-    hard_weight: float = 0.2
+    hard_weight: float = 0.5
+    labelled_share: float = 0.5
     word_dropout: float = 0.1
     ema_decay: float = 0.999
     token_counts: tuple[int, ...] = (8, 10, 12, 16, 24)
@@ -138,7 +140,7 @@ def distil(
     cosine = _cosine(config.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine, last_epoch=start - 1)
     model.train()
-    for step, (rows, n) in enumerate(_batches(len(texts), config, start), start):
+    for step, (rows, n) in enumerate(_batches(texts, config, start), start):
         if step % CHECKPOINT_STEPS == 0:
             torch.manual_seed(config.seed + step)  # a resumed run draws the same noise
         ids, mask = select_tokens(
@@ -215,12 +217,17 @@ def _average(model: nn.Module, config: DistillationConfig) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
 
 
-def _batches(n_texts: int, config: DistillationConfig, start: int) -> Iterator[tuple[Tensor, int]]:
+def _batches(
+    texts: TextTable, config: DistillationConfig, start: int
+) -> Iterator[tuple[Tensor, int]]:
     """Yield the rows of each batch from step `start` on, and how many tokens it reads."""
     rng = np.random.default_rng(config.seed)
+    labelled = np.flatnonzero(texts.labels.numpy() >= 0)
+    n_labelled = round(config.labelled_share * config.batch_size) if len(labelled) else 0
     probabilities = np.asarray(config.token_weights) / sum(config.token_weights)
     for step in range(config.steps):
-        rows = rng.integers(0, n_texts, config.batch_size)
+        rows = rng.integers(0, len(texts), config.batch_size)
+        rows[:n_labelled] = rng.choice(labelled, n_labelled)
         n = int(rng.choice(config.token_counts, p=probabilities))
         if step >= start:
             yield torch.from_numpy(rows), n

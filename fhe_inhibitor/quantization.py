@@ -183,6 +183,19 @@ def row_scales(
         scale = torch.where(over, 1.02 * scale, scale)
 
 
+def keep_largest(rows: Tensor, n: int, always_last: bool = False) -> Tensor:
+    """Return rows with all but the n largest magnitudes set to 0, the last column kept if asked.
+
+    >>> keep_largest(torch.tensor([[3.0, -1.0, -2.0, 0.5]]), 2).tolist()
+    [[3.0, -0.0, -2.0, 0.0]]
+    """
+    magnitude = rows.detach().abs()
+    if always_last:
+        magnitude[:, -1] = torch.inf
+    smallest = magnitude.topk(n, dim=1).values[:, -1:]
+    return rows * (magnitude >= smallest)
+
+
 @dataclass(frozen=True)
 class JoinedSteps:
     """Several quantizers side by side, as the input of one linear layer."""
@@ -241,11 +254,14 @@ class TableLinear:
             ends = torch.tensor([self.residual_step.range], dtype=torch.float32)
             low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
         span, bits = high - low, self.bits
+        if 0 < bits.fan_in < rows.shape[1]:
+            rows = keep_largest(rows, bits.fan_in, always_last=self.residual_step is not None)
+        fan_in = min(bits.fan_in or len(span), len(span))
         largest = float((1 << (bits.weight_bits - 1)) - 1)
         # Mean magnitude of a typical row: 0.4 of its largest weight, 0.8 of its root mean square.
-        typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(len(span)))
+        typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(fan_in))
         entries = (1 << bits.table_bits) - 1
-        lsbs = max(0, round(math.log2(typical * float(span.sum()) / entries)))
+        lsbs = max(0, round(math.log2(typical * float(span.mean()) * fan_in / entries)))
         scale = row_scales(
             rows,
             span,

@@ -188,6 +188,8 @@ class QuantizedDotProduct:
         total = round_to_step(weight.sum(dim=-1, keepdim=True), self.total_lsbs, noise_std)
         codes = 2 * v - self.value_step.high
         mean = (weight[..., None] * codes).sum(dim=2) + self.mean_offset
+        if self.reciprocal_step.calibrating:
+            self._calibrate_reciprocal(total, mask)
         mean = self._mean(round_to_step(mean, self.mean_lsbs, noise_std))
         product = mean * self._reciprocal(total) + self.output_offset
         return self._output(round_to_step(product, self.output_lsbs, noise_std))
@@ -211,7 +213,13 @@ class QuantizedDotProduct:
         self.weight_step.log_size.fill_(float(typical) - math.log(self.weight_step.high))
 
     def _reciprocal(self, total: Tensor) -> Tensor:
-        return self.reciprocal_step(1 / total.clamp(min=0.5))
+        return self.reciprocal_step.integers(1 / total.clamp(min=0.5))
+
+    @torch.no_grad()
+    def _calibrate_reciprocal(self, total: Tensor, mask: Tensor) -> None:
+        """Put the reciprocal of a typical row sum in the middle of its range."""
+        typical = 1 / total[mask.any(dim=-1)].clamp(min=1).median()
+        self.reciprocal_step.log_size.fill_(math.log(typical / (self.reciprocal_step.high / 2)))
 
     def _mean(self, mean: Tensor) -> Tensor:
         return self.sum_step(mean - self.mean_offset)

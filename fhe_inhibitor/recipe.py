@@ -63,7 +63,7 @@ NANO: dict[str, Any] = {
     "default_tokens": 16,
     "buckets": [8, 10, 12, 16, 24],
     "token_importance": "public",
-    "quantization": {"key_bits": 2, "value_bits": [2, 4]},
+    "quantization": {"key_bits": 2, "value_bits": [2, 4], "fan_in": 8},
 }
 
 
