@@ -60,7 +60,7 @@ NANO: dict[str, Any] = {
     "dropout": 0.0,
     "initializer_range": 0.2,
     "n_tokens": 24,
-    "default_tokens": 16,
+    "default_tokens": 12,
     "buckets": [8, 10, 12, 16, 24],
     "token_importance": "public",
     "quantization": {"key_bits": 2, "value_bits": [2, 4], "fan_in": 8},
