@@ -3,8 +3,9 @@
     python -m demos.accuracy_and_time --data FOLDER --out docs
 
 Accuracy: the integer model with rounding noise drawn, on the validation set and on the sentences
-held out from train. Time: sentences of full length, encrypted, from encryption to label. The two
-attentions alternate, sentence by sentence, so that a drifting machine favours neither. Finished
+held out from train. Time: sentences of full length, encrypted, from encryption to label. With a
+baseline the two attentions alternate, sentence by sentence, so that a drifting machine favours
+neither. Finished
 parts are kept in the JSON, and a repeated call goes on with what is missing.
 """
 
@@ -33,7 +34,6 @@ from fhe_inhibitor.integer_model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
 
-MODELS = {"inhibitor": DEFAULT_MODEL, "dot product": f"{DEFAULT_MODEL}-dot-product"}
 NOISE_DRAWS = 5
 FILE = "accuracy_and_time"
 
@@ -43,6 +43,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the JSON, the table and the plots go.")] = Path(
         "docs"
     ),
+    baseline: Annotated[
+        str | None, typer.Option(help="Folder of a dot-product student to compare with.")
+    ] = None,
     sentences: Annotated[int, typer.Option(help="Encrypted sentences per length.")] = 3,
 ) -> None:
     """Measure what is missing in the JSON, then write the table and the plots."""
@@ -58,7 +61,9 @@ def main(
     once("machine", describe_machine)
     splits = load_splits(data)
     rows = {"validation": splits["validation"], "held_out": hold_out(splits["train"])[1]}
-    models = {kind: IntegerModel.load(name) for kind, name in MODELS.items()}
+    models = {"inhibitor": IntegerModel.load()}
+    if baseline:
+        models["dot product"] = IntegerModel.load(baseline)
     for kind, model in models.items():
         for n in model.buckets:
             for name, split in rows.items():
@@ -172,6 +177,8 @@ def plot(results: dict[str, Any], buckets: tuple[int, ...], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
     styles = {"inhibitor": ("#0072B2", "o", "-"), "dot product": ("#D55E00", "s", "--")}
     for kind, (colour, marker, line) in styles.items():
+        if kind not in results[f"time/{buckets[0]}"]:
+            continue
         seconds = [median(results[f"time/{n}"][kind]["seconds"]) for n in buckets]
         accuracy = [100 * results[f"accuracy/{kind}/{n}/validation"] for n in buckets]
         axes.plot(seconds, accuracy, color=colour, marker=marker, linestyle=line, label=kind)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.corpus import TokenizedTexts
+from fhe_inhibitor.integer_model import most_important
 from fhe_inhibitor.quantized import calibrate
 
 MAX_TEXT_TOKENS = 40
@@ -34,7 +35,8 @@ class DistillationConfig:
     float_fraction: share of the steps before quantization. hard_weight: weight of true labels
     (or the teacher's choice where there is none) beside the teacher's probabilities at
     `temperature`. labelled_share: share of each batch that is drawn from the texts with true
-    labels, which are real; the rest is drawn from all. token_counts, token_weights: how many tokens a batch reads, and how often.
+    labels, which are real; the rest is drawn from all. token_counts, token_weights: how many
+    tokens a batch reads, and how often.
     """
 
     steps: int = 3000
@@ -80,8 +82,7 @@ def text_table(
     for i, length in enumerate(lengths):
         row = texts[i]
         if length > width:
-            order = np.argsort(-importance[row], kind="stable")[:width]
-            row = row[np.sort(order)]
+            row = row[most_important(importance[row], width)]
         ids[i, : len(row)] = row
     return TextTable(
         torch.from_numpy(ids),

@@ -148,16 +148,6 @@ def leave_one_out(
     return np.abs(whole - without).mean(1), np.array(ids, np.int64)
 
 
-def most_important(ids: Sequence[int], importance: np.ndarray, n_tokens: int) -> list[int]:
-    """Return the positions, in order, of the `n_tokens` tokens that matter most; ties: the first.
-
-    >>> most_important([4, 2, 3], np.array([0, 0, 0.5, 0.1, 0.9]), 2)
-    [0, 1]
-    """
-    order = np.argsort(-importance[np.asarray(ids, np.int64)], kind="stable")
-    return sorted(order[:n_tokens].tolist())
-
-
 def logit_differences(logits: np.ndarray) -> np.ndarray:
     """Return the logits less that of label 0: [n, n_labels - 1]."""
     return logits[:, 1:] - logits[:, :1]

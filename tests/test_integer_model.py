@@ -67,6 +67,7 @@ def test_probabilities_are_the_softmax_of_scaled_logits(folder: Path) -> None:
 
 def test_equally_important_tokens_are_taken_from_the_front() -> None:
     assert most_important([1.0] * 6, 3).tolist() == [0, 1, 2]
+    assert most_important([1.0, 2.0], 5).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE])

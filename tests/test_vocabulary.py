@@ -14,7 +14,6 @@ from fhe_inhibitor.teacher import Teacher, predict_logits
 from fhe_inhibitor.vocabulary import (
     extend_wordpiece,
     leave_one_out,
-    most_important,
     token_features,
     token_importance,
 )
@@ -108,9 +107,3 @@ def test_importance_is_the_mean_change_shrunk_towards_what_is_expected(
     assert not importance[:5].any()
     with pytest.raises(InputError, match="none of the 1 texts has two words"):
         token_importance(teacher, student, ["fine"], features)
-
-
-def test_the_most_important_keep_their_order_and_ties_go_to_the_first() -> None:
-    importance = np.array([0.0, 0.3, 0.9, 0.3])
-    assert most_important([1, 3, 0, 2, 1], importance, 3) == [0, 1, 3]
-    assert most_important([1, 2], importance, 5) == [0, 1]
