@@ -25,6 +25,8 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.student import BagOfWords, fold_embedding, with_feature_embedding
 
+torch.set_num_threads(1)  # tensors here are too small to share
+
 VOCAB, FEATURES, N_TEXTS = 60, 9, 800
 CONFIG = DistillationConfig(
     steps=150, batch_size=64, token_counts=(4, 6), token_weights=(0.5, 0.5), word_dropout=0.0

@@ -18,6 +18,8 @@ from fhe_inhibitor.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 
+torch.set_num_threads(1)  # tensors here are too small to share
+
 SHAPE: dict[str, Any] = {
     "vocab_size": 40,
     "max_position_embeddings": 16,

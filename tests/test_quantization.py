@@ -29,6 +29,8 @@ from fhe_inhibitor.quantization import (
 )
 from fhe_inhibitor.quantized import QuantizedNetwork, calibrate
 
+torch.set_num_threads(1)  # tensors here are too small to share
+
 N = 10
 
 
