@@ -160,7 +160,7 @@ def test_no_input_and_no_noise_leaves_the_tables(kind: str, query: str) -> None:
         x = rng.integers(low, high + 1, (N, 12))
         padding = (np.arange(N) >= rng.integers(1, N + 1)).astype(np.int64)
         noisy = run(network, x, padding, noisy_lookup(rng, 0.1))
-        assert (bounds.low[0] <= noisy).all() and (noisy <= bounds.high[0]).all()
+        assert (bounds.low <= noisy).all() and (noisy <= bounds.high).all()
 
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
