@@ -5,8 +5,7 @@
 Accuracy: the integer model with rounding noise drawn, on the validation set and on the sentences
 held out from train. Time: sentences of full length, encrypted, from encryption to label. With a
 baseline the two attentions alternate, sentence by sentence, so that a drifting machine favours
-neither. Finished
-parts are kept in the JSON, and a repeated call goes on with what is missing.
+neither. Finished parts are kept in the JSON, and a repeated call goes on with what is missing.
 """
 
 from __future__ import annotations
