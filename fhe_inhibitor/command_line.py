@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fhe_inhibitor import command_line_benchmark
 from fhe_inhibitor.command_line_worker import TRACEBACK, WorkError, in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL
@@ -30,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Classify text that stays encrypted: inhibitor transformers under TFHE.",
 )
+app.add_typer(command_line_benchmark.app, name="benchmark")
 
 ModelOption = Annotated[
     str,
