@@ -1,0 +1,185 @@
+"""What all benchmarks share: repetitions to intervals, growth with length, machine, folder.
+
+summary = summarize(seconds)                  # median and its 95% interval
+ratio = compare(of_dot_product, of_inhibitor) # ratio of medians, repetitions paired
+growth = fit_growth(lengths, medians)         # exponent of n
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from fhe_inhibitor.errors import InputError
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+class Record(BaseModel):
+    """A part of a results file: immutable, and refuses fields that it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Summary(Record):
+    """A median, an interval around it, and how many repetitions it is of.
+
+    confidence: that the interval holds the true median; below 0.95 for fewer than 6 repetitions,
+    whose interval is their whole range.
+    """
+
+    median: float
+    low: float
+    high: float
+    repetitions: int
+    confidence: float = LEVEL
+
+
+class Growth(Record):
+    """Least-squares fit of log y over log n: y ~ n^exponent; no interval for two points."""
+
+    exponent: float
+    low: float | None
+    high: float | None
+    points: int
+
+
+class Machine(Record):
+    """What a figure is bound to: processor, versions, commit and date.
+
+    versions: of Python and of the packages that matter. commit: with "-dirty" if files were
+    changed since, "unknown" outside a checkout.
+    """
+
+    processor: str
+    cores: int
+    memory_gb: int
+    load_average: float
+    versions: dict[str, str]
+    commit: str
+    date: str
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Return the median and its interval of order statistics, which assumes no distribution.
+
+    The interval between the k-th smallest and k-th largest of m values holds the true median
+    unless fewer than k of m fair coins fall on one side: with 1 - 2 P(Binomial(m, 1/2) < k).
+
+    >>> summarize([3.0, 1.0, 2.0])
+    Summary(median=2.0, low=1.0, high=3.0, repetitions=3, confidence=0.75)
+    """
+    ordered = sorted(values)
+    m = len(ordered)
+    k = max(1, int(stats.binom.ppf((1 - LEVEL) / 2, m, 0.5)))
+    outside = sum(math.comb(m, i) for i in range(k)) / 2**m
+    return Summary(
+        median=float(np.median(ordered)),
+        low=ordered[k - 1],
+        high=ordered[m - k],
+        repetitions=m,
+        confidence=max(0.0, 1 - 2 * outside),
+    )
+
+
+def compare(values: Sequence[float], others: Sequence[float]) -> Summary:
+    """Return the ratio of medians, values / others, of repetitions taken in turn.
+
+    The interval is a paired bootstrap of fixed seed: a repetition keeps its neighbour, so that
+    what slowed both cancels.
+
+    >>> compare([4.0, 8.0, 6.0], [2.0, 4.0, 3.0]).low
+    2.0
+    """
+    pairs = np.array([values, others], dtype=float)  # [2, m]
+    drawn = np.random.default_rng(0).integers(pairs.shape[1], size=(RESAMPLES, pairs.shape[1]))
+    medians = np.median(pairs[:, drawn], axis=-1)  # [2, RESAMPLES]
+    low, high = np.quantile(medians[0] / medians[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    median, other = np.median(pairs, axis=-1)
+    return Summary(median=median / other, low=low, high=high, repetitions=pairs.shape[1])
+
+
+def fit_growth(lengths: Sequence[int], values: Sequence[float]) -> Growth | None:
+    """Return the exponent of y ~ n^e, with the interval of Student's t; None for one point.
+
+    >>> fit_growth([2, 4, 8], [4.0, 16.0, 64.0]).exponent
+    2.0
+    """
+    if len(set(lengths)) < 2:
+        return None
+    x, y = np.log2(lengths), np.log2(values)
+    if len(x) == 2:
+        return Growth(exponent=(y[1] - y[0]) / (x[1] - x[0]), low=None, high=None, points=2)
+    fit = stats.linregress(x, y)
+    margin = stats.t.ppf((1 + LEVEL) / 2, len(x) - 2) * fit.stderr
+    return Growth(
+        exponent=fit.slope, low=fit.slope - margin, high=fit.slope + margin, points=len(x)
+    )
+
+
+def describe_machine(packages: Sequence[str]) -> Machine:
+    """Return the machine as it is now, with the versions of these packages."""
+    return Machine(
+        processor=processor(),
+        cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        memory_gb=round(psutil.virtual_memory().total / 1e9),
+        load_average=round(psutil.getloadavg()[0], 2),
+        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
+        commit=commit(),
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this file is part of."""
+    here = Path(__file__).resolve()
+    outputs = []
+    for arguments in (
+        ["ls-files", "--error-unmatch", here.name],  # an installed copy is part of none
+        ["describe", "--always", "--dirty", "--exclude=*"],
+    ):
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        outputs.append(done.stdout.strip())
+    return outputs[-1]
+
+
+def make_folder(out: Path) -> None:
+    """Create the folder of the results, before hours are spent on what can't be written.
+
+    Raises InputError if it can't be created or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"can't write to the folder {out}: {error.strerror}; name another with --out"
+        ) from None

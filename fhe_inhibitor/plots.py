@@ -1,0 +1,47 @@
+"""How the project's figures look: colours of Okabe and Ito, and a marker and a line for print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
+
+# Told apart by colour-blind readers, and by marker and line in grey.
+STYLES: dict[str, dict[str, Any]] = {
+    "inhibitor": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "dot product": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
+    "inhibitor, signed": {"color": "#009E73", "marker": "^", "linestyle": "-."},
+    "inhibitor, second form": {"color": "#56B4E9", "marker": "v", "linestyle": "-."},
+    "dot product, second form": {"color": "#E69F00", "marker": "D", "linestyle": ":"},
+    "other": {"color": "#555555", "marker": "x", "linestyle": (0, (1, 2))},
+}
+PUBLISHED = {"markerfacecolor": "white", "linewidth": 0.8}  # beside a style: hollow markers
+DPI = 160
+
+
+def new_axes(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """Return a figure and its axes, a single one or an array, each 5 by 4 inches."""
+    return plt.subplots(rows, columns, figsize=(5.0 * columns, 4.0 * rows), layout="constrained")
+
+
+def over_lengths(axes: Any, lengths: list[int], ylabel: str, log: bool = True) -> None:
+    """Label axes whose x are sequence lengths, powers of two."""
+    axes.set_xscale("log", base=2)
+    if log:
+        axes.set_yscale("log")
+    axes.set_xticks(lengths, [str(n) for n in lengths])
+    axes.xaxis.set_tick_params(which="minor", bottom=False)
+    axes.set_xlabel("sequence length n, tokens")
+    axes.set_ylabel(ylabel)
+    axes.grid(True, which="major", linewidth=0.3)
+
+
+def save_figure(figure: Any, out: Path, name: str) -> None:
+    """Write the figure as PNG and SVG, and forget it."""
+    for suffix in ("png", "svg"):
+        figure.savefig(out / f"{name}.{suffix}", dpi=DPI)
+    plt.close(figure)
