@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.corpus import TokenizedTexts
+from fhe_inhibitor.denormals import flush_denormals
 from fhe_inhibitor.integer_model import most_important
 from fhe_inhibitor.quantized import calibrate
 
@@ -113,6 +114,7 @@ def select_tokens(
     return kept * mask, mask.long()
 
 
+@flush_denormals()
 def distil(
     model: nn.Module,
     texts: TextTable,
@@ -127,7 +129,6 @@ def distil(
     phase if it has a quantization configuration. checkpoint: a file to resume from, written
     every `CHECKPOINT_STEPS` steps. Deterministic for a seed and a number of threads.
     """
-    torch.set_flush_denormal(True)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
     average = _average(model, config)
     quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None

@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fhe_inhibitor.data import LabelledText
+from fhe_inhibitor.denormals import flush_denormals
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.teacher import Teacher, encode, pad
 
 BUCKET_BATCHES = 50
 
 
+@flush_denormals()
 def finetune(
     teacher: Teacher,
     train: Sequence[LabelledText],
@@ -57,7 +59,6 @@ def finetune(
         raise InputError(
             f"nothing to train: {len(train)} texts, {epochs} epochs, batches of {batch_size}"
         )
-    torch.set_flush_denormal(True)
     n_steps = max(1, round(epochs * -(-len(train) // batch_size)))
     run = [epochs, seed, learning_rate, batch_size, warmup, _checksum(train)]
     checkpoint = _Checkpoint(_partial(out_dir) / "checkpoint.safetensors", json.dumps(run))
