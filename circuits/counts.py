@@ -7,8 +7,9 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
     dot_product         a P d + e P + b P h + m + m h + c m h + m h
 
 where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
-or 2), and the term in d is absent for a constant query. Concrete counts what it compiled; the
-two must agree.
+or 2), and the term in d is absent for a constant query. Partial sums (`circuits.sums`) add h for
+each group of keys, and 1 more for the dot product. Concrete counts what it compiled; the two
+must agree.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ def count_pairs(n: int, n_queries: int, window: int) -> int:
     return sum(min(n - 1, i + window) - max(0, i - window) + 1 for i in range(n_queries))
 
 
+def count_groups(n: int, n_queries: int, window: int, size: int) -> int:
+    """Return the number of groups of `Pairs.groups` for the same pairs.
+
+    >>> count_groups(10, 1, window=0, size=4), count_groups(4, 4, window=1, size=2)
+    (3, 6)
+    """
+    keys = [count_pairs(n, i + 1, window) - count_pairs(n, i, window) for i in range(n_queries)]
+    return sum(-(-count // size) for count in keys)
+
+
 def _project(layer: Layer, n: int) -> Counter[int]:
     count: Counter[int] = Counter()
     for head in layer.heads:
@@ -62,9 +73,18 @@ def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
     key_dim = layer.heads[head].key.weight.shape[1]
     value_dim = layer.heads[head].value.weight.shape[1]
     if isinstance(parameters, DotProductParameters):
-        return _dot_product(parameters, n_pairs, m, key_dim, value_dim, layer.constant_query)
-    sides = 2 if layer.attention == "inhibitor_signed" else 1
-    return _inhibitor(parameters, n_pairs, m, key_dim, value_dim * sides, layer.constant_query)
+        count = _dot_product(parameters, n_pairs, m, key_dim, value_dim, layer.constant_query)
+        sums = [(1, parameters.partial_total), (value_dim, parameters.partial_mean)]
+    else:
+        sides = 2 if layer.attention == "inhibitor_signed" else 1
+        constant = layer.constant_query
+        count = _inhibitor(parameters, n_pairs, m, key_dim, value_dim * sides, constant)
+        sums = [(value_dim, parameters.partial)]
+    for channels, partial in sums:
+        if partial is not None:
+            n_groups = count_groups(n, m, layer.window, partial.keys)
+            count += _lookups(n_groups * channels, partial.table)
+    return count
 
 
 def _inhibitor(

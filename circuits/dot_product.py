@@ -23,6 +23,7 @@ import numpy as np
 from circuits.intervals import narrow
 from circuits.lookups import Lookup, Table, bit_width, table_of
 from circuits.pairs import Pairs
+from circuits.sums import PartialSums, sum_over_keys
 
 PACKED_BITS = 5
 
@@ -59,7 +60,8 @@ class DotProductParameters:
     `[n_offsets, entries]`. padding_score: added to the score of a padded key, where the
     table's entries are 0. weighted: E times v. total: sum of E to its reciprocal. mean:
     requantizes the sum of E v, `[value_dim, entries]`. normalised: that times the reciprocal.
-    output: requantizes the product, `[value_dim, entries]`.
+    output: requantizes the product, `[value_dim, entries]`. partial_total, partial_mean: None to
+    add E, or E v, over all keys at once.
     """
 
     score: Product
@@ -74,11 +76,14 @@ class DotProductParameters:
     normalised: Product
     output: Table
     output_offset: np.ndarray
+    partial_total: PartialSums | None = None
+    partial_mean: PartialSums | None = None
 
     @property
     def sum_bits(self) -> int:
-        """Bits of the sum of E over keys, before rounding."""
-        return bit_width(0, self.total.domain[1] - self.total.domain[0])
+        """Bits of the first sum of E over keys, before rounding."""
+        first = self.total if self.partial_total is None else self.partial_total.table
+        return bit_width(0, first.domain[1] - first.domain[0])
 
     @property
     def looks_up_twice(self) -> bool:
@@ -148,7 +153,8 @@ def dot_product(
 
     For a constant query (q None) k holds the score itself, `[n, 1]`, since a product
     with a constant is linear. Lookups, with m = 1 or 2 per product: m P key_dim + P (2 P if
-    `looks_up_twice`) + m P value_dim + n_queries (1 + (m + 2) value_dim).
+    `looks_up_twice`) + m P value_dim + n_queries (1 + (m + 2) value_dim), 1 for each partial sum
+    of E and value_dim for each of E v.
     """
     scores = k[pairs.j]
     if q is not None:
@@ -159,7 +165,9 @@ def dot_product(
     weighted = multiply(e, v[pairs.j], p.weighted, lookup)  # [..., P, value_dim]
     if p.looks_up_twice:
         e = np.expand_dims(lookup(score, exponential), axis=-1)
-    reciprocal = lookup(pairs.collect @ e + p.total_offset, p.total)  # [..., n_queries, 1]
-    mean = lookup(pairs.collect @ weighted + p.mean_offset, p.mean)
+    total = sum_over_keys(e, pairs, p.partial_total, lookup)
+    reciprocal = lookup(total + p.total_offset, p.total)  # [..., n_queries, 1]
+    mean = sum_over_keys(weighted, pairs, p.partial_mean, lookup)
+    mean = lookup(mean + p.mean_offset, p.mean)
     normalised = multiply(mean, reciprocal, p.normalised, lookup)
     return lookup(normalised + p.output_offset, p.output)

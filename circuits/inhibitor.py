@@ -8,7 +8,8 @@ For query i, key j, key channel k and value channel l (Brännvall 2023, eq. 7-8)
 The table `inhibition` holds the head's scale gamma / sqrt(d) and its shift, which may depend
 on the relative offset j - i. Where we depart from the paper: v and Z are unsigned, Z
 saturates at the largest value of v, so a padded key, whose score is raised by
-`padding_score`, contributes exactly nothing; and H is requantized by a last lookup.
+`padding_score`, contributes exactly nothing; the sum over j may be taken in two steps (see
+`circuits.sums`); and H is requantized by a last lookup.
 
 The signed inhibitor (Zhang & Brännvall 2025, eq. 3) thresholds both sides of a signed v,
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from circuits.lookups import Lookup, Table
 from circuits.pairs import Pairs
+from circuits.sums import PartialSums, sum_over_keys
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class InhibitorParameters:
     distance: |q - k|, exact; unused where the query is a constant. inhibition: score to Z,
     `[n_offsets, entries]`. threshold: relu(v - Z) of the difference. padding_score: added to
     the score of a padded key. output: requantizes the sum over keys, `[value_dim, entries]`;
-    output_offset: int64 `[value_dim]`, centres that sum.
+    output_offset: int64 `[value_dim]`, centres that sum. partial: None to add all keys at once.
     """
 
     distance: Table
@@ -42,6 +44,7 @@ class InhibitorParameters:
     padding_score: int
     output: Table
     output_offset: np.ndarray
+    partial: PartialSums | None = None
 
 
 def inhibitor(
@@ -52,11 +55,11 @@ def inhibitor(
     q: int `[n_queries, key_dim]`, or None if the query is a constant; then k holds the
     distances to it. k: `[n, key_dim]`. v: `[n, value_dim]`, unsigned. padding:
     `[n]`, 1 for a padded key. Lookups, with P pairs: P key_dim (0 for a constant query)
-    + P + P value_dim + n_queries value_dim.
+    + P + P value_dim + n_queries value_dim, and value_dim for each partial sum.
     """
     z = _inhibition(q, k, padding, pairs, p, lookup)  # [..., P, 1]
     kept = lookup(v[pairs.j] - z, p.threshold)  # [..., P, value_dim]
-    return lookup(pairs.collect @ kept + p.output_offset, p.output)
+    return _output(kept, pairs, p, lookup)
 
 
 def inhibitor_signed(
@@ -64,12 +67,13 @@ def inhibitor_signed(
 ) -> Any:
     """Attend with one signed head: like `inhibitor`, for signed v.
 
-    Lookups: P key_dim + P + 2 P value_dim + n_queries value_dim.
+    Lookups: P key_dim + P + 2 P value_dim + n_queries value_dim, and value_dim for each
+    partial sum.
     """
     z = _inhibition(q, k, padding, pairs, p, lookup)
     values = v[pairs.j]
     kept = lookup(values - z, p.threshold) - lookup(-values - z, p.threshold)
-    return lookup(pairs.collect @ kept + p.output_offset, p.output)
+    return _output(kept, pairs, p, lookup)
 
 
 def _inhibition(
@@ -82,3 +86,9 @@ def _inhibition(
     score = np.sum(distance, axis=-1) + padding[pairs.j] * p.padding_score
     z = lookup(score, p.inhibition.take(pairs.offset))
     return np.expand_dims(z, axis=-1)
+
+
+def _output(kept: Any, pairs: Pairs, p: InhibitorParameters, lookup: Lookup) -> Any:
+    """Return the requantized sum over keys of what the inhibition left."""
+    total = sum_over_keys(kept, pairs, p.partial, lookup)
+    return lookup(total + p.output_offset, p.output)

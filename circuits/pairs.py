@@ -24,6 +24,24 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.i)
 
+    def groups(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return 0/1 matrices `[n_groups, P]` and `[n_queries, n_groups]`: `collect` in two steps.
+
+        A group holds up to `size` successive pairs of one query.
+
+        >>> group, collect = make_pairs(5, 1, window=0, max_offset=0).groups(2)
+        >>> group @ np.array([1, 2, 3, 4, 5]), collect @ group @ np.array([1, 2, 3, 4, 5])
+        (array([3, 7, 5]), array([15]))
+        """
+        rank = np.arange(len(self)) - np.searchsorted(self.i, self.i)
+        members = np.stack([self.i, rank // size])
+        groups, group_of = np.unique(members, axis=1, return_inverse=True)
+        queries = np.arange(len(self.collect))
+        return (
+            (group_of.ravel() == np.arange(groups.shape[1])[:, None]).astype(np.int64),
+            (groups[0] == queries[:, None]).astype(np.int64),
+        )
+
 
 def make_pairs(n: int, n_queries: int, window: int, max_offset: int) -> Pairs:
     """Return the pairs of `n_queries` first positions with the keys at most `window` away.

@@ -23,9 +23,10 @@ class QuantizationConfig:
     output's integer weights; encrypted noise grows with it, and beyond about 11 every lookup of
     the network gets dearer. fan_in: inputs that an output keeps, those of its largest weights,
     or 0 for all; fewer inputs reach less far, so that a table of the same bits has finer steps.
-    table_bits: the widest lookup. logit_bits: signed integer logits,
-    sums without a lookup. rounding_noise: standard deviation of the noise of approximate
-    encrypted rounding, in rounding steps.
+    keys_per_sum: how many keys a query adds before a lookup that saturates, or 0 for all; one
+    number, or one per layer; only for full attention. table_bits: the widest lookup. logit_bits:
+    signed integer logits, sums without a lookup. rounding_noise: standard deviation of the noise
+    of approximate encrypted rounding, in rounding steps.
     """
 
     activation_bits: int = 4
@@ -35,6 +36,7 @@ class QuantizationConfig:
     weight_bits: int = 4
     weight_norm: float = 11.0
     fan_in: int = 0
+    keys_per_sum: int | Sequence[int] = 0
     table_bits: int = 5
     logit_bits: int = 7
     rounding_noise: float = 0.1
@@ -47,6 +49,10 @@ class QuantizationConfig:
                     raise InputError(f"{name} is {given!r}, wanted integers from 2 to 8")
         if not self.weight_norm >= 1:
             raise InputError(f"weight_norm is {self.weight_norm}, wanted at least 1")
+        sums = self.keys_per_sum
+        for keys in sums if isinstance(sums, (list, tuple)) else (sums,):
+            if not (isinstance(keys, int) and keys >= 0 and keys != 1):
+                raise InputError(f"keys_per_sum is {sums!r}, wanted 0 or integers from 2")
         if not (isinstance(self.fan_in, int) and (self.fan_in == 0 or self.fan_in >= 2)):
             raise InputError(f"fan_in is {self.fan_in!r}, wanted 0 or an integer from 2")
         if not 0 <= self.rounding_noise < 0.5:
@@ -57,7 +63,7 @@ class QuantizationConfig:
 class LayerConfig:
     """The shape of one layer. Head widths of keys and of values are independent.
 
-    key_bits, value_bits: 0 in a float model.
+    key_bits, value_bits, keys_per_sum: 0 in a float model.
     """
 
     n_heads: int
@@ -69,6 +75,7 @@ class LayerConfig:
     constant_query: bool
     key_bits: int
     value_bits: int
+    keys_per_sum: int
 
 
 class InhibiDistilBertConfig(PretrainedConfig):
@@ -184,6 +191,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
             constant_query=constant,
             key_bits=_of_layer(bits.key_bits, index) if bits else 0,
             value_bits=_of_layer(bits.value_bits, index) if bits else 0,
+            keys_per_sum=_of_layer(bits.keys_per_sum, index) if bits else 0,
         )
 
     @property
@@ -224,6 +232,9 @@ class InhibiDistilBertConfig(PretrainedConfig):
             self.quantization = asdict(QuantizationConfig(**self.quantization))
             if self.normalization != "static":
                 raise InputError('a quantized model needs normalization="static"')
+            layers = [self.layer(index) for index in range(self.n_layers)]
+            if any(layer.keys_per_sum and layer.attention_window for layer in layers):
+                raise InputError("keys_per_sum needs full attention, attention_window 0")
 
 
 def _of_layer(value: Any, index: int) -> Any:

@@ -6,12 +6,13 @@ logits come in shards of 20,000 texts, so an interruption loses a minute, and tr
 on the shards that are there. The folder holds:
 
     parameters.json    what it was made from; another call must agree
+    words.json         the tokenizer before phrases
+    words.npz          features: float32 [words, F], importance: float32 [words]
     tokenizer.json     the student's tokenizer
-    features.npz       features: float32 [vocab, F]
+    vocabulary.npz     features: float32 [vocab, F], importance: float32 [vocab]
+    texts.txt          the texts, one a line
     texts.npz          ids: int32 [tokens], offsets: int64 [n_texts + 1], labels: int64 [n_texts]
-    texts.txt          the same as text, one a line
     held_out.npz       ids, offsets, labels, logits of the held-out sentences
-    importance.npz     importance: float32 [vocab]
     logits/*.npz       logits: float32 [20000, n_labels], by shard
 """
 
@@ -34,6 +35,7 @@ from tokenizers import Tokenizer
 from fhe_inhibitor.augmentation import augment, word_neighbours
 from fhe_inhibitor.data import LabelledText, full_sentences, without_leaks
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.phrases import add_phrases, find_phrases, phrase_importance
 from fhe_inhibitor.teacher import Teacher, predict_logits
 from fhe_inhibitor.vocabulary import (
     extend_wordpiece,
@@ -92,6 +94,7 @@ def build_corpus(
     sentences: Sequence[str],
     *,
     n_texts: int,
+    n_phrases: int,
     seed: int,
     cache_dir: str | Path,
 ) -> Corpus:
@@ -107,6 +110,7 @@ def build_corpus(
     (folder / "logits").mkdir(parents=True, exist_ok=True)
     parameters = {
         "n_texts": n_texts,
+        "n_phrases": n_phrases,
         "seed": seed,
         "teacher": _checksum_teacher(teacher),
         "train": _checksum(f"{row.label}\t{row.text}" for row in train),
@@ -115,22 +119,25 @@ def build_corpus(
     }
     _claim(folder, parameters)
     texts = [row.text for row in train]
-    tokenizer = _tokenizer(folder / "tokenizer.json", teacher, [*texts, *sentences])
-    features = _once(
-        folder / "features.npz", lambda: {"features": token_features(teacher, tokenizer)}
-    )["features"]
-    if not (folder / "texts.npz").exists():
-        neighbours = word_neighbours(tokenizer, features, _frequent_words(texts))
+    known = [*texts, *sentences]
+    words = _saved(folder / "words.json", lambda: extend_wordpiece(teacher.tokenizer, known))
+    of_words = _once(folder / "words.npz", lambda: _words(teacher, words, texts))
+    if not (folder / "texts.txt").exists():
+        neighbours = word_neighbours(words, of_words["features"], _frequent_words(texts))
         varied = augment(texts, sentences, n_texts, seed, neighbours)
-        held = [row.text for row in held_out_texts]
-        _save_texts(folder, tokenizer, train, without_leaks(varied, held))
-    _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
-    whole = [texts[index] for index in full_sentences(texts)][:IMPORTANCE_SENTENCES]
+        _save_texts(folder / "texts.txt", without_leaks(varied, [r.text for r in held_out_texts]))
+    phrases = find_phrases(words, known, of_words["importance"], n_phrases)
+    tokenizer = _saved(folder / "tokenizer.json", lambda: add_phrases(words, phrases))
     _once(
-        folder / "importance.npz",
-        lambda: {"importance": token_importance(teacher, tokenizer, whole, features)},
+        folder / "vocabulary.npz",
+        lambda: {
+            "features": token_features(teacher, tokenizer),
+            "importance": phrase_importance(of_words["importance"], phrases),
+        },
     )
     varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    _once(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
+    _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
     starts = range(0, len(varied), SHARD_TEXTS)
     for shard, start in enumerate(track(starts, description="labelling")):
         rows = varied[start : start + SHARD_TEXTS]
@@ -144,7 +151,7 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
     Raises InputError where there is no corpus, or nothing of it has labels yet.
     """
     folder = Path(cache_dir)
-    wanted = ["tokenizer.json", "features.npz", "texts.npz", "held_out.npz", "importance.npz"]
+    wanted = ["tokenizer.json", "vocabulary.npz", "texts.npz", "held_out.npz"]
     missing = [name for name in wanted if not (folder / name).exists()]
     if missing or not _shard(folder, 0).exists():
         raise InputError(
@@ -159,8 +166,7 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
     offsets = texts["offsets"][: n_texts + 1]
     return Corpus(
         tokenizer_path=folder / "tokenizer.json",
-        features=_load(folder / "features.npz")["features"],
-        importance=_load(folder / "importance.npz")["importance"],
+        **_load(folder / "vocabulary.npz"),
         texts=TokenizedTexts(
             ids=texts["ids"][: offsets[-1]],
             offsets=offsets,
@@ -172,23 +178,33 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
     )
 
 
-def _tokenizer(path: Path, teacher: Teacher, texts: Sequence[str]) -> Tokenizer:
+def _saved(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    """Load a tokenizer; make and save it, whole or not at all, if it is not there."""
     if not path.exists():
-        tokenizer = extend_wordpiece(teacher.tokenizer, texts)
         new = path.with_suffix(".new")
-        tokenizer.save(str(new))
+        make().save(str(new), pretty=False)
         os.replace(new, path)
     return Tokenizer.from_file(str(path))
 
 
-def _save_texts(
-    folder: Path, tokenizer: Tokenizer, train: Sequence[LabelledText], texts: Sequence[str]
-) -> None:
+def _words(teacher: Teacher, tokenizer: Tokenizer, texts: Sequence[str]) -> Arrays:
+    features = token_features(teacher, tokenizer)
+    whole = [texts[index] for index in full_sentences(texts)][:IMPORTANCE_SENTENCES]
+    importance = token_importance(teacher, tokenizer, whole, features)
+    return {"features": features, "importance": importance}
+
+
+def _save_texts(path: Path, texts: Sequence[str]) -> None:
+    new = path.with_suffix(".new")
+    new.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    os.replace(new, path)
+
+
+def _tokenized(tokenizer: Tokenizer, train: Sequence[LabelledText], texts: Sequence[str]) -> Arrays:
     gold = {row.text: row.label for row in train}
     ids, offsets = tokenize(tokenizer, texts)
     labels = np.array([gold.get(text, NO_LABEL) for text in texts], np.int64)
-    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    _once(folder / "texts.npz", lambda: {"ids": ids, "offsets": offsets, "labels": labels})
+    return {"ids": ids, "offsets": offsets, "labels": labels}
 
 
 def _label(teacher: Teacher, tokenizer: Tokenizer, rows: Sequence[LabelledText]) -> Arrays:

@@ -24,6 +24,7 @@ from circuits.linear import Linear
 from circuits.lookups import Table
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
+from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
 
 FORMAT_VERSION = 1
@@ -37,6 +38,7 @@ CLASSES = {
         Layer,
         Linear,
         Network,
+        PartialSums,
         Product,
         Table,
     )

@@ -167,6 +167,7 @@ class QuantizedNetwork:
             "max_keys": min(2 * window + 1, self.config.n_tokens)
             if window
             else self.config.n_tokens,
+            "keys_per_sum": shape.keys_per_sum,
             "table_bits": self.bits.table_bits,
         }
         if attention.kind != "dot_product":

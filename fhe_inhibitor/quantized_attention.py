@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
 from circuits.lookups import Table, table_of
+from circuits.sums import PartialSums
 from fhe_inhibitor.quantization import (
     Step,
     clamp_leaky,
@@ -68,12 +70,63 @@ class ScoreTable:
         return Table(values, 0, self.lsbs)
 
 
+@dataclass(frozen=True)
+class SaturatingSums:
+    """The sum over all keys, a few at a time: `circuits.sums` with gradients.
+
+    keys: how many are added before a lookup. low, high: what one key can contribute. A partial
+    sum saturates there, and is counted in steps of 2^lsbs, the finest that its table has.
+    """
+
+    keys: int
+    low: int
+    high: int
+    table_bits: int
+
+    @property
+    def lsbs(self) -> int:
+        """Low bits of a partial sum that its lookup rounds away."""
+        return lookup_lsbs(self.keys * (self.high - self.low), self.table_bits)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest partial sum, in steps."""
+        return -(-self.low >> self.lsbs), self.high >> self.lsbs
+
+    def __call__(self, x: Tensor, noise_std: float) -> Tensor:
+        """Return the sum of x `[B, n_q, m, channels]` over m, in steps: `[B, n_q, channels]`."""
+        missing = -x.shape[2] % self.keys
+        x = torch.nn.functional.pad(x, (0, 0, 0, missing))
+        partial = x.unflatten(2, (-1, self.keys)).sum(dim=3)
+        return self._saturate(round_to_step(partial, self.lsbs, noise_std)).sum(dim=2)
+
+    def _saturate(self, partial: Tensor) -> Tensor:
+        return clamp_leaky(partial / (1 << self.lsbs), *self.range)
+
+    def to_circuit(self) -> PartialSums:
+        """Return the clear integer parameters."""
+        low, high = self.keys * self.low, self.keys * self.high
+        cut = table_of(lambda x: (x >> self.lsbs).clip(*self.range), low, high, self.lsbs)
+        return PartialSums(self.keys, cut)
+
+
+def partial_sums(sums: SaturatingSums | None) -> PartialSums | None:
+    """Return the circuit's parameters of partial sums, if there are any."""
+    return None if sums is None else sums.to_circuit()
+
+
+def add_keys(x: Tensor, partial: SaturatingSums | None, noise_std: float) -> Tensor:
+    """Return the sum of x `[B, n_q, m, channels]` over m, in two steps if `partial` is given."""
+    return x.sum(dim=2) if partial is None else partial(x, noise_std)
+
+
 @dataclass
 class QuantizedInhibitor:
     """An inhibitor head on integers; unsigned, or signed with `eta` given.
 
     gamma: `[1]`, shift: `[n_offsets]`, eta: `[1]` or None. key_step: codes of queries and keys,
     or of distances to a constant query. max_keys: most keys that one query reads.
+    keys_per_sum: how many of them are added before a lookup that saturates, or 0 for all.
     """
 
     gamma: Tensor
@@ -84,6 +137,7 @@ class QuantizedInhibitor:
     value_step: Step
     output_step: Step
     max_keys: int
+    keys_per_sum: int
     table_bits: int
 
     def __post_init__(self) -> None:
@@ -91,8 +145,14 @@ class QuantizedInhibitor:
         self.score = ScoreTable(
             self.key_dim * self.key_step.high, self.table_bits, self._inhibition, largest
         )
-        self.sum_offset = 0 if self.eta is None else self.max_keys * largest
-        self.sum_lsbs = lookup_lsbs(self.max_keys * largest + self.sum_offset, self.table_bits)
+        lowest = 0 if self.eta is None else -largest
+        n_sums, self.sum_unit, self.partial = self.max_keys, 1, None
+        if self.keys_per_sum:
+            self.partial = SaturatingSums(self.keys_per_sum, lowest, largest, self.table_bits)
+            n_sums, self.sum_unit = -(-n_sums // self.keys_per_sum), 1 << self.partial.lsbs
+            lowest, largest = self.partial.range
+        self.sum_offset = -n_sums * lowest
+        self.sum_lsbs = lookup_lsbs(n_sums * largest + self.sum_offset, self.table_bits)
 
     def __call__(
         self, q: Tensor | None, k: Tensor, v: Tensor, mask: Tensor, offset: Tensor, noise_std: float
@@ -109,8 +169,8 @@ class QuantizedInhibitor:
         kept = (v - z).clamp(min=0)
         if self.eta is not None:
             kept = kept - (-v - z).clamp(min=0)
-        total = (kept * mask[..., None]).sum(dim=2) + self.sum_offset
-        return self._output(round_to_step(total, self.sum_lsbs, noise_std))
+        total = add_keys(kept * mask[..., None], self.partial, noise_std)
+        return self._output(round_to_step(total + self.sum_offset, self.sum_lsbs, noise_std))
 
     def _inhibition(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return Z in steps of v."""
@@ -121,7 +181,8 @@ class QuantizedInhibitor:
     def _output(self, total: Tensor) -> Tensor:
         """Requantize a sum over keys."""
         eta = 1.0 if self.eta is None else self.eta
-        return self.output_step(eta * self.value_step.size * (total - self.sum_offset))
+        real = self.value_step.size * self.sum_unit * (total - self.sum_offset)
+        return self.output_step(eta * real)
 
     def to_circuit(self, value_dim: int) -> InhibitorParameters:
         """Return the clear integer parameters of the head."""
@@ -134,6 +195,7 @@ class QuantizedInhibitor:
             padding_score=self.score.padding_score,
             output=tabulate(self._output, value_dim, self.table_bits, self.sum_lsbs),
             output_offset=to_integers(torch.full((value_dim,), float(self.sum_offset))),
+            partial=partial_sums(self.partial),
         )
 
 
@@ -156,6 +218,7 @@ class QuantizedDotProduct:
     reciprocal_step: Step
     output_step: Step
     max_keys: int
+    keys_per_sum: int
     table_bits: int
 
     def __post_init__(self) -> None:
@@ -163,9 +226,20 @@ class QuantizedDotProduct:
         self.score_offset = 0 if self.constant_query else self.key_dim * code * code
         largest = code if self.constant_query else 2 * self.score_offset
         self.score = ScoreTable(largest, self.table_bits, self._weight, 0)
-        weight = self.weight_step.high
-        self.total_lsbs = lookup_lsbs(self.max_keys * weight, self.table_bits)
-        self.mean_offset = self.max_keys * weight * self.value_step.high
+        n_sums, self.total_unit, self.mean_unit = self.max_keys, 1, 1
+        self.partial_total = self.partial_mean = None
+        largest = self.weight_step.high
+        largest_mean = largest * self.value_step.high
+        if self.keys_per_sum:
+            n_sums = -(-n_sums // self.keys_per_sum)
+            sums = partial(SaturatingSums, self.keys_per_sum, table_bits=self.table_bits)
+            self.partial_total = sums(low=0, high=largest)
+            self.partial_mean = sums(low=-largest_mean, high=largest_mean)
+            self.total_unit = 1 << self.partial_total.lsbs
+            self.mean_unit = 1 << self.partial_mean.lsbs
+            largest, largest_mean = self.partial_total.range[1], self.partial_mean.range[1]
+        self.total_lsbs = lookup_lsbs(n_sums * largest, self.table_bits)
+        self.mean_offset = n_sums * largest_mean
         self.mean_lsbs = lookup_lsbs(2 * self.mean_offset, self.table_bits)
         self.output_offset = -self.sum_step.low * self.reciprocal_step.high
         reach = (self.sum_step.high - self.sum_step.low) * self.reciprocal_step.high
@@ -184,10 +258,11 @@ class QuantizedDotProduct:
         score = round_to_step(score, self.score.lsbs, noise_std)
         if self.weight_step.calibrating:
             self._calibrate_weights(score, self.shift[offset], mask)
-        weight = self._weight(score, self.shift[offset]) * mask  # [B, n_q, m]
-        total = round_to_step(weight.sum(dim=-1, keepdim=True), self.total_lsbs, noise_std)
+        weight = (self._weight(score, self.shift[offset]) * mask)[..., None]  # [B, n_q, m, 1]
+        total = add_keys(weight, self.partial_total, noise_std)  # [B, n_q, 1]
+        total = round_to_step(total, self.total_lsbs, noise_std)
         codes = 2 * v - self.value_step.high
-        mean = (weight[..., None] * codes).sum(dim=2) + self.mean_offset
+        mean = add_keys(weight * codes, self.partial_mean, noise_std) + self.mean_offset
         if self.reciprocal_step.calibrating:
             self._calibrate_reciprocal(total, mask)
         mean = self._mean(round_to_step(mean, self.mean_lsbs, noise_std))
@@ -196,7 +271,9 @@ class QuantizedDotProduct:
 
     def _weight(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
         exponent = self._exponent(score, self.shift if shift is None else shift)
-        return self.weight_step.integers(exponent.clamp(max=MAX_EXPONENT).exp())
+        # Beyond the largest weight exp would pass on gradients that drown all others.
+        largest = self.weight_step.log_size + math.log(self.weight_step.high)
+        return self.weight_step.integers(torch.minimum(exponent, largest).exp())
 
     def _exponent(self, score: Tensor, shift: Tensor) -> Tensor:
         if self.constant_query:
@@ -213,16 +290,16 @@ class QuantizedDotProduct:
         self.weight_step.log_size.fill_(float(typical) - math.log(self.weight_step.high))
 
     def _reciprocal(self, total: Tensor) -> Tensor:
-        return self.reciprocal_step.integers(1 / total.clamp(min=0.5))
+        return self.reciprocal_step.integers(1 / (self.total_unit * total).clamp(min=0.5))
 
     @torch.no_grad()
     def _calibrate_reciprocal(self, total: Tensor, mask: Tensor) -> None:
         """Put the reciprocal of a typical row sum in the middle of its range."""
-        typical = 1 / total[mask.any(dim=-1)].clamp(min=1).median()
+        typical = 1 / (self.total_unit * total[mask.any(dim=-1)]).clamp(min=1).median()
         self.reciprocal_step.log_size.fill_(math.log(typical / (self.reciprocal_step.high / 2)))
 
     def _mean(self, mean: Tensor) -> Tensor:
-        return self.sum_step(mean - self.mean_offset)
+        return self.sum_step(self.mean_unit * (mean - self.mean_offset))
 
     def _output(self, product: Tensor) -> Tensor:
         factor = self.sum_step.size * self.reciprocal_step.size * self.value_step.size / 2
@@ -249,4 +326,6 @@ class QuantizedDotProduct:
             normalised=make_product(self.sum_step.range, self.reciprocal_step.range),
             output=tabulate(self._output, value_dim, self.table_bits, self.output_lsbs),
             output_offset=vector(self.output_offset),
+            partial_total=partial_sums(self.partial_total),
+            partial_mean=partial_sums(self.partial_mean),
         )

@@ -74,7 +74,8 @@ class Recipe:
     data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
     teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
     this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
-    n_texts: size of the corpus. student: arguments of `InhibiDistilBertConfig`.
+    n_texts: size of the corpus. n_phrases: how many phrases the vocabulary holds.
+    student: arguments of `InhibiDistilBertConfig`.
     """
 
     data: str
@@ -83,6 +84,7 @@ class Recipe:
     labels: tuple[str, ...] = ("negative", "positive")
     teacher_epochs: float = 3
     n_texts: int = 500_000
+    n_phrases: int = 20_000
     student: dict[str, Any] = field(default_factory=lambda: dict(NANO))
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     seed: int = 0
@@ -108,6 +110,7 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
         held_out,
         sentences,
         n_texts=recipe.n_texts,
+        n_phrases=recipe.n_phrases,
         seed=recipe.seed,
         cache_dir=work / "corpus",
     )

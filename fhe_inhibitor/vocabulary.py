@@ -84,8 +84,8 @@ def token_features(teacher: Teacher, student_tokenizer: Tokenizer) -> np.ndarray
 
     A continuation piece (##ing) is read as its bare string. Special and unused entries are zero.
     """
-    entries = _entries(student_tokenizer)
-    words = [i for i, entry in enumerate(entries) if not _is_special(entry)]
+    entries = entry_names(student_tokenizer)
+    words = [i for i, entry in enumerate(entries) if not is_special(entry)]
     texts = [entries[i].removeprefix(CONTINUATION) for i in words]
     hidden, embedded, logits = _read_alone(teacher, texts)
     columns = [_principal_components(hidden), _principal_components(embedded), logits]
@@ -123,7 +123,7 @@ def token_importance(
     sums = np.bincount(ids, changes, minlength=len(features))
     expected = _expected_importance(features, sums, counts)
     importance = (sums + prior_count * expected) / (counts + prior_count)
-    special = [_is_special(entry) for entry in _entries(student_tokenizer)]
+    special = [is_special(entry) for entry in entry_names(student_tokenizer)]
     return np.where(special, 0.0, importance).astype(np.float32)
 
 
@@ -164,12 +164,15 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
     return tokenizer
 
 
-def _entries(tokenizer: Tokenizer) -> list[str]:
+def entry_names(tokenizer: Tokenizer) -> list[str]:
+    """Return the vocabulary in the order of its ids."""
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
-def _is_special(entry: str) -> bool:
+def is_special(entry: str) -> bool:
+    """Return whether an entry stands for no text: [PAD], [unused7]."""
+    """Whether an entry stands for no text: [PAD], [unused7]."""
     return len(entry) > 2 and entry[0] == "[" and entry[-1] == "]"
 
 

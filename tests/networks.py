@@ -17,6 +17,7 @@ from circuits.linear import Linear
 from circuits.lookups import Table, table_of
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
+from circuits.sums import PartialSums
 
 INPUT_RANGE = (-8, 7)
 
@@ -29,7 +30,7 @@ class NetworkShape:
     other layers compute all. window: of every layer but the last, whose attention is full.
     weight_limit: largest weight. plain_logits: whether the logits are sums without a lookup.
     bits: of q, k, v and Z. lookup_bits: widest rounded lookup. max_tokens: largest bucket that
-    the sums over keys must hold.
+    the sums over keys must hold. keys_per_sum: of the last layer, 0 to add all keys at once.
     """
 
     attention: str = "inhibitor"
@@ -49,9 +50,10 @@ class NetworkShape:
     bits: int = 2
     lookup_bits: int = 5
     max_tokens: int = 8
+    keys_per_sum: int = 0
 
 
-SHIPPED = NetworkShape(dim=32, last_key_dim=8, max_tokens=24)
+SHIPPED = NetworkShape(dim=32, last_key_dim=8, max_tokens=24, keys_per_sum=4)
 
 
 def random_network(rng: np.random.Generator, shape: NetworkShape | None = None) -> Network:
@@ -119,7 +121,13 @@ def _head(rng: np.random.Generator, shape: NetworkShape, last: bool, constant: b
     if shape.window and not last:
         keys_per_query = min(shape.max_tokens, 2 * shape.window + 1)
     attention = (_dot_product if dot else _inhibitor)(
-        rng, shape, key_width, n_offsets, keys_per_query, constant
+        rng,
+        shape,
+        key_width,
+        n_offsets,
+        keys_per_query,
+        shape.keys_per_sum if last else 0,
+        constant,
     )
     return Head(query, key, value, attention)
 
@@ -130,6 +138,7 @@ def _inhibitor(
     key_dim: int,
     n_offsets: int,
     keys_per_query: int,
+    keys_per_sum: int,
     constant: bool,
 ) -> InhibitorParameters:
     top = (1 << shape.bits) - 1
@@ -145,7 +154,11 @@ def _inhibitor(
     # The threshold sees v - Z, and -v - Z too where v is signed.
     v_low, v_top = (-z_top, z_top) if signed else (0, top)
     low = -z_top if signed else 0
-    summed = full((1, shape.value_dim), low * keys_per_query, z_top * keys_per_query)
+    kept, n_sums, partial = (low, z_top), keys_per_query, None
+    if keys_per_sum:
+        partial, kept = _partial(kept, keys_per_sum, shape.lookup_bits)
+        n_sums = -(-n_sums // keys_per_sum)
+    summed = full((1, shape.value_dim), kept[0] * n_sums, kept[1] * n_sums)
     output, offset, _ = _fitted(rng, summed, INPUT_RANGE, shape.lookup_bits)
     return InhibitorParameters(
         distance=table_of(np.abs, -top, top),
@@ -154,6 +167,7 @@ def _inhibitor(
         padding_score=int(padding_score),
         output=output,
         output_offset=offset,
+        partial=partial,
     )
 
 
@@ -163,6 +177,7 @@ def _dot_product(
     key_dim: int,
     n_offsets: int,
     keys_per_query: int,
+    keys_per_sum: int,
     constant: bool,
 ) -> DotProductParameters:
     top = 1 << shape.bits
@@ -179,13 +194,20 @@ def _dot_product(
         lambda s: np.clip((s - drop) * top // (span + 1) + 1, 0, top - 1), 0, drop + span, lsbs
     )
     values = np.stack([exponential.values] * n_offsets)
-    total, total_offset, _ = _fitted(
-        rng, full((1, 1), 0, keys_per_query * (top - 1)), unsigned, shape.lookup_bits, shared=True
-    )
-    weighted = _repeated(_product_range(unsigned, signed) * keys_per_query, shape.value_dim)
+    weights, n_sums = unsigned, keys_per_query
+    weighted_range = _product_range(unsigned, signed)
+    products = int(weighted_range.low.min()), int(weighted_range.high.max())
+    partial_total = partial_mean = None
+    if keys_per_sum:
+        partial_total, weights = _partial(weights, keys_per_sum, shape.lookup_bits)
+        partial_mean, products = _partial(products, keys_per_sum, shape.lookup_bits)
+        n_sums = -(-n_sums // keys_per_sum)
+    summed = full((1, 1), 0, n_sums * weights[1])
+    total, total_offset, _ = _fitted(rng, summed, unsigned, shape.lookup_bits, shared=True)
+    weighted = full((1, shape.value_dim), n_sums * products[0], n_sums * products[1])
     mean, mean_offset, _ = _fitted(rng, weighted, signed, shape.lookup_bits)
-    products = _repeated(_product_range(signed, unsigned), shape.value_dim)
-    output, output_offset, _ = _fitted(rng, products, INPUT_RANGE, shape.lookup_bits)
+    normalised = _repeated(_product_range(signed, unsigned), shape.value_dim)
+    output, output_offset, _ = _fitted(rng, normalised, INPUT_RANGE, shape.lookup_bits)
     return DotProductParameters(
         score=score,
         exponential=Table(values, exponential.first, lsbs),
@@ -199,7 +221,19 @@ def _dot_product(
         normalised=make_product(signed, unsigned),
         output=output,
         output_offset=output_offset,
+        partial_total=partial_total,
+        partial_mean=partial_mean,
     )
+
+
+def _partial(x_range: tuple[int, int], keys: int, bits: int) -> tuple[PartialSums, tuple[int, int]]:
+    """Return partial sums that saturate at the ends of one key's range, and their range."""
+    low, high = x_range
+    lsbs = 0
+    while (keys * high >> lsbs) + (lsbs > 0) - (keys * low >> lsbs) >= 1 << bits:
+        lsbs += 1
+    cut = table_of(lambda x: (x >> lsbs).clip(low, high), keys * low, keys * high, lsbs)
+    return PartialSums(keys, cut), cut.range
 
 
 def _product_range(x: tuple[int, int], y: tuple[int, int]) -> Interval:

@@ -82,7 +82,7 @@ def test_neighbours_point_the_same_way(tmp_path: Path) -> None:
 
 
 def build(folder: Path, **changes: int) -> Corpus:
-    arguments = {"n_texts": 60, "seed": 0, **changes}
+    arguments = {"n_texts": 60, "n_phrases": 5, "seed": 0, **changes}
     return build_corpus(
         tiny_teacher(), TRAIN, HELD_OUT, [SENTENCE, *REVIEWS], cache_dir=folder, **arguments
     )

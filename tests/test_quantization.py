@@ -28,6 +28,7 @@ from fhe_inhibitor.quantization import (
     row_scales,
 )
 from fhe_inhibitor.quantized import QuantizedNetwork, calibrate
+from fhe_inhibitor.quantized_attention import SaturatingSums
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
@@ -134,6 +135,7 @@ def test_conversion_is_exact(kind: str, query: str, hidden_dim: int, attention_b
     bits = {
         "key_bits": attention_bits,
         "value_bits": [attention_bits, 4],
+        "keys_per_sum": [0, 3 * (attention_bits - 2)],
         "weight_bits": 5,
         "table_bits": 6,
     }
@@ -149,8 +151,9 @@ def test_conversion_is_exact(kind: str, query: str, hidden_dim: int, attention_b
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 @pytest.mark.parametrize("query", ["cls", "constant"])
-def test_no_input_and_no_noise_leaves_the_tables(kind: str, query: str) -> None:
-    model, _, _ = make(kind, query, 10, {})
+@pytest.mark.parametrize("keys_per_sum", [0, 4])
+def test_no_input_and_no_noise_leaves_the_tables(kind: str, query: str, keys_per_sum: int) -> None:
+    model, _, _ = make(kind, query, 10, {"keys_per_sum": [0, keys_per_sum]})
     network, _ = QuantizedNetwork(model).to_circuit()
     low, high = network.input_range
     bounds = run(network, full((N, 12), low, high), full((N,), 0, 1), interval_lookup)
@@ -165,12 +168,24 @@ def test_no_input_and_no_noise_leaves_the_tables(kind: str, query: str) -> None:
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 def test_padding_changes_nothing_in_integers(kind: str) -> None:
-    model, ids, _ = make(kind, "constant", 0, {})
+    model, ids, _ = make(kind, "constant", 0, {"keys_per_sum": [0, 4]})
     network, _ = QuantizedNetwork(model).to_circuit()
     x = QuantizedNetwork(model).embed(ids[:1]).detach().numpy().astype(np.int64)[0]
     short = run(network, x[:6], np.zeros(6, np.int64), exact_lookup)
     padded = run(network, x, (np.arange(N) >= 6).astype(np.int64), exact_lookup)
     assert np.array_equal(short, padded)
+
+
+def test_partial_sums_saturate_at_what_one_key_contributes() -> None:
+    """Four keys of 0 ... 15 fit 5 bits in steps of 2, so one key counts 7 steps."""
+    sums = SaturatingSums(keys=4, low=0, high=15, table_bits=5)
+    assert (sums.lsbs, sums.range) == (1, (0, 7))
+    x = torch.tensor([9.0, 0, 0, 0, 15, 15, 15, 15, 3]).reshape(1, 1, 9, 1)
+    assert sums(x, 0.0).item() == 5 + 7 + 2
+    signed = SaturatingSums(keys=2, low=-7, high=7, table_bits=5)
+    assert (signed.lsbs, signed.range) == (0, (-7, 7))
+    x = torch.tensor([-7.0, -7, 3, 1]).reshape(1, 1, 4, 1)
+    assert signed(x, 0.0).item() == -7 + 4
 
 
 def test_training_reaches_every_parameter() -> None:

@@ -10,6 +10,7 @@ from circuits.linear import Linear
 from circuits.lookups import Table
 from circuits.network import Network
 from circuits.stages import Layer
+from circuits.sums import PartialSums
 
 
 def network(net: Network, x: np.ndarray, padding: np.ndarray) -> list[int]:
@@ -74,17 +75,26 @@ def inhibitor(
     """Return one query's output; a padded key is left out."""
     out = []
     for channel in range(v.shape[1]):
-        total = int(p.output_offset[channel])
+        kept = []
         for j, s in zip(keys, scores, strict=True):
-            if padding[j]:
-                continue
             z, value = entry(p.inhibition, s, offset_row(layer, i, j)), int(v[j, channel])
-            if layer.attention == "inhibitor":
-                total += max(value - z, 0)
+            if padding[j]:
+                kept.append(0)
+            elif layer.attention == "inhibitor":
+                kept.append(max(value - z, 0))
             else:  # soft threshold
-                total += max(abs(value) - z, 0) * (1 if value > 0 else -1)
+                kept.append(max(abs(value) - z, 0) * (1 if value > 0 else -1))
+        total = add(kept, p.partial) + int(p.output_offset[channel])
         out.append(entry(p.output, total, channel))
     return out
+
+
+def add(x: list[int], partial: PartialSums | None) -> int:
+    """Return the sum over keys, a few at a time if `partial` is given."""
+    if partial is None:
+        return sum(x)
+    starts = range(0, len(x), partial.keys)
+    return sum(entry(partial.table, sum(x[s : s + partial.keys]), 0) for s in starts)
 
 
 def dot_product(
@@ -98,14 +108,13 @@ def dot_product(
 ) -> list[int]:
     """Return one query's output; a padded key is left out."""
     e = {
-        j: entry(p.exponential, s + p.score_offset, offset_row(layer, i, j))
+        j: 0 if padding[j] else entry(p.exponential, s + p.score_offset, offset_row(layer, i, j))
         for j, s in zip(keys, scores, strict=True)
-        if not padding[j]
     }
-    reciprocal = entry(p.total, sum(e.values()) + p.total_offset, 0)
+    reciprocal = entry(p.total, add(list(e.values()), p.partial_total) + p.total_offset, 0)
     out = []
     for channel in range(v.shape[1]):
-        weighted = sum(e[j] * int(v[j, channel]) for j in e)
+        weighted = add([e[j] * int(v[j, channel]) for j in e], p.partial_mean)
         mean = entry(p.mean, weighted + int(p.mean_offset[channel]), channel)
         out.append(entry(p.output, mean * reciprocal + int(p.output_offset[channel]), channel))
     return out

@@ -129,7 +129,9 @@ def test_a_count_that_differs_is_refused(network: Network, monkeypatch: pytest.M
 @pytest.mark.parametrize("attention", ["inhibitor", "inhibitor_signed", "dot_product"])
 def test_counts_agree_for_every_kind(attention: str, last_query: str, window: int) -> None:
     """`build_module` compares Concrete's counts with the formula itself."""
-    shape = NetworkShape(attention, window=window, last_query=last_query, hidden_dim=5, dim=6)
+    shape = NetworkShape(
+        attention, window=window, last_query=last_query, hidden_dim=5, dim=6, keys_per_sum=2
+    )
     compiled = build_module(random_network(np.random.default_rng(7), shape), (5,))
     assert describe(compiled).lengths[0].n_lookups > 0
 

@@ -11,7 +11,7 @@ import pytest
 from tests.execution import Execution, prepare
 from tests.networks import NetworkShape, random_network
 
-SMALL = NetworkShape(dim=4, key_dim=1, value_dim=2, last_key_dim=2)
+SMALL = NetworkShape(dim=4, key_dim=1, value_dim=2, last_key_dim=2, keys_per_sum=2)
 SHAPES = {
     "inhibitor": replace(SMALL, window=1, max_offset=1),
     "inhibitor_signed": replace(
