@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from concrete import fhe
 
-from circuits.lookups import Lookup, Table, read
+from circuits.lookups import AntiperiodicTable, Lookup, Table, read
 
 DECLARED_RANGE = "declared_range"
+WRAPS = "wraps"  # marks a sum that may run into its padding bit
 LOOKUP_NAME = "entries"  # the name of a lookup's node in a traced graph
 
 
@@ -28,16 +29,19 @@ def encrypted_lookup(exact_rounding: bool = False) -> Lookup:
 
     def lookup(x: Any, table: Table) -> Any:
         domain = (0, (table.last - table.first) << table.lsbs)
+        wraps = isinstance(table, AntiperiodicTable)
         # Starting at 0 costs nothing and saves the bit that a sign would take.
         x = x - (table.first << table.lsbs)
-        declare(x, domain)
+        declare(x, domain, wraps)
         if table.lsbs:
             x = fhe.round_bit_pattern(x, lsbs_to_remove=table.lsbs, exactness=exactness)
-            declare(x, domain)
+            declare(x, domain, wraps)
 
         # Concrete tabulates the whole bit width; entries outside the table are never read.
         def entries(rounded: np.ndarray) -> np.ndarray:
-            index = np.clip(rounded >> table.lsbs, 0, table.last - table.first)
+            index = rounded >> table.lsbs
+            if not wraps:
+                index = np.clip(index, 0, table.last - table.first)
             return read(index + table.first, table)
 
         output = fhe.univariate(entries)(x)
@@ -47,8 +51,12 @@ def encrypted_lookup(exact_rounding: bool = False) -> Lookup:
     return lookup
 
 
-def declare(x: Any, bounds: tuple[int, int]) -> None:
-    """Declare the range of a traced value, ends included; a second declaration widens it."""
+def declare(x: Any, bounds: tuple[int, int], wraps: bool = False) -> None:
+    """Declare the range of a traced value, ends included; a second declaration widens it.
+
+    wraps: whether the value may leave that range, as what an antiperiodic table reads does.
+    """
     properties = x.computation.properties
+    properties[WRAPS] = wraps
     low, high = properties.get(DECLARED_RANGE, bounds)
     properties[DECLARED_RANGE] = (min(low, bounds[0]), max(high, bounds[1]))

@@ -111,10 +111,11 @@ def interval_lookup(x: Interval, table: Table) -> Interval:
     Raises OverflowError if some index lies outside the table.
     """
     first, last = x.low >> table.lsbs, (x.high >> table.lsbs) + (table.lsbs > 0)
-    if first.size and (first.min() < table.first or last.max() > table.last):
+    lowest, highest = table.reach
+    if first.size and (first.min() < lowest or last.max() > highest):
         raise OverflowError(
             f"rounded indices reach {first.min()}..{last.max()}, "
-            f"the table covers {table.first}..{table.last}"
+            f"the table covers {lowest}..{highest}"
         )
     low = read(first, table)
     high = low.copy()

@@ -51,13 +51,19 @@ class Table:
         return self.first + self.values.shape[-1] - 1
 
     @property
+    def reach(self) -> tuple[int, int]:
+        """Smallest and largest rounded index that may be read."""
+        return self.first, self.last
+
+    @property
     def domain(self) -> tuple[int, int]:
         """Smallest and largest input that stays inside the table whatever the rounding noise.
 
         Encrypted rounding may read one entry too high even on a multiple of 2^lsbs, because it
         moves the input half a unit up (see `noisy_lookup`); so the last one is left out.
         """
-        return self.first << self.lsbs, (self.last << self.lsbs) - (self.lsbs > 0)
+        first, last = self.reach
+        return first << self.lsbs, (last << self.lsbs) - (self.lsbs > 0)
 
     @property
     def range(self) -> tuple[int, int]:
@@ -72,6 +78,33 @@ class Table:
     def take(self, channels: np.ndarray) -> Table:
         """Return the table whose channels are these rows of the first channel axis."""
         return Table(self.values[channels], self.first, self.lsbs)
+
+
+@dataclass(frozen=True)
+class AntiperiodicTable(Table):
+    """A table that goes on with its own negative: f(i + m) = -f(i) for its m = 2^p entries.
+
+    A bootstrap does that by itself, because X^N = -1 in its ring: where a sum runs into the
+    padding bit above its p bits, the negative of the entry comes out. So such a table needs one
+    bit less than its 2 m - 1 inputs. Up to a constant, an absolute value is antiperiodic:
+
+    >>> distance = antiperiodic_abs(2)
+    >>> exact_lookup(np.arange(-3, 4), distance) + 2, distance.bit_width
+    (array([3, 2, 1, 0, 1, 2, 3]), 2)
+    """
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Smallest and largest rounded index, half a period beyond the entries."""
+        half = self.values.shape[-1] // 2
+        return self.first - half + 1, self.last + half
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest output."""
+        first, last = self.reach
+        entries = read(np.arange(first, last + 1), self)
+        return int(entries.min()), int(entries.max())
 
 
 def bit_width(low: int, high: int) -> int:
@@ -98,12 +131,22 @@ def table_of(
     return Table(np.asarray(function(index << lsbs), dtype=np.int64), first, lsbs)
 
 
+def antiperiodic_abs(bits: int) -> AntiperiodicTable:
+    """Tabulate |t| - 2^(bits - 1) for |t| < 2^bits with one lookup of `bits` bits."""
+    half = 1 << (bits - 1)
+    return AntiperiodicTable(np.abs(np.arange(-half, half, dtype=np.int64)) - half, -half)
+
+
 def read(index: np.ndarray, table: Table) -> np.ndarray:
     """Return the entries at rounded indices `index`, each from its channel's table."""
     entries = table.values.shape[-1]
     channels = table.values.shape[:-1]
     base = np.arange(int(np.prod(channels)), dtype=np.int64).reshape(channels) * entries
-    return table.values.reshape(-1)[base + (index - table.first)]
+    position = index - table.first
+    if isinstance(table, AntiperiodicTable):
+        periods, position = np.divmod(position, entries)
+        return table.values.reshape(-1)[base + position] * (1 - 2 * (periods & 1))
+    return table.values.reshape(-1)[base + position]
 
 
 def exact_lookup(x: np.ndarray, table: Table) -> np.ndarray:

@@ -18,7 +18,7 @@ from concrete import fhe
 from concrete.fhe.compilation.module_compiler import FunctionDef
 from concrete.fhe.representation import Graph, Node, Operation
 
-from circuits.encrypted import DECLARED_RANGE, LOOKUP_NAME, declare, encrypted_lookup
+from circuits.encrypted import DECLARED_RANGE, LOOKUP_NAME, WRAPS, declare, encrypted_lookup
 from circuits.lookups import bit_width
 from circuits.network import Network
 from compile.plan import Stage, Wire, function_name, network_stages, network_wires
@@ -35,7 +35,7 @@ class DeclaredFunction(FunctionDef):
         super().evaluate(*arguments)
         declared = declared_ranges(self.graph)
         for node, (low, high) in declared.items():
-            proved = DECLARED_RANGE in node.properties
+            proved = DECLARED_RANGE in node.properties and not node.properties[WRAPS]
             if proved and (node.bounds[0] < low or node.bounds[1] > high):
                 raise VerificationError(
                     f"{self.name}: a sample reaches {node.bounds}, declared is {low}..{high}"

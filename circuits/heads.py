@@ -1,0 +1,131 @@
+"""One attention head alone, in five circuits with one interface: what the benchmarks compare.
+
+    inhibitor_exact       lookups as wide as differences and sums are, as in Brännvall 2023
+    inhibitor_rounded     distances from antiperiodic tables, all other lookups rounded
+    inhibitor_signed      the same for signed v
+    dot_product_exact     lookups as wide as products and sums are
+    dot_product_rounded   one lookup a product, rounded lookups of at most 5 bits
+
+All take q, k, v `[n, d]` and return H `[n, d]` as plain sums over keys, which the client scales.
+Lookups, for operands that fit no packed table:
+
+    inhibitor_exact, inhibitor_rounded    n^2 (2 d + 1)
+    inhibitor_signed                      n^2 (3 d + 1)
+    dot_product_exact                     n^2 (4 d + 2) + n
+    dot_product_rounded                   n^2 (2 d + 3) + n (3 d + 1)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from circuits.dot_product import Product
+from circuits.inhibitor import InhibitorParameters, inhibitor, inhibitor_signed
+from circuits.lookups import Lookup, Table
+from circuits.pairs import make_pairs
+from circuits.softmax import (
+    NarrowSoftmaxParameters,
+    WideSoftmaxParameters,
+    softmax_narrow,
+    softmax_wide,
+)
+
+PLAIN_SUM = Table(np.zeros(1, dtype=np.int64))  # as an output table: the sum as it is
+
+Parameters = InhibitorParameters | WideSoftmaxParameters | NarrowSoftmaxParameters
+
+
+@dataclass(frozen=True)
+class AttentionHead:
+    """A head of one circuit for n tokens of width `head_dim`.
+
+    qk_range, v_range: smallest and largest integer of q and k, and of v.
+    """
+
+    circuit: str
+    n: int
+    head_dim: int
+    qk_range: tuple[int, int]
+    v_range: tuple[int, int]
+    parameters: Parameters
+
+    def evaluate(self, q: Any, k: Any, v: Any, lookup: Lookup) -> Any:
+        """Return H, int `[n, head_dim]`."""
+        pairs = make_pairs(self.n, self.n, window=0, max_offset=0)
+        p = self.parameters
+        if isinstance(p, WideSoftmaxParameters):
+            return softmax_wide(q, k, v, pairs, p, lookup)
+        if isinstance(p, NarrowSoftmaxParameters):
+            return softmax_narrow(q, k, v, pairs, p, lookup)
+        attention = inhibitor_signed if self.circuit == "inhibitor_signed" else inhibitor
+        none_padded = np.zeros(self.n, dtype=np.int64)
+        return attention(q, k, v, none_padded, pairs, p, keeping_sums(lookup))
+
+    def count_lookups(self) -> Counter[int]:
+        """Return the lookups by bit width, from shapes and tables alone."""
+        return sum((Counter({w: c}) for c, w in self._lookups()), Counter())
+
+    def _lookups(self) -> list[tuple[int, int]]:
+        """Return (count, bit width) of each tensor of lookups."""
+        n, d, p = self.n, self.head_dim, self.parameters
+        if isinstance(p, WideSoftmaxParameters):
+            return _wide(p, n, d)
+        if isinstance(p, NarrowSoftmaxParameters):
+            return _narrow(p, n, d)
+        sides = 2 if self.circuit == "inhibitor_signed" else 1
+        return [
+            (n * n * d, p.distance.bit_width),
+            (n * n, p.inhibition.bit_width),
+            (n * n * d * sides, p.threshold.bit_width),
+        ]
+
+
+def keeping_sums(lookup: Lookup) -> Lookup:
+    """Return a lookup that leaves what `PLAIN_SUM` reads as it is."""
+
+    def kept(x: Any, table: Table) -> Any:
+        return x if table is PLAIN_SUM else lookup(x, table)
+
+    return kept
+
+
+def _wide(p: WideSoftmaxParameters, n: int, d: int) -> list[tuple[int, int]]:
+    # E is part of its sum and of the packed operand: one encoding, as wide as the wider one.
+    shared = max(p.total.bit_width, p.normalised.bit_width)
+    return [
+        *_products(p.score, n * n * d),
+        (n * n, p.exponential.bit_width),
+        (n, shared),
+        (n * n, shared),
+        *_products(p.weighted, n * n * d),
+    ]
+
+
+def _narrow(p: NarrowSoftmaxParameters, n: int, d: int) -> list[tuple[int, int]]:
+    return [
+        (2 * n * d, _beside(p.difference, p.operand)),
+        (n * n * d, p.difference.bit_width),
+        (n * n, _beside(p.weight, p.exponential)),
+        (n, p.logarithm.bit_width),
+        (n * n, p.weight.bit_width),
+        (n * n, _beside(p.spread, p.weight_squared)),
+        (n * d, _beside(p.spread, p.value)),
+        (n * n * d, p.spread.bit_width),
+    ]
+
+
+def _beside(wider: Table, table: Table) -> int:
+    """Bits of a lookup of a value that is also an operand of the sum that `wider` reads.
+
+    Both have one encoding, before rounding.
+    """
+    return max(table.bit_width, wider.bit_width + wider.lsbs - table.lsbs)
+
+
+def _products(product: Product, count: int) -> list[tuple[int, int]]:
+    tables = [product.packed] if product.packed is not None else [product.plus, product.minus]
+    return [(count, table.bit_width) for table in tables]
