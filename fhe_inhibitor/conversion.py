@@ -25,7 +25,8 @@ def save_checkpoint(
 ) -> IntegerModel:
     """Write weights, integers, tokenizer and config to `folder`; return the integer model.
 
-    importance: float `[vocab]`, or None if the model reads the first tokens of a text. Raises
+    importance: float `[vocab]`, or None if the model reads the first tokens of a text. The word
+    embedding, most of a small model, is rounded to half precision, in `model` too. Raises
     InputError for a model without a quantization configuration.
     """
     bits = model.config.quantization_config_or_none
@@ -33,12 +34,13 @@ def save_checkpoint(
         raise InputError("only a quantized model has integers: set config.quantization and train")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    _save_weights(model, folder)
     config = model.config
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     if config.classifier_query == "cls":
         special["cls_token"] = "[CLS]"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # the same, a third smaller
     network, logit_scale = QuantizedNetwork(model.eval()).to_circuit()
     network = replace(network, client_boundary=config.client_boundary)
     embedding, positions = _embedding_integers(model)
@@ -63,6 +65,18 @@ def save_checkpoint(
         },
     )
     return IntegerModel.load(folder)
+
+
+@torch.no_grad()
+def _save_weights(model: InhibiDistilBertForSequenceClassification, folder: Path) -> None:
+    """Save the weights, the embedding in half precision; the model gets what the file holds."""
+    embedding = model.get_input_embeddings().weight
+    embedding.copy_(embedding.half())
+    state = {
+        name: weight.half() if weight.data_ptr() == embedding.data_ptr() else weight
+        for name, weight in model.state_dict().items()
+    }
+    model.save_pretrained(folder, state_dict=state)
 
 
 @torch.no_grad()

@@ -127,13 +127,11 @@ def build_corpus(
         varied = augment(texts, sentences, n_texts, seed, neighbours)
         _save_texts(folder / "texts.txt", without_leaks(varied, [r.text for r in held_out_texts]))
     phrases = find_phrases(words, known, of_words["importance"], n_phrases)
-    tokenizer = _saved(folder / "tokenizer.json", lambda: add_phrases(words, phrases))
+    importance = phrase_importance(of_words["importance"], phrases)
+    tokenizer = _saved(folder / "tokenizer.json", lambda: add_phrases(words, phrases, importance))
     _once(
         folder / "vocabulary.npz",
-        lambda: {
-            "features": token_features(teacher, tokenizer),
-            "importance": phrase_importance(of_words["importance"], phrases),
-        },
+        lambda: {"features": token_features(teacher, tokenizer), "importance": importance},
     )
     varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
     _once(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))

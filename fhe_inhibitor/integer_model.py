@@ -115,7 +115,7 @@ class IntegerModel:
             raise InputError("the text is empty: pass a sentence with at least one word")
         ids = np.asarray(encoding.ids, dtype=np.int64)
         kept = most_important(self.importance[ids], limit - first)
-        tokens = tuple(encoding.tokens[i] for i in kept)
+        tokens = tuple(_readable(encoding.tokens[i]) for i in kept)
         ids = ids[kept]
         if self.cls_token_id is not None:
             ids = np.concatenate([[self.cls_token_id], ids])
@@ -223,6 +223,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read as JSON: {error}") from error
+
+
+def _readable(token: str) -> str:
+    """Return a token without the marks that a Unigram puts where words begin."""
+    return token.replace("\u2581", " ").strip()
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

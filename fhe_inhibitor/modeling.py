@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
         self.kind, self.shape = config.attention_kind, layer
         keys, values = layer.n_heads * layer.key_head_dim, layer.n_heads * layer.value_head_dim
         if layer.constant_query:
-            self.query = nn.Parameter(torch.empty(keys).normal_())
+            self.query = nn.Parameter(torch.zeros(keys))
         else:
             self.q_lin = nn.Linear(config.dim, keys)
         self.k_lin = nn.Linear(config.dim, keys)
@@ -244,7 +244,7 @@ class InhibiDistilBertPreTrainedModel(PreTrainedModel):
             if module.kind == "inhibitor_signed":
                 nn.init.ones_(module.eta)
             if module.shape.constant_query:
-                nn.init.normal_(module.query)
+                nn.init.normal_(module.query, std=self.config.initializer_range)
         elif isinstance(module, Step):
             nn.init.zeros_(module.log_size)
 

@@ -4,6 +4,9 @@ Every token costs lookups, and the client looks embeddings up in the clear: an e
 words costs nothing under encryption and saves all its words but one. It also brings what the
 teacher knows of the words together, a negation and its word above all. Phrases are chosen from
 public text, once, and published with a student like the rest of its vocabulary.
+
+A text can be cut into words and phrases in many ways. Taken is the one with the least importance
+in sum, since that is what has to be sent: of "is not | good" and "is | not good" the second.
 """
 
 from __future__ import annotations
@@ -11,13 +14,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import Unigram
 
-from fhe_inhibitor.vocabulary import CONTINUATION, entry_names, is_special, tokenize
+from fhe_inhibitor.vocabulary import (
+    CONTINUATION,
+    SPACE,
+    entry_names,
+    is_special,
+    tokenize,
+)
 
 LONGEST_PHRASE = 3
-# A contraction is a word of its own ("doesn't" is "does n't"), so that phrases match either way.
-CONTRACTIONS = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
+TOKEN_COST = 0.1  # importance that a token more must save
+PIECE_COST = 100.0  # a word that is an entry is never cut
+
+# A contraction is a word of its own, as for the WordPiece before: "doesn't" is "does n't".
+CONTRACTION = r"'(?:s|re|ve|ll|d|m)(?!\w)"
+SUFFIXES = ("n't", "'s", "'re", "'ve", "'ll", "'d", "'m")
+MARK = r"[\p{P}$+<=>^`|~]"
+PUNCTUATION = rf"(?!{CONTRACTION})(?!(?<=\bn)'t(?!\w)){MARK}"
 
 
 def find_phrases(
@@ -49,34 +65,51 @@ def find_phrases(
     return [phrase for _, phrase in found[:n_phrases]]
 
 
-def add_phrases(tokenizer: Tokenizer, phrases: Sequence[tuple[int, ...]]) -> Tokenizer:
-    """Return a tokenizer that also finds phrases, the first and longest that matches.
-
-    Entries keep their ids; phrases follow in their order. White space between the words of a
-    phrase may be of any length.
-    """
-    names = entry_names(tokenizer)
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    breaks = [
-        normalizers.Replace(Regex(rf"(?<=\w){word}(?!\w)"), f" {word}") for word in CONTRACTIONS
-    ]
-    spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    tokenizer.normalizer = normalizers.Sequence([tokenizer.normalizer, *breaks, spaces])
-    tokenizer.add_tokens(
-        [
-            AddedToken(" ".join(names[word] for word in phrase), single_word=True, normalized=True)
-            for phrase in phrases
-        ]
-    )
-    return tokenizer
-
-
 def phrase_importance(importance: np.ndarray, phrases: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Return importance `[vocab + phrases]`: a phrase matters as much as its weightiest word."""
     largest = [importance[list(phrase)].max() for phrase in phrases]
     return np.concatenate([importance, np.array(largest, importance.dtype)])
 
 
+def add_phrases(
+    words: Tokenizer, phrases: Sequence[tuple[int, ...]], importance: np.ndarray
+) -> Tokenizer:
+    """Return a tokenizer that knows the words of a WordPiece tokenizer, and phrases of them.
+
+    Entries keep their ids; phrases follow in their order. importance: `[vocab + phrases]`. The
+    cut of least total importance is what `tokenizers` calls the best Unigram segmentation, each
+    entry's score being its negative cost.
+    """
+    names = [_piece(name) for name in entry_names(words)]
+    names += ["".join(names[word] for word in phrase) for phrase in phrases]
+    pieces = np.array([not name.startswith(SPACE) for name in names])
+    costs = (importance + TOKEN_COST + PIECE_COST * pieces).astype(float).round(3)
+    vocabulary = list(zip(names, (-costs).tolist(), strict=True))
+    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=words.token_to_id("[UNK]")))
+    # Punctuation ends a phrase: the space beside it goes, and `split` sets it apart.
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            words.normalizer,
+            *(normalizers.Replace(Regex(rf"(?<=\w){end}(?!\w)"), f" {end}") for end in SUFFIXES),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Replace(Regex(rf" (?={PUNCTUATION})"), ""),
+            normalizers.Replace(Regex(rf"(?<={MARK}) "), ""),
+            normalizers.Strip(),
+        ]
+    )
+    split = pre_tokenizers.Split(Regex(PUNCTUATION), "isolated")
+    spaces = pre_tokenizers.Metaspace(SPACE, prepend_scheme="always", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, spaces])
+    return tokenizer
+
+
 def _is_word(entry: str) -> bool:
-    continues = entry.startswith(CONTINUATION) or is_special(entry)
-    return not continues and any(character.isalnum() for character in entry)
+    whole = not entry.startswith(CONTINUATION) and not is_special(entry)
+    return whole and any(character.isalnum() for character in entry)
+
+
+def _piece(entry: str) -> str:
+    """Return a WordPiece entry as a Unigram spells it: with a space before, unless it continues."""
+    if entry.startswith(CONTINUATION):
+        return entry.removeprefix(CONTINUATION)
+    return entry if is_special(entry) else SPACE + entry

@@ -84,7 +84,7 @@ class Recipe:
     labels: tuple[str, ...] = ("negative", "positive")
     teacher_epochs: float = 3
     n_texts: int = 500_000
-    n_phrases: int = 20_000
+    n_phrases: int = 35_000
     student: dict[str, Any] = field(default_factory=lambda: dict(NANO))
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     seed: int = 0

@@ -25,7 +25,8 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.teacher import Teacher, length_batches, pad, predict_logits
 
 N_COMPONENTS = 64
-CONTINUATION = "##"
+CONTINUATION = "##"  # before a piece that continues a word, in a WordPiece vocabulary
+SPACE = "\u2581"  # before a word, in a Unigram vocabulary
 
 # Contractions are words of their own, as in the Penn Treebank (and SST-2): does | n't, it | 's.
 # Without this WordPiece makes three pieces of a negation.
@@ -82,11 +83,12 @@ def token_features(teacher: Teacher, student_tokenizer: Tokenizer) -> np.ndarray
     - whitened principal components of the word's mean input embedding;
     - the teacher's logits, less that of label 0.
 
-    A continuation piece (##ing) is read as its bare string. Special and unused entries are zero.
+    A continuation piece (##ing) is read as its bare string, a phrase as its words. Special and
+    unused entries are zero.
     """
     entries = entry_names(student_tokenizer)
     words = [i for i, entry in enumerate(entries) if not is_special(entry)]
-    texts = [entries[i].removeprefix(CONTINUATION) for i in words]
+    texts = [entries[i].removeprefix(CONTINUATION).replace(SPACE, " ").strip() for i in words]
     hidden, embedded, logits = _read_alone(teacher, texts)
     columns = [_principal_components(hidden), _principal_components(embedded), logits]
     known = np.concatenate(columns, axis=1)

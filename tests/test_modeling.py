@@ -17,6 +17,7 @@ from transformers import (
 from fhe_inhibitor.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.recipe import NANO
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
@@ -92,6 +93,16 @@ def test_a_saved_model_comes_back_through_auto_classes(kind: str, tmp_path: Path
     assert torch.equal(model(ids).logits, loaded(ids).logits)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_seed_starts_with_everything_inhibited(seed: int) -> None:
+    """A layer of zeros has no gradient: training may never leave it."""
+    torch.manual_seed(seed)
+    config = InhibiDistilBertConfig(**{**NANO, "vocab_size": 100, "quantization": None})
+    model = InhibiDistilBertForSequenceClassification(config).eval()
+    pooled = model.distilbert(torch.randint(1, 100, (64, 12))).last_hidden_state
+    assert pooled.std(dim=0).mean() > 0.01
+
+
 def test_a_window_hides_what_lies_outside() -> None:
     """With one layer and a window of 1, the first position doesn't see the third token."""
     model = make(n_layers=1, attention_window=1, threshold="head")
@@ -110,6 +121,15 @@ def test_a_window_hides_what_lies_outside() -> None:
         ({"quantization": {"weight_bits": 9}, "normalization": "static"}, "weight_bits is 9"),
         ({"n_heads": [1]}, "n_heads has 1"),
         ({"quantization": {"weight_bits": 4}}, 'normalization="static"'),
+        ({"quantization": {"keys_per_sum": 1}, "normalization": "static"}, "keys_per_sum is 1"),
+        (
+            {
+                "quantization": {"keys_per_sum": 4},
+                "normalization": "static",
+                "attention_window": 2,
+            },
+            "keys_per_sum needs full attention",
+        ),
         ({"buckets": [4, 8], "n_tokens": 16}, "buckets are"),
     ],
 )
