@@ -8,7 +8,6 @@ report.to_json(), report.to_markdown()
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
@@ -156,12 +155,11 @@ def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Any]) -> Leng
         StageReport(task.stage, task.lookups, dict(formula[task.stage]), proved.accumulator_bits)
         for task, proved in zip(program.tasks, compiled.ranges[n], strict=True)
     )
-    lookups = sum((Counter(task.lookups) for task in program.tasks), Counter())
     return LengthReport(
         n,
         stages,
-        dict(sorted(lookups.items())),
-        failure_probability(compiled.manifest.p_error, lookups.total()),
+        program.lookups,
+        failure_probability(compiled.manifest.p_error, sum(program.lookups.values())),
         *_message_bytes(program, circuits),
     )
 

@@ -98,11 +98,7 @@ def measure_times(
     for kind, session in sessions.items():
         backend = session.prepare()
         assert backend is not None  # mode execute
-        tasks = backend.manifest.program(n).tasks
-        lookups: dict[int, int] = {}
-        for task in tasks:
-            for width, count in task.lookups.items():
-                lookups[width] = lookups.get(width, 0) + count
+        lookups = backend.manifest.program(n).lookups
         measured[kind] = {"lookups": lookups, "lookup_s": backend.measure_lookups(), "seconds": []}
     for text in texts:
         for kind, session in sessions.items():

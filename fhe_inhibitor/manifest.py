@@ -8,6 +8,7 @@ library (`server/`) and the client's specifications (`client.specs.json`).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ class Program:
 
     encryptions: tuple[Encryption, ...]
     tasks: tuple[Task, ...]
+
+    @property
+    def lookups(self) -> dict[int, int]:
+        """Lookups of all tasks by bit width, the narrowest first."""
+        count = sum((Counter(task.lookups) for task in self.tasks), Counter[int]())
+        return dict(sorted(count.items()))
 
 
 @dataclass(frozen=True)
