@@ -7,6 +7,9 @@ the vector instructions of its inner loop.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,8 +55,11 @@ RATIOS = tuple(
     for inhibitor in ("inhibitor", "inhibitor_lean", "inhibitor_maximum")
 )
 STAGES = ("pack", "score", "weigh", "mix", "finish")
+clock = time.thread_time  # of this thread alone: what else the machine runs doesn't count
 REPETITION_S = 1e-3  # a repetition calls a kernel as often as takes this long
 ENERGY_S = 2.0
+# Without the first, a multiplication is not fused with its sum; without the second, AVX2 is left.
+ABLATIONS = ("avx512vnni", "avx512f")
 # x86 instructions that accumulate, by the type of the sums: fused with a product, or alone
 SUMS = {np.int16: ("vpaddw",), np.int32: ("vpdpwssd", "vpaddd")}
 
@@ -71,7 +77,10 @@ class Parameters(Record):
 
 
 class Point(Record):
-    """One kernel at one length. seconds: of one head. equals_reference: None for torch's."""
+    """One kernel at one length.
+
+    seconds: processor time of one head. equals_reference: None for torch's kernel, in float.
+    """
 
     kernel: str
     n: int
@@ -112,7 +121,11 @@ class Energy(Record):
 
 
 class PlaintextResults(Record):
-    """The content of `plaintext.json`. call_s: of a compiled function that does nothing."""
+    """The content of `plaintext.json`.
+
+    call_s: of a compiled function that does nothing. without: the same at one length, compiled
+    for a processor that lacks a feature.
+    """
 
     format_version: int = FORMAT_VERSION
     machine: Machine
@@ -125,6 +138,7 @@ class PlaintextResults(Record):
     growth: dict[str, Growth]
     stages: list[Stage]
     energy: Energy
+    without: dict[str, PlaintextResults] = {}
 
 
 def benchmark_plaintext(
@@ -176,6 +190,33 @@ def benchmark_plaintext(
         stages=stages,
         energy=used,
     )
+
+
+def add_ablations(results: PlaintextResults) -> PlaintextResults:
+    """Add the kernels' times without each of `ABLATIONS` that this processor has.
+
+    In processes of their own, since numba compiles for one processor.
+    """
+    asked = results.parameters
+    script = (
+        "import sys; from fhe_inhibitor.plaintext_benchmark import *; "
+        "n, repetitions, seed, *kernels = sys.argv[1:]; "
+        "print(benchmark_plaintext([int(n)], kernels, int(repetitions), int(seed))"
+        ".model_dump_json())"
+    )
+    numbers = (max(asked.lengths), asked.repetitions, asked.seed)
+    kernels = [name for name in asked.kernels if name != TORCH]
+    without = {}
+    for feature in ABLATIONS:
+        if feature in FEATURES and kernels:
+            done = subprocess.run(
+                [sys.executable, "-c", script, *map(str, numbers), *kernels],
+                env=os.environ | {"NUMBA_CPU_FEATURES": f"-{feature}"},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            without[feature] = PlaintextResults.model_validate_json(done.stdout)
+    return results.model_copy(update={"without": without})
 
 
 def draw_head(n: int, random: np.random.Generator) -> list[np.ndarray]:
@@ -230,10 +271,10 @@ def _time_in_turn(
     for _ in range(repetitions):
         for name in random.permutation(list(runs)):
             run, n_calls = runs[name], calls[name]
-            start = time.perf_counter()
+            start = clock()
             for _ in range(n_calls):
                 run()
-            seconds[name].append((time.perf_counter() - start) / n_calls)
+            seconds[name].append((clock() - start) / n_calls)
     return seconds, calls
 
 
@@ -242,9 +283,9 @@ def _warm_up(run: Callable[[], object]) -> float:
     run()
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = clock()
         run()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return max(min(seconds), 1e-9)
 
 

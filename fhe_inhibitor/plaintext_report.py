@@ -67,6 +67,7 @@ def plaintext_markdown(results: PlaintextResults) -> str:
             "",
             *_explanation(results),
             "",
+            *_ablations(results),
             _energy(results),
             "",
             f"![plaintext times and ratios]({NAME}.png)",
@@ -82,9 +83,10 @@ def _preamble(results: PlaintextResults) -> str:
     wrong = [f"{p.kernel} at {p.n}" for p in results.points if p.equals_reference is False]
     return (
         f"{machine.processor}, {machine.cores} cores, load {machine.load_average} at the start; "
-        f"{versions}; commit {machine.commit}, {machine.date}. Median and 95% interval of "
-        f"{repetitions}; kernels in turn, in an order drawn for each repetition. Packing of keys "
-        f"and values and a call of {1e6 * results.call_s:.1f} µs are included. "
+        f"{versions}; commit {machine.commit}, {machine.date}. Processor time of the thread, "
+        f"median and 95% interval of {repetitions}; kernels in turn, in an order drawn for each "
+        "repetition. Packing of keys and values and a call of "
+        f"{1e6 * results.call_s:.1f} µs are included. "
         + (
             f"**Different from the NumPy reference: {', '.join(wrong)}.**"
             if wrong
@@ -175,48 +177,81 @@ def _loop(stage: Stage) -> str:
 def _why(results: PlaintextResults) -> list[str]:
     """The reading of the tables above, with their figures."""
     found = {(stage.kernel, stage.stage): stage for stage in results.stages}
-    scores = {
-        kernel: found[kernel, "score"].loop
-        for kernel in ("inhibitor", "inhibitor_maximum", "dot_product")
-        if (kernel, "score") in found
-    }
-    if len(scores) < 3 or None in scores.values():
-        return []
-    per_vector = {kernel: loop.arithmetic for kernel, loop in scores.items() if loop}
-    fused = "vpdpwssd" in (scores["dot_product"].instructions if scores["dot_product"] else {})
-    multiply = (
-        "one instruction, vpdpwssd, multiplies a vector of int16 by another and adds the products "
-        "to int32"
-        if fused
-        else "vpmaddwd multiplies a vector of int16 by another and adds neighbours, one addition "
-        "completes it"
-    )
-    weigh = {
-        kernel: found[kernel, "weigh"].seconds / sum(found[kernel, s].seconds for s in STAGES)
+    arithmetic, picoseconds = {}, {}
+    for kernel in ("inhibitor", "inhibitor_maximum", "dot_product"):
+        stage = found.get((kernel, "score"))
+        if stage is None or stage.loop is None or stage.steps is None:
+            return []
+        count = f"{stage.loop.arithmetic:.2g}"
+        arithmetic[kernel] = "1 instruction" if count == "1" else f"{count} instructions"
+        picoseconds[kernel] = f"{1e12 * stage.seconds / stage.steps:.0f} ps"
+    shares = ", ".join(
+        f"{TITLES[kernel]} {found[kernel, 'weigh'].seconds / total:.0%}"
         for kernel in ("dot_product", "dot_product_scalar")
-        if (kernel, "weigh") in found
-    }
-    shares = ", ".join(f"{TITLES[kernel]} {100 * share:.0f}%" for kernel, share in weigh.items())
-    return [
-        f"- Multiplying costs nothing extra here: {multiply} "
-        f"({per_vector['dot_product']:.2g} per vector). |q - k| summed as the formula has it takes "
-        f"a subtraction, an absolute value and an addition ({per_vector['inhibitor']:.2g}); "
-        "(v - Z)+ as many. Lanes are equally many: sums of the inhibitor fit 16 bits, and products "
-        "are summed in pairs as they grow to 32.",
-        "- The memory-saving form saves no instruction (|v - Z| costs what (v - Z)+ does) and no "
-        "memory: fused loops never hold the n n d tensor that it avoids.",
-        "- By maxima, |a - b| = 2 max(a, b) - a - b and (v - Z)+ = max(v, Z) - Z, the inhibitor "
-        f"needs {per_vector['inhibitor_maximum']:.2g} instructions per vector, which processors "
-        "issue more of per cycle than of multiplications.",
-        f"- Between the two products softmax takes a share of the time of {shares}; the table of "
-        "exponentials is looked up a vector at a time where AVX-512 is at hand, and entry by "
-        "entry otherwise. The scalar lookup, as compilers write it unaided, is what the inhibitor "
-        "saves most on; published times differ by 30 to 38 ns per pair at every n, which "
-        "per-pair work of that kind would explain, and a vectorised multiplication would not.",
-        f"- Memory is no limit: all kernels read 256 bytes of keys and values per key and block of "
-        f"{QUERIES} queries, {256 // QUERIES} bytes per pair, from the second-level cache, {KEYS} "
-        "keys at a time.",
+        if (total := sum(stage.seconds for stage in _of(results.stages, kernel=kernel)))
+    )
+    gaps = [
+        1e9 * (PUBLISHED["dot_product"][n] - seconds) / n**2
+        for n, seconds in PUBLISHED["inhibitor"].items()
     ]
+    return [
+        "- Products are not dearer than what replaces them. Per vector, to multiply and add up "
+        f"takes {arithmetic['dot_product']} ({picoseconds['dot_product']}); |q - k| takes "
+        f"{arithmetic['inhibitor']}: subtract, absolute value, add ({picoseconds['inhibitor']}), "
+        "and (v - Z)+ as many. The inhibitor's sums fit int16 lanes; the products' don't, but "
+        "pairs are added as they widen, so that both mechanisms fill a vector alike.",
+        "- The memory-saving form saves no instruction, |v - Z| costs what (v - Z)+ does, and no "
+        "memory: fused loops never hold the tensor of n n d values that it avoids.",
+        "- By maxima, |a - b| = 2 max(a, b) - a - b and (v - Z)+ = max(v, Z) - Z, the inhibitor "
+        f"takes {arithmetic['inhibitor_maximum']} "
+        f"({picoseconds['inhibitor_maximum']}), since what is subtracted needs one sum per row.",
+        f"- What the inhibitor does save is softmax, whose share of the time is: {shares}. It is "
+        "small where the exponentials are looked up a vector at a time, and large where they are "
+        "looked up one by one, which is what the compiler makes of the plain loop.",
+        f"- The published times differ by {min(gaps):.0f} to {max(gaps):.0f} ns per pair of query "
+        "and key at every n, many times what a whole pair takes here. Code that is not "
+        "vectorised, or that computes an exponential and a division per pair, would show that; "
+        "the paper does not say which.",
+        "- Memory traffic is nearly the same for all. Keys and values are 256 bytes per key and "
+        f"block of {QUERIES} queries, {256 // QUERIES} bytes per pair, read {KEYS} keys at a time; "
+        "scores and weights are 4 bytes per pair for the inhibitor, 6 for the dot product, and "
+        "stay in cache.",
+    ]
+
+
+def _ablations(results: PlaintextResults) -> list[str]:
+    """Times at one length without some of the processor's instructions."""
+    if not results.without:
+        return []
+    n = max(results.parameters.lengths)
+    runs = {"all instructions": results} | {
+        f"without {feature}": run for feature, run in results.without.items()
+    }
+    rows = [
+        f"| microseconds, n = {n} (instructions per vector: score, mix) | {' | '.join(runs)} |",
+        "|---" * (1 + len(runs)) + "|",
+        f"| int16 lanes | {' | '.join(str(run.int16_lanes) for run in runs.values())} |",
+    ]
+    for kernel in next(iter(results.without.values())).parameters.kernels:
+        cells = []
+        for run in runs.values():
+            (point,) = (p for p in _of(run.points, kernel=kernel) if p.n == n)
+            loops = [
+                f"{stage.loop.arithmetic:.2g}"
+                for stage in _of(run.stages, kernel=kernel)
+                if stage.loop
+            ]
+            cells.append(f"{_us(point.seconds.median)} ({', '.join(loops)})")
+        rows.append(f"| {TITLES[kernel]} | {' | '.join(cells)} |")
+    for kernel, other in RATIOS:
+        found = [
+            next((r for r in _of(run.ratios, kernel=kernel, other=other) if r.n == n), None)
+            for run in runs.values()
+        ]
+        if all(found):
+            cells = [f"{r.ratio.median:.2f}" for r in found if r]
+            rows.append(f"| {TITLES[kernel]} / {TITLES[other]} | {' | '.join(cells)} |")
+    return [*rows, ""]
 
 
 def _energy(results: PlaintextResults) -> str:
@@ -253,7 +288,7 @@ def _figure(results: PlaintextResults) -> Any:
     over_lengths(times, lengths, "microseconds of one head")
     for (kernel, other), style in zip(RATIOS, STYLES.values(), strict=False):
         found = _of(results.ratios, kernel=kernel, other=other)
-        if found:
+        if found and other != "inhibitor_lean":  # as the plain form, within the markers' size
             values = [r.ratio.median for r in found]
             ratios.plot(lengths, values, label=f"{TITLES[kernel]} / {TITLES[other]}", **style)
     published = _published_ratios()
@@ -265,7 +300,7 @@ def _figure(results: PlaintextResults) -> Any:
     over_lengths(ratios, lengths, "time of dot product / inhibitor", log=False)
     ratios.set_ylim(bottom=0)
     for axes in (times, ratios):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     return figure
 
 

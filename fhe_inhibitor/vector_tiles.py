@@ -23,13 +23,26 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 ROWS = 4
 VECTORS = 2
 
-FEATURES = frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+
+def usable_features(removed: str) -> frozenset[str]:
+    """Return the processor's features less those of numba's CPU_FEATURES, such as "-avx2,-fma".
+
+    All of AVX-512 rests on avx512f, and goes with it.
+    """
+    found = {name for name, present in binding.get_host_cpu_features().items() if present}
+    for entry in filter(None, removed.split(",")):
+        base = "avx512" if entry == "-avx512f" else entry[1:]
+        found = {name for name in found if not name.startswith(base)}
+    return frozenset(found)
+
+
+FEATURES = usable_features(config.CPU_FEATURES or "")  # type: ignore[attr-defined]
 LANES = 32 if "avx512bw" in FEATURES else 16  # int16 lanes of the widest vector
 TABLE_ENTRIES = 32
 

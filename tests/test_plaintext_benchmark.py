@@ -12,10 +12,14 @@ from fhe_inhibitor.assembly import busiest_loop
 from fhe_inhibitor.command_line import _run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.measurements import compare, fit_growth, make_folder, summarize
-from fhe_inhibitor.plaintext_benchmark import PlaintextResults, benchmark_plaintext
+from fhe_inhibitor.plaintext_benchmark import (
+    PlaintextResults,
+    add_ablations,
+    benchmark_plaintext,
+)
 from fhe_inhibitor.plaintext_kernels import KERNELS
 from fhe_inhibitor.plaintext_report import PUBLISHED, plaintext_markdown, write_plaintext
-from fhe_inhibitor.vector_tiles import LANES
+from fhe_inhibitor.vector_tiles import FEATURES, LANES
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,18 @@ def test_inner_loops_hold_the_instructions_of_the_formula(results) -> None:
     assert loops["inhibitor_maximum", "score"].arithmetic == 2
     assert loops["dot_product", "score"].arithmetic <= 2  # fused where the processor has VNNI
     assert {loop.registers for loop in loops.values()} == {"zmm"}
+
+
+@pytest.mark.slow  # compiles for each processor anew
+@pytest.mark.skipif("avx512vnni" not in FEATURES, reason="a processor with VNNI")
+def test_without_vnni_a_product_takes_two_instructions() -> None:
+    results = add_ablations(benchmark_plaintext((32,), ("dot_product",), repetitions=1))
+    for feature, lanes in (("avx512vnni", 32), ("avx512f", 16)):
+        run = results.without[feature]
+        assert run.int16_lanes == lanes
+        assert run.points[0].equals_reference
+        assert [stage.loop.arithmetic for stage in run.stages if stage.loop] == [2, 2]
+    assert "without avx512vnni" in plaintext_markdown(results)
 
 
 def test_files_agree_with_the_schema(results, tmp_path) -> None:
