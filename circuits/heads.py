@@ -25,6 +25,7 @@ import numpy as np
 
 from circuits.dot_product import Product
 from circuits.inhibitor import InhibitorParameters, inhibitor, inhibitor_signed
+from circuits.intervals import Interval, full, interval_lookup
 from circuits.lookups import Lookup, Table
 from circuits.pairs import make_pairs
 from circuits.softmax import (
@@ -64,6 +65,12 @@ class AttentionHead:
         attention = inhibitor_signed if self.circuit == "inhibitor_signed" else inhibitor
         none_padded = np.zeros(self.n, dtype=np.int64)
         return attention(q, k, v, none_padded, pairs, p, keeping_sums(lookup))
+
+    def prove(self) -> Interval:
+        """Return bounds of H over all inputs. Raises OverflowError if a table could be left."""
+        shape = (self.n, self.head_dim)
+        qk, v = full(shape, *self.qk_range), full(shape, *self.v_range)
+        return self.evaluate(qk, qk, v, interval_lookup)
 
     def count_lookups(self) -> Counter[int]:
         """Return the lookups by bit width, from shapes and tables alone."""

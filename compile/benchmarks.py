@@ -22,12 +22,12 @@ RUNS = 3
 
 
 def benchmark_name(bit_width: int) -> str:
-    """Return the name of the function that looks up `BENCHMARK_SIZE` values of this width."""
+    """Return the name of the function that looks up values of this width."""
     return f"benchmark_{bit_width}_bits"
 
 
-def trace_benchmark(bit_width: int) -> DeclaredFunction:
-    """Return a function of one lookup in each of `BENCHMARK_SIZE` values of `bit_width` bits."""
+def trace_benchmark(bit_width: int, size: int = BENCHMARK_SIZE) -> DeclaredFunction:
+    """Return a function of one lookup in each of `size` values of `bit_width` bits."""
     top = (1 << bit_width) - 1
     table = Table(np.arange(top, -1, -1, dtype=np.int64))
     lookup = encrypted_lookup()
@@ -38,7 +38,7 @@ def trace_benchmark(bit_width: int) -> DeclaredFunction:
 
     function.__name__ = benchmark_name(bit_width)
     declared = DeclaredFunction(function, {"x": "encrypted"})
-    declared.inputset.extend(np.full(BENCHMARK_SIZE, end) for end in (0, top))
+    declared.inputset.extend(np.full(size, end) for end in (0, top))
     return declared
 
 

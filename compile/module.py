@@ -118,7 +118,8 @@ def build_module(
     benchmarks = [trace_benchmark(width) for width in widths]
     on_step("compile")
     functions = {call.function.name: call.function for n in lengths for call in calls[n]}
-    module = _compile([*functions.values(), *benchmarks], _wires(calls), settings)
+    traced = [*functions.values(), *benchmarks]
+    module = compile_functions(traced, _wires(calls), settings.p_error)
     on_step("check")
     if not settings.exact_rounding:
         for n in lengths:
@@ -194,16 +195,20 @@ def _wires(calls: Mapping[int, Sequence[Call]]) -> list[CompositionWire]:
     return [wires[key] for key in sorted(wires)]
 
 
-def _compile(
-    functions: Sequence[DeclaredFunction], wires: list[CompositionWire], settings: Settings
+def compile_functions(
+    functions: Sequence[DeclaredFunction], wires: list[CompositionWire], p_error: float
 ) -> FheModule:
+    """Return functions compiled for one set of keys.
+
+    Raises InputError if no parameters reach p_error.
+    """
     compiler = ModuleCompiler(list(functions), fhe.Wired(wires))
     try:
-        return compiler.compile(None, configuration(settings.p_error))
+        return compiler.compile(None, configuration(p_error))
     except RuntimeError as error:
         if not any(reason in str(error) for reason in UNREACHABLE):
             raise
         raise InputError(
-            f"no parameters reach p_error {settings.p_error:.3g}: narrow the widest lookup, lower "
+            f"no parameters reach p_error {p_error:.3g}: narrow the widest lookup, lower "
             "the weights' norm or allow a larger p_error"
         ) from error

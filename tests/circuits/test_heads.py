@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from circuits.heads import PLAIN_SUM, AttentionHead
 from circuits.inhibitor import InhibitorParameters
-from circuits.intervals import full, interval, interval_lookup
+from circuits.intervals import interval, interval_lookup
 from circuits.lookups import Table, antiperiodic_abs, exact_lookup, noisy_lookup, read
 from circuits.softmax import NarrowSoftmaxParameters, WideSoftmaxParameters
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.gaussian_heads import CIRCUITS, make_head
 
 NOISE_STD = 0.1
+
+Operands = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @st.composite
@@ -29,12 +31,12 @@ def heads(draw: st.DrawFn) -> AttentionHead:
     ).head
 
 
-def inputs(rng: np.random.Generator, head: AttentionHead, corner: bool = False) -> list[np.ndarray]:
-    shape = (head.n, head.head_dim)
-    ranges = (head.qk_range, head.qk_range, head.v_range)
-    if corner:
-        return [rng.choice(r, shape) for r in ranges]
-    return [rng.integers(low, high + 1, shape) for low, high in ranges]
+def inputs(rng: np.random.Generator, head: AttentionHead, corner: bool = False) -> Operands:
+    def draw(low: int, high: int) -> np.ndarray:
+        shape = (head.n, head.head_dim)
+        return rng.choice([low, high], shape) if corner else rng.integers(low, high + 1, shape)
+
+    return draw(*head.qk_range), draw(*head.qk_range), draw(*head.v_range)
 
 
 @settings(deadline=None, max_examples=60)
@@ -42,11 +44,11 @@ def inputs(rng: np.random.Generator, head: AttentionHead, corner: bool = False) 
 def test_ranges_are_proved_and_hold(head: AttentionHead, seed: int) -> None:
     rng = np.random.default_rng(seed)
     shape = (head.n, head.head_dim)
-    boxes = [full(shape, *r) for r in (head.qk_range, head.qk_range, head.v_range)]
-    proved = head.evaluate(*boxes, interval_lookup)
+    proved = head.prove()
     for corner in (False, True):
         qkv = inputs(rng, head, corner)
-        near = head.evaluate(*(interval(x) for x in qkv), interval_lookup)
+        q, k, v = (interval(x) for x in qkv)
+        near = head.evaluate(q, k, v, interval_lookup)
         for lookup in (exact_lookup, noisy_lookup(rng, NOISE_STD)):
             h = head.evaluate(*qkv, lookup)
             assert h.shape == shape
