@@ -47,6 +47,22 @@ demo: $(STAMP) ## client and server in one file, step by step
 figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)
 
+.PHONY: benchmark
+benchmark: $(STAMP) ## one attention head, encrypted, n to 16, four circuits; goes on where it stopped
+	$(BIN)/fhe-inhibitor benchmark attention $(ARGS)
+
+.PHONY: benchmark-quick
+benchmark-quick: $(STAMP) ## the same to n = 4, a few minutes
+	$(BIN)/fhe-inhibitor benchmark attention --quick --out build/benchmarks-quick $(ARGS)
+
+.PHONY: benchmark-plaintext
+benchmark-plaintext: $(STAMP) ## the same head in the clear, n to 1024
+	$(BIN)/fhe-inhibitor benchmark plaintext $(ARGS)
+
+.PHONY: benchmark-report
+benchmark-report: $(STAMP) ## docs/benchmarks.md from the results of both
+	$(BIN)/fhe-inhibitor benchmark report $(ARGS)
+
 .PHONY: train
 train: $(STAMP) ## the recipe that made the shipped checkpoint
 	$(BIN)/fhe-inhibitor train --data $(SST2) --sentences $(SENTENCES) \

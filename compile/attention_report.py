@@ -111,19 +111,19 @@ def _points(results: AttentionResults) -> list[str]:
     formulas = "; ".join(f"{TITLES[c]} {FORMULAS[c]}" for c in results.parameters.circuits)
     return [
         *rows,
-        *(_row(_cells(point)) for point in _sorted(results)),
+        *(_row(_cells(point, results.parameters.head_dim)) for point in _sorted(results)),
         "",
         f"Formulas: {formulas}; a product takes m = 2 lookups, 1 where both operands fit 5 bits.",
     ]
 
 
-def _cells(point: Point) -> list[str]:
+def _cells(point: Point, head_dim: int) -> list[str]:
     title = [TITLES[point.circuit], str(point.n)]
     if point.status in ("not_compiled", "failed"):
         return [*title, f"{point.status.replace('_', ' ')}: {_plain(point.reason)}", *[""] * 11]
     run = point.summaries.get("run")
     timed = run if point.lookup_s else None
-    published = PUBLISHED.get(point.circuit, {}).get(point.n)
+    published = PUBLISHED.get(point.circuit, {}).get(point.n) if head_dim == 2 else None
     ratio = timed.median / point.predicted_s if timed and point.predicted_s else None
     left_out = f"left out: {_plain(point.reason)}" if point.status == "left_out" else "-"
     agrees = "agrees" if point.lookups == point.formula else "**differs**"

@@ -24,7 +24,7 @@ READING = """### Where the advantage comes from
 
 - *Width.* |q - k| of b-bit operands is looked up with b + 1 bits and its sum over d channels with
   b + log2 d; a sum of products has 2 b - 1 + log2 d. Each bit beyond 5 multiplies the time of a
-  lookup by 2.5 to 6: that is most of the ratio of the exact circuits.
+  lookup by 2 to 6: that is most of the ratio of the exact circuits.
 - *Antiperiodic tables.* An absolute value goes on with its own negative beyond half a period, as
   a bootstrap does beyond its padding bit, so |q - k| needs b bits. A square or an exponential
   doesn't.
