@@ -221,7 +221,7 @@ def _exponentiate_scalar(q: Any, key_sums: Any, scores: Any, weights: Any, row: 
 
 @njit
 def _exponentiate_vector(q: Any, key_sums: Any, scores: Any, weights: Any, row: Any) -> None:
-    """E, a vector at a time, the table in a register."""
+    """E, a vector at a time, the table in registers."""
     for i in range(QUERIES):
         top = _largest(scores[i, : weights.shape[1]])
         for j in range(0, weights.shape[1], LANES):
@@ -273,7 +273,7 @@ def _normalise(out: Any, row: Any, value_sums: Any) -> None:
             out[i, channel] = scaled >> RECIPROCAL_BITS
 
 
-_exponentiate = _exponentiate_vector if LANES == 32 else _exponentiate_scalar
+_exponentiate = _exponentiate_vector if "avx2" in tiles.FEATURES else _exponentiate_scalar
 _distances, _maxima, _products = map(_scorer, (tiles.distance, tiles.maximum, tiles.product))
 _mixed_products = _mixer(tiles.product)
 

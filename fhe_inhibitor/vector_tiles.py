@@ -134,10 +134,10 @@ def make_tile(step: Step, vectors: int = VECTORS, accumulate: bool = False) -> A
 def _exponentials(
     typing: Any, scores: Any, weights: Any, table: Any, i: Any, j: Any, top: Any, shift: Any
 ) -> Any:
-    """Write table[t % 32] >> (t // 32), t = min((top - scores[i, j]) >> shift, 511), for 32 j.
+    """Write table[t % 32] >> (t // 32), t = min((top - scores[i, j]) >> shift, 511).
 
-    scores: int32. weights: int16. table: 32 values, int16, in one register: vpermw looks up 32
-    lanes at once. Needs AVX-512.
+    As many j as a vector holds. scores: int32. weights: int16. table: 32 values, int16, kept in
+    registers. Needs AVX2.
     """
 
     def generate(context: Any, build: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
@@ -157,9 +157,7 @@ def _exponentials(
         steps = build.shuffle_vector(*halves, _lanes(range(LANES)))
         entries = build.and_(steps, ir.Constant(NARROW, [TABLE_ENTRIES - 1] * LANES))
         octaves = build.lshr(steps, ir.Constant(NARROW, [TABLE_ENTRIES.bit_length() - 1] * LANES))
-        loaded = _load(build, table(j.type(0)), NARROW)
-        name = "llvm.x86.avx512.permvar.hi.512"
-        found = build.lshr(_call(build, name, NARROW, loaded, entries), octaves)
+        found = build.lshr(_look_up(build, table, entries, j.type), octaves)
         _store(build, found, weights(i, j))
         return context.get_dummy_value()
 
@@ -168,6 +166,32 @@ def _exponentials(
 
 
 exponentials: Any = intrinsic(_exponentials)
+
+
+def _look_up(build: ir.IRBuilder, table: Any, entries: ir.Value, index: ir.Type) -> ir.Value:
+    """Return table[entry] of each lane.
+
+    AVX-512 has one instruction for 32 entries of 16 bits, AVX2 one for 16 entries of 8: there,
+    the low and high bytes of either half are looked up apart.
+    """
+    if LANES == 32:
+        name = "llvm.x86.avx512.permvar.hi.512"
+        return _call(build, name, NARROW, _load(build, table(index(0)), NARROW), entries)
+    half_bytes, n_bytes = ir.VectorType(ir.IntType(8), LANES), ir.VectorType(ir.IntType(8), 32)
+    eight = ir.Constant(NARROW, [8] * LANES)
+    wanted = build.bitcast(build.or_(entries, build.shl(entries, eight)), n_bytes)
+    low_byte = ir.Constant(ir.VectorType(ir.IntType(1), 32), [1, 0] * LANES)
+    halves = []
+    for half in range(2):
+        values = _load(build, table(index(half * LANES)), NARROW)
+        found = []
+        for part in (values, build.lshr(values, eight)):
+            part = build.trunc(part, half_bytes)
+            both = build.shuffle_vector(part, part, _lanes([*range(LANES), *range(LANES)]))
+            found.append(_call(build, "llvm.x86.avx2.pshuf.b", n_bytes, both, wanted))
+        halves.append(build.bitcast(build.select(low_byte, *found), NARROW))
+    in_first = build.icmp_signed("<", entries, ir.Constant(NARROW, [LANES] * LANES))
+    return build.select(in_first, *halves)
 
 
 def _indexer(context: Any, build: ir.IRBuilder, kind: Any, value: ir.Value) -> Any:
