@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +29,7 @@ from compile.session import Session
 from fhe_inhibitor.data import LabelledText, hold_out, load_splits
 from fhe_inhibitor.evaluation import evaluate
 from fhe_inhibitor.integer_model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.measurements import commit, processor
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
@@ -114,27 +114,15 @@ def measure_times(
 
 def describe_machine() -> dict[str, Any]:
     """Return what a figure is bound to: processor, versions, commit and date."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "processor": processor(),
         "cores": psutil.cpu_count(logical=False),
         "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "python": platform.python_version(),
         "concrete": version("concrete-python"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str:
