@@ -33,19 +33,21 @@ CHECKPOINT_STEPS = 500
 class DistillationConfig:
     """The hyperparameters of one student.
 
-    float_fraction: share of the steps before quantization. hard_weight: weight of true labels
-    (or the teacher's choice where there is none) beside the teacher's probabilities at
-    `temperature`. labelled_share: share of each batch that is drawn from the texts with true
-    labels, which are real; the rest is drawn from all. token_counts, token_weights: how many
-    tokens a batch reads, and how often.
+    float_fraction: share of the steps before quantization. quantized_rate: learning rate that
+    quantized training starts with, in units of the first; both phases end at 0. hard_weight:
+    weight of true labels (or the teacher's choice where there is none) beside the teacher's
+    probabilities at `temperature`. labelled_share: share of each batch that is drawn from the
+    texts with true labels, which are real; the rest is drawn from all. token_counts,
+    token_weights: how many tokens a batch reads, and how often.
     """
 
-    steps: int = 3000
+    steps: int = 6000
     batch_size: int = 256
     learning_rate: float = 3e-3
     free_learning_rate: float = 1e-3
     free_weight_decay: float = 0.5
-    float_fraction: float = 0.3
+    float_fraction: float = 0.4
+    quantized_rate: float = 0.5
     temperature: float = 1.5
     hard_weight: float = 0.5
     labelled_share: float = 0.5
@@ -139,8 +141,8 @@ def distil(
         start = _load(checkpoint, model, average, optimizer)
         if start > switch:
             model.quantized = True
-    cosine = _cosine(config.steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine, last_epoch=start - 1)
+    rate = _schedule(config, switch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate, last_epoch=start - 1)
     model.train()
     for step, (rows, n) in enumerate(_batches(texts, config, start), start):
         if step % CHECKPOINT_STEPS == 0:
@@ -211,8 +213,19 @@ def _parameter_groups(model: nn.Module, config: DistillationConfig) -> Sequence[
     ]
 
 
-def _cosine(steps: int, warmup: int = 200) -> Callable[[int], float]:
-    return lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _schedule(config: DistillationConfig, switch: int) -> Callable[[int], float]:
+    """One cosine down to 0 until quantization, another one after it."""
+
+    def rate(step: int) -> float:
+        if step < switch:
+            return _cosine(step, switch)
+        return config.quantized_rate * _cosine(step - switch, config.steps - switch)
+
+    return rate
+
+
+def _cosine(step: int, steps: int, warmup: int = 200) -> float:
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _average(model: nn.Module, config: DistillationConfig) -> AveragedModel:

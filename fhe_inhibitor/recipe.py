@@ -50,7 +50,7 @@ NANO: dict[str, Any] = {
     "n_layers": 2,
     "n_heads": 2,
     "hidden_dim": 0,
-    "key_head_dim": [4, 5],
+    "key_head_dim": [2, 4],
     "value_head_dim": [4, 8],
     "attention_window": [2, 0],
     "threshold": "head_offset",
@@ -63,7 +63,7 @@ NANO: dict[str, Any] = {
     "default_tokens": 12,
     "buckets": [8, 10, 12, 16, 24],
     "token_importance": "public",
-    "quantization": {"key_bits": 2, "value_bits": [2, 4], "fan_in": 8},
+    "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "keys_per_sum": [0, 4]},
 }
 
 
@@ -152,7 +152,7 @@ def make_student(
     recipe: Recipe, attention_kind: str, vocab_size: int
 ) -> InhibiDistilBertForSequenceClassification:
     """Return an untrained student; for dot products the same shape, bits and options."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.distillation.seed)
     config = InhibiDistilBertConfig(
         vocab_size=vocab_size,
         attention_kind=attention_kind,
@@ -190,7 +190,7 @@ def train_bag_of_words(
     recipe: Recipe, corpus: Corpus, work: Path, rows: dict[str, list[LabelledText]]
 ) -> dict[str, Any]:
     """Distil the linear baseline on the same texts and return its accuracies by token count."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.distillation.seed)
     model = BagOfWords(torch.from_numpy(corpus.features), len(recipe.labels))
     counts = recipe.student["buckets"]
     _distil(model, recipe.distillation, corpus, work / "bag_of_words")
