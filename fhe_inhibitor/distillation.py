@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.corpus import TokenizedTexts
-from fhe_inhibitor.denormals import flush_denormals
 from fhe_inhibitor.integer_model import most_important
+from fhe_inhibitor.processor_settings import flush_denormals, one_thread
 from fhe_inhibitor.quantized import calibrate
 
 MAX_TEXT_TOKENS = 40
@@ -117,6 +117,7 @@ def select_tokens(
 
 
 @flush_denormals()
+@one_thread()
 def distil(
     model: nn.Module,
     texts: TextTable,
@@ -129,7 +130,7 @@ def distil(
 
     model: takes `input_ids` and `attention_mask`, returns `.logits`; quantized after the float
     phase if it has a quantization configuration. checkpoint: a file to resume from, written
-    every `CHECKPOINT_STEPS` steps. Deterministic for a seed and a number of threads.
+    every `CHECKPOINT_STEPS` steps. Deterministic for a seed: it computes on one thread.
     """
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
     average = _average(model, config)
@@ -219,7 +220,8 @@ def _schedule(config: DistillationConfig, switch: int) -> Callable[[int], float]
     def rate(step: int) -> float:
         if step < switch:
             return _cosine(step, switch)
-        return config.quantized_rate * _cosine(step - switch, config.steps - switch)
+        rest = max(1, config.steps - switch)  # a float model has none
+        return config.quantized_rate * _cosine(step - switch, rest)
 
     return rate
 

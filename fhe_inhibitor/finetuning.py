@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fhe_inhibitor.data import LabelledText
-from fhe_inhibitor.denormals import flush_denormals
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.processor_settings import flush_denormals
 from fhe_inhibitor.teacher import Teacher, encode, pad
 
 BUCKET_BATCHES = 50

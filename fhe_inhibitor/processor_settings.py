@@ -1,0 +1,37 @@
+"""How small models are trained on a processor: without denormal numbers, on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Let denormal results be 0 in the block, or in the function that this decorates.
+
+    Adam's moments of words that no recent text held turn denormal, which this kind of processor
+    adds a hundred times slower. The setting is the processor's and would else outlive the
+    training, to surprise whoever comes next.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread in the block, or in the function that this decorates.
+
+    Sums of a small model are too short to share, and come out the same on every machine.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
