@@ -14,8 +14,9 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from types import TracebackType
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from compile.costs import peak_memory_bytes
@@ -36,23 +37,8 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        start_deaf(self._process)
         theirs.close()
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Return what a method returns."""
@@ -77,6 +63,17 @@ class Child:
         self._process.kill()
         self._process.join()
         self._connection.close()
+
+
+def start_deaf(process: SpawnProcess) -> None:
+    """Start a process for which SIGINT is blocked."""
+    # Starting the tracker unblocks SIGINT, and the first process to start would start it.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from compile.cache import remove_unfinished
+from compile.child import start_deaf
 from compile.observer import Observer
 from fhe_inhibitor.errors import InputError
 
@@ -39,11 +39,7 @@ def in_worker(work: Callable[..., Result], observer: Observer, *arguments: Any) 
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(sender, work, arguments), daemon=True)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    start_deaf(process)
     sender.close()
     try:
         return _listen(receiver, observer)
