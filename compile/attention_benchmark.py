@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ class _Run:
             for circuit in self._parameters.circuits:
                 found = self.results.find(circuit, n)
                 if found is None or not found.complete:
-                    children[circuit] = stack.enter_context(self._start(circuit, n))
+                    children[circuit] = stack.enter_context(closing(self._start(circuit, n)))
                     self._attempt(self._prepare, children, circuit, n)
             for repetition in range(self._parameters.repetitions):
                 for circuit in list(children):

@@ -15,8 +15,8 @@ from compile.report import predict_seconds
 from fhe_inhibitor.gaussian_heads import GaussianHead, make_head
 
 NOISE_STD = 0.1  # of encrypted rounding, in steps (`compile.noise`)
-MODEL_VALUES = 6400  # outputs that the integer model's quality is measured on
-MIN_MODEL_HEADS = 20
+MODEL_VALUES = 6400  # outputs that the integer model's quality is measured on, about
+MIN_MODEL_HEADS, MAX_MODEL_HEADS = 20, 400
 REPEAT_S = 5.0  # compiling and making keys are repeated until they took this long
 
 
@@ -99,7 +99,8 @@ def model_quality(gaussian: GaussianHead) -> Quality:
     """Return the quality of the integer model with rounding noise drawn."""
     rng = np.random.default_rng(0)
     head = gaussian.head
-    qkv = gaussian.draw(rng, max(MIN_MODEL_HEADS, MODEL_VALUES // (head.n * head.head_dim)))
+    heads = MODEL_VALUES // (head.n * head.head_dim)
+    qkv = gaussian.draw(rng, min(max(heads, MIN_MODEL_HEADS), MAX_MODEL_HEADS))
     lookup = noisy_lookup(rng, NOISE_STD)
     h = [head.evaluate(q, k, v, lookup) for q, k, v in zip(*gaussian.quantize(qkv), strict=True)]
     return measure_quality(np.stack(h) * gaussian.h_step, gaussian.float_head(qkv))

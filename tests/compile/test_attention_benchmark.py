@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 
 from circuits.intervals import interval, interval_lookup
 from circuits.lookups import exact_lookup
-from compile import attention_benchmark
+from compile import attention_benchmark, attention_results, head_process
 from compile.attention_benchmark import benchmark_attention
 from compile.attention_report import attention_markdown, write_attention
 from compile.attention_results import AttentionResults, Parameters, read_results, write_results
@@ -47,12 +45,6 @@ class InProcess:
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
         self._made = make(*arguments)
 
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def call(self, method: str, *arguments: Any) -> Any:
         self.before_call(method)
         try:
@@ -67,18 +59,21 @@ class InProcess:
         pass
 
 
-@pytest.fixture(autouse=True)
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_benchmark, "Child", InProcess)
+@pytest.fixture(autouse=True, scope="module")
+def in_process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_benchmark, "Child", InProcess)
+        patch.setattr(head_process, "MAX_MODEL_HEADS", 20)
+        machine = attention_results.describe_machine(attention_results.PACKAGES)
+        patch.setattr(attention_results, "describe_machine", lambda packages: machine)
+        yield
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def simulated(in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files of a tiny simulated suite, all five circuits."""
     out = tmp_path_factory.mktemp("benchmark")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_benchmark, "Child", InProcess)
-        write_attention(benchmark_attention(TINY, out, None, Observer()), out)
+    write_attention(benchmark_attention(TINY, out, None, Observer()), out)
     return out
 
 
@@ -146,16 +141,32 @@ def test_a_budget_leaves_out_and_says_so(tmp_path: Path) -> None:
     results = benchmark_attention(asked, tmp_path, 0.0, Observer())
     assert {point.status for point in results.points} == {"left_out"}
     assert "s of the time budget are left" in results.points[0].reason
-    assert results.points[0].lookups == {3: 12}
+    assert results.points[0].lookups == {3: 8, 2: 4}
     assert "left out: needs about" in attention_markdown(results)
     assert results.points == read_results(tmp_path / "attention.json").points
 
 
-def test_what_cannot_be_compiled_is_a_row(tmp_path: Path) -> None:
-    asked = TINY.model_copy(update={"circuits": ("dot_product_exact",), "lengths": (2,), "bits": 8})
+def test_what_cannot_be_compiled_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(method: str) -> None:
+        raise InputError("no parameters reach p_error")
+
+    asked = TINY.model_copy(update={"circuits": ("dot_product_exact",), "lengths": (2,)})
+    monkeypatch.setattr(InProcess, "before_call", staticmethod(fail))
     results = benchmark_attention(asked, tmp_path, None, Observer())
     assert [(p.status, p.complete) for p in results.points] == [("not_compiled", True)]
-    assert "not compiled: " in attention_markdown(results)
+    assert "not compiled: no parameters reach p_error" in attention_markdown(results)
+
+
+def test_a_process_that_ends_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(method: str) -> None:
+        if method == "simulate":
+            raise ChildError("its process ended unexpectedly, exit code -9")
+
+    asked = TINY.model_copy(update={"circuits": ("inhibitor_exact",), "lengths": (2,)})
+    monkeypatch.setattr(InProcess, "before_call", staticmethod(fail))
+    results = benchmark_attention(asked, tmp_path, None, Observer())
+    assert [p.status for p in results.points] == ["failed"]
+    assert "exit code -9" in attention_markdown(results)
 
 
 @pytest.mark.parametrize(
@@ -208,35 +219,6 @@ def refuse(capsys, arguments: list[str], words: str) -> None:
     assert stopped.value.code == 2
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("fhe-inhibitor: ") and words in captured.err
-
-
-class Echo:
-    def __init__(self, word: str) -> None:
-        self.word = word
-
-    def say(self, times: int) -> str:
-        return self.word * times
-
-    def refuse(self) -> None:
-        raise InputError("not this")
-
-    def fail(self) -> None:
-        raise ValueError("broke")
-
-    def crash(self) -> None:
-        os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def test_a_child_answers_refuses_fails_and_crashes() -> None:
-    with Child(Echo, "ab") as child:
-        assert child.call("say", 2) == "abab"
-        assert child.peak_memory_bytes() > 1e6
-        with pytest.raises(InputError, match="not this"):
-            child.call("refuse")
-        with pytest.raises(ChildError, match="ValueError: broke"):
-            child.call("fail")
-        with pytest.raises(ChildError, match=f"exit code -{signal.SIGSEGV:d}"):
-            child.call("crash")
 
 
 @pytest.mark.fhe
