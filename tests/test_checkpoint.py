@@ -70,7 +70,7 @@ def test_float_and_integer_model_agree_on_validation_sentences(
 
 def test_accuracy_is_what_the_card_says(model: IntegerModel, data_dir: Path) -> None:
     rows = read_tsv(data_dir / "glue" / "sst2" / "dev.tsv")
-    assert 0.80 < evaluate(model, rows, n_draws=1).value < 0.86
+    assert 0.835 < evaluate(model, rows, n_draws=1).value < 0.865
 
 
 def test_every_length_is_proved_and_needs_no_lookup_beyond_five_bits(model: IntegerModel) -> None:
@@ -78,7 +78,7 @@ def test_every_length_is_proved_and_needs_no_lookup_beyond_five_bits(model: Inte
     for n in model.buckets:
         verify(model.network, n, max_bits=5)
     widths = {width for counts in count_lookups(model.network, 12).values() for width in counts}
-    assert widths == {3, 5}
+    assert widths == {4, 5}
 
 
 def test_the_folder_is_small_and_its_tokenizer_is_transformers(model: IntegerModel) -> None:
