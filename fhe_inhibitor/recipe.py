@@ -116,7 +116,7 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
     )
     rows = {"held_out": held_out, "validation": splits["validation"]}
     results: dict[str, Any] = {
-        "recipe": asdict(recipe),
+        "recipe": _portable(recipe),
         "n_texts": len(corpus.texts),
         "teacher": {
             name: _share(predict_logits(teacher, [r.text for r in split]), split)
@@ -233,6 +233,15 @@ def _distil(
             checkpoint.with_suffix(".safetensors"),
             lambda step, loss: progress.update(task, completed=step),
         )
+
+
+def _portable(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as it is published: of a local file or folder only the name."""
+    fields = asdict(recipe)
+    for name in ("data", "teacher", "sentences"):
+        if fields[name] and Path(fields[name]).exists():
+            fields[name] = Path(fields[name]).name
+    return fields
 
 
 def _share(logits: np.ndarray, rows: Sequence[LabelledText]) -> float:
