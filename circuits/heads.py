@@ -37,6 +37,10 @@ from circuits.softmax import (
 
 PLAIN_SUM = Table(np.zeros(1, dtype=np.int64))  # as an output table: the sum as it is
 
+# E is part of its sum and of the packed operand: one encoding, as wide as the wider one. Concrete
+# shifts what it reads to the table's own width, but not beyond this many bits.
+CONVERTED_BITS = 8
+
 Parameters = InhibitorParameters | WideSoftmaxParameters | NarrowSoftmaxParameters
 
 
@@ -101,36 +105,28 @@ def keeping_sums(lookup: Lookup) -> Lookup:
 
 
 def _wide(p: WideSoftmaxParameters, n: int, d: int) -> list[tuple[int, int]]:
-    # E is part of its sum and of the packed operand: one encoding, as wide as the wider one.
-    shared = max(p.total.bit_width, p.normalised.bit_width)
+    widths = (p.total.bit_width, p.normalised.bit_width)
+    total, normalised = (w if w <= CONVERTED_BITS else max(widths) for w in widths)
     return [
         *_products(p.score, n * n * d),
         (n * n, p.exponential.bit_width),
-        (n, shared),
-        (n * n, shared),
+        (n, total),
+        (n * n, normalised),
         *_products(p.weighted, n * n * d),
     ]
 
 
 def _narrow(p: NarrowSoftmaxParameters, n: int, d: int) -> list[tuple[int, int]]:
     return [
-        (2 * n * d, _beside(p.difference, p.operand)),
+        (2 * n * d, p.operand.bit_width),
         (n * n * d, p.difference.bit_width),
-        (n * n, _beside(p.weight, p.exponential)),
+        (n * n, p.exponential.bit_width),
         (n, p.logarithm.bit_width),
         (n * n, p.weight.bit_width),
-        (n * n, _beside(p.spread, p.weight_squared)),
-        (n * d, _beside(p.spread, p.value)),
+        (n * n, p.weight_squared.bit_width),
+        (n * d, p.value.bit_width),
         (n * n * d, p.spread.bit_width),
     ]
-
-
-def _beside(wider: Table, table: Table) -> int:
-    """Bits of a lookup of a value that is also an operand of the sum that `wider` reads.
-
-    Both have one encoding, before rounding.
-    """
-    return max(table.bit_width, wider.bit_width + wider.lsbs - table.lsbs)
 
 
 def _products(product: Product, count: int) -> list[tuple[int, int]]:
