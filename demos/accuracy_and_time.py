@@ -72,6 +72,7 @@ def main(
     for n in models["inhibitor"].buckets:
         once(f"time/{n}", partial(measure_times, sessions, rows["validation"], n, sentences))
     once("bag_of_words", lambda: read_training_results()["bag_of_words"])
+    once("dot_product", lambda: read_training_results()["dot_product"])
     (out / f"{FILE}.md").write_text(to_markdown(results, models), encoding="utf-8")
     plot(results, models["inhibitor"].buckets, out)
 
@@ -135,8 +136,8 @@ def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str
         f"{machine['concrete']}, Python {machine['python']}; commit {machine['commit']}, "
         f"{machine['date']}. Accuracy: integer model, rounding noise drawn ({NOISE_DRAWS} times), "
         "on 872 validation sentences (standard error 1.2 points) and on 1,000 sentences held out "
-        "from train; the bag of words has no lookup and no noise. Seconds: median, from encryption "
-        "to label, keys and circuits at hand; predicted: lookups by width times the time of one, "
+        "from train; the bag of words has no lookup and no noise; a student without times is as "
+        "`train` measured it. Seconds: median, from encryption to label, keys and circuits at hand; predicted: lookups by width times the time of one, "
         "measured in the same run.",
         "",
         "| tokens | attention | validation | held out | lookups | by width | seconds | predicted "
@@ -153,6 +154,12 @@ def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str
                 f"| {sum(time['lookups'].values()):,} | {widths} "
                 f"| {median(time['seconds']):.1f} | {time['predicted_s']:.1f} "
                 f"| {time['request_bytes'] / 1e3:.1f} kB | {time['response_bytes'] / 1e3:.1f} kB |"
+            )
+        if "dot product" not in models:
+            student = results["dot_product"][str(n)]
+            lines.append(
+                f"| {n} | dot product | {100 * student['validation']['value']:.1f} "
+                f"| {100 * student['held_out']['value']:.1f} | | | | | | |"
             )
         words = results["bag_of_words"][str(n)]
         lines.append(
