@@ -137,8 +137,8 @@ def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str
         f"{machine['date']}. Accuracy: integer model, rounding noise drawn ({NOISE_DRAWS} times), "
         "on 872 validation sentences (standard error 1.2 points) and on 1,000 sentences held out "
         "from train; the bag of words has no lookup and no noise; a student without times is as "
-        "`train` measured it. Seconds: median, from encryption to label, keys and circuits at hand; predicted: lookups by width times the time of one, "
-        "measured in the same run.",
+        "`train` measured it. Seconds: median, from encryption to label, keys and circuits at "
+        "hand; predicted: lookups by width times the time of one, measured in the same run.",
         "",
         "| tokens | attention | validation | held out | lookups | by width | seconds | predicted "
         "| request | response |",
