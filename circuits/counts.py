@@ -74,7 +74,8 @@ def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
     value_dim = layer.heads[head].value.weight.shape[1]
     if isinstance(parameters, DotProductParameters):
         count = _dot_product(parameters, n_pairs, m, key_dim, value_dim, layer.constant_query)
-        sums = [(1, parameters.partial_total), (value_dim, parameters.partial_mean)]
+        count += _weight_sums(parameters, n, m, layer.window)
+        sums = [(value_dim, parameters.partial_mean)]
     else:
         sides = 2 if layer.attention == "inhibitor_signed" else 1
         constant = layer.constant_query
@@ -104,11 +105,20 @@ def _dot_product(
     count = _lookups(exponentials, p.exponential) + _product(n_pairs * value_dim, p.weighted)
     if not constant:
         count += _product(n_pairs * key_dim, p.score)
-    # An exact sum that shares E's encoding with wider products is looked up at their width.
-    packed = (p.weighted.packed or p.weighted.plus).bit_width
-    shared = 0 if p.total.lsbs or p.looks_up_twice else packed
-    count += Counter({max(p.total.bit_width, shared): m}) + _lookups(m * value_dim, p.mean)
+    count += _lookups(m * value_dim, p.mean)
     return count + _product(m * value_dim, p.normalised) + _lookups(m * value_dim, p.output)
+
+
+def _weight_sums(p: DotProductParameters, n: int, m: int, window: int) -> Counter[int]:
+    """Return the lookups of the sums of E, of which the first shares E's encoding."""
+    first, n_first, rest = p.total, m, Counter[int]()
+    if p.partial_total is not None:
+        first, n_first = p.partial_total.table, count_groups(n, m, window, p.partial_total.keys)
+        rest = _lookups(m, p.total)
+    # An exact sum is looked up at the width of the wider products that read E too.
+    packed = (p.weighted.packed or p.weighted.plus).bit_width
+    shared = 0 if first.lsbs or p.looks_up_twice else packed
+    return rest + Counter({max(first.bit_width, shared): n_first})
 
 
 def _feed_forward(layer: Layer, n: int) -> Counter[int]:
