@@ -112,12 +112,7 @@ def test_the_formula_counts_what_the_stages_look_up(shape: NetworkShape, n: int,
         return exact_lookup(value, table)
 
     run(network, x, padding, counting_lookup)
-    formula: Counter[int] = sum(count_lookups(network, n).values(), Counter())
-    assert counted.total() == formula.total()
-    # Compiled, an exact sum of E is as wide as the products that share its encoding; for dot
-    # products tests/compile compares widths.
-    if shape.attention != "dot_product":
-        assert counted == formula
+    assert counted == sum(count_lookups(network, n).values(), Counter())
 
 
 @given(st.integers(1, 12), st.integers(0, 14), st.booleans())
