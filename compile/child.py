@@ -76,9 +76,14 @@ def start_deaf(process: SpawnProcess) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def silence_dependencies() -> None:
+    """Hide a warning that is no user's business: concrete-python imports pkg_resources."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+
 def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """What the child does, until the caller is gone."""
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    silence_dependencies()
     made: list[Any] = []
     while True:
         try:

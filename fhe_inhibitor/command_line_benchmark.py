@@ -58,8 +58,8 @@ def attention(
     from compile.attention_benchmark import benchmark_attention
     from compile.attention_report import attention_markdown, write_attention
     from compile.attention_results import Parameters
+    from compile.child import silence_dependencies
     from fhe_inhibitor.command_line_view import Display
-    from fhe_inhibitor.command_line_worker import silence_dependencies
 
     silence_dependencies()
     if mode not in ("execute", "simulate"):
@@ -127,7 +127,7 @@ def report(
 ) -> None:
     """Write benchmarks.md, with its plots and tables, from the results of both benchmarks."""
     from compile.benchmark_page import write_page
-    from fhe_inhibitor.command_line_worker import silence_dependencies
+    from compile.child import silence_dependencies
     from fhe_inhibitor.measurements import make_folder
 
     silence_dependencies()

@@ -11,13 +11,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from compile.cache import remove_unfinished
-from compile.child import start_deaf
+from compile.child import silence_dependencies, start_deaf
 from compile.observer import Observer
 from fhe_inhibitor.errors import InputError
 
@@ -81,11 +80,6 @@ def _serve(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, .
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         sender.send(("error", WorkError(f"{type(error).__name__}: {error}")))
-
-
-def silence_dependencies() -> None:
-    """Hide a warning that is no user's business: concrete-python imports pkg_resources."""
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
 
 class _Sender(Observer):

@@ -11,8 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +41,7 @@ from fhe_inhibitor.plaintext_kernels import (
     QUERIES,
     Kernel,
 )
+from fhe_inhibitor.processor_settings import one_thread
 from fhe_inhibitor.vector_tiles import FEATURES, LANES
 
 FORMAT_VERSION = 1
@@ -158,7 +158,7 @@ def benchmark_plaintext(
     machine = describe_machine(PACKAGES)
     random = np.random.default_rng(seed)
     points, ratios = [], []
-    with _one_torch_thread():
+    with one_thread():
         for n in lengths:
             progress(f"{n} tokens")
             head = draw_head(n, random)
@@ -373,13 +373,3 @@ def _nothing(q: Any, k: Any, v: Any) -> Any:
 def _call_seconds(head: Sequence[np.ndarray]) -> float:
     seconds, _ = _time_in_turn({"call": lambda: _nothing(*head)}, 21, np.random.default_rng(0))
     return float(np.median(seconds["call"]))
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -174,7 +174,6 @@ def entry_names(tokenizer: Tokenizer) -> list[str]:
 
 def is_special(entry: str) -> bool:
     """Return whether an entry stands for no text: [PAD], [unused7]."""
-    """Whether an entry stands for no text: [PAD], [unused7]."""
     return len(entry) > 2 and entry[0] == "[" and entry[-1] == "]"
 
 
