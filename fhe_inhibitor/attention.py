@@ -1,4 +1,4 @@
-"""Attention in torch: two inhibitors and the dot product, one pure function each.
+"""Attention in torch, as defined: two inhibitors and the dot product, one pure function each.
 
 All take q `[B, H, n_q, d]`, k `[B, H, n, d]`, v `[B, H, n, d_v]`, a boolean mask that
 broadcasts to `[B, H, n_q, n]` (True where a query may read a key), and a threshold that
@@ -31,26 +31,11 @@ def inhibitor(
 
     Z_ij = gamma / sqrt(d) sum_k |q_ik - k_jk| - shift; the paper has gamma = 1 and a constant
     shift (its alpha), here both may be learned. Needs memory for n_q * n * d_v values;
-    `inhibitor_lean` does not.
+    `fused_inhibitor.inhibitor` does not.
     """
     z = inhibition(q, k, gamma, shift)
     kept = (v[:, :, None, :, :] - z[..., None]).clamp(min=0)  # [B, H, n_q, n, d_v]
     return (kept * mask[..., None]).sum(dim=-2)
-
-
-def inhibitor_lean(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, gamma: Tensor | float, shift: Tensor | float
-) -> Tensor:
-    """Return the same as `inhibitor` from two pairwise L1 distances.
-
-    2 sum_j (v_jl - z_ij)^+ = sum_j (v_jl - z_ij) + sum_j |v_jl - z_ij|. Where the mask is
-    False, z is raised to the largest v, so that both sums cancel.
-    """
-    z = inhibition(q, k, gamma, shift)
-    z = torch.where(mask, z, v.detach().amax().clamp(min=0))
-    spread = manhattan(z, v.transpose(-1, -2))  # [B, H, n_q, d_v]
-    total = v.sum(dim=-2)[:, :, None, :] - z.sum(dim=-1)[..., None]
-    return 0.5 * (total + spread)
 
 
 def inhibitor_signed(

@@ -9,6 +9,7 @@ on, the forward pass computes in the integers that the circuits compute in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +19,17 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from fhe_inhibitor import attention as attention_functions
+from fhe_inhibitor import fused_inhibitor
+from fhe_inhibitor.attention import dot_product, relative_offsets
 from fhe_inhibitor.configuration import InhibiDistilBertConfig, LayerConfig
 from fhe_inhibitor.quantization import Step
 from fhe_inhibitor.quantized import QuantizedNetwork
+
+ATTENTION: dict[str, Callable[..., Tensor]] = {
+    "inhibitor": fused_inhibitor.inhibitor,
+    "inhibitor_signed": fused_inhibitor.inhibitor_signed,
+    "dot_product": dot_product,
+}
 
 
 class StaticNorm(nn.Module):
@@ -74,7 +82,7 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Projections around one of the pure functions of `fhe_inhibitor.attention`.
+    """Projections around one of the pure functions of `ATTENTION`.
 
     gamma, shift (delta), eta: `[n_heads, n_offsets]`, `[n_heads, n_offsets]`, `[n_heads, 1]`;
     more than one offset only for the shift, and only with threshold "head_offset".
@@ -131,7 +139,7 @@ class SelfAttention(nn.Module):
         """Return the shift of each pair: `[n_heads, n_queries or 1, n or 1]`."""
         if self.shape.max_offset == 0:
             return self.shift[:, :, None]
-        offset = attention_functions.relative_offsets(n_queries, n, self.shape.max_offset)
+        offset = relative_offsets(n_queries, n, self.shape.max_offset)
         return self.shift[:, offset]
 
     def mask(self, attention_mask: Tensor, n_queries: int) -> Tensor:
@@ -158,12 +166,9 @@ class SelfAttention(nn.Module):
             "gamma": self.gamma[:, :, None],
             "shift": self.thresholds(q.shape[2], k.shape[2]),
         }
-        function = getattr(attention_functions, self.kind)
         if self.kind == "inhibitor_signed":
             arguments["eta"] = self.eta[:, :, None]
-        elif self.kind == "inhibitor" and k.shape[2] > 32:
-            function = attention_functions.inhibitor_lean
-        heads = function(q, k, v, **arguments)
+        heads = ATTENTION[self.kind](q, k, v, **arguments)
         return self.out_lin(heads.transpose(1, 2).flatten(2))
 
 

@@ -8,14 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fhe_inhibitor.attention import dot_product, inhibitor, inhibitor_lean, inhibitor_signed
+from fhe_inhibitor import fused_inhibitor
+from fhe_inhibitor.attention import dot_product, inhibitor, inhibitor_signed
 
 B, H, N, D, DV = 2, 3, 5, 4, 6
 GAMMA, SHIFT, ETA = 0.7, 0.4, 1.3
 KINDS = {
     "inhibitor": lambda q, k, v, mask: inhibitor(q, k, v, mask, GAMMA, SHIFT),
-    "inhibitor_lean": lambda q, k, v, mask: inhibitor_lean(q, k, v, mask, GAMMA, SHIFT),
     "inhibitor_signed": lambda q, k, v, mask: inhibitor_signed(q, k, v, mask, GAMMA, SHIFT, ETA),
+    "fused inhibitor": lambda q, k, v, mask: fused_inhibitor.inhibitor(q, k, v, mask, GAMMA, SHIFT),
+    "fused inhibitor_signed": lambda q, k, v, mask: fused_inhibitor.inhibitor_signed(
+        q, k, v, mask, GAMMA, SHIFT, ETA
+    ),
     "dot_product": lambda q, k, v, mask: dot_product(q, k, v, mask, 1.0, 0.0),
 }
 
@@ -46,7 +50,7 @@ def loop(kind: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
                         value = float(v[b, h, j, c])
                         if kind == "dot_product":
                             term = math.exp(scores[position]) / total * value
-                        elif kind == "inhibitor_signed":
+                        elif kind.endswith("inhibitor_signed"):
                             plus, minus = max(value, 0.0), min(value, 0.0)
                             term = ETA * (max(plus - z, 0.0) + min(minus + z, 0.0))
                         else:
@@ -71,19 +75,6 @@ def test_masked_keys_contribute_nothing(kind: str) -> None:
     expected = KINDS[kind](q, k[:, :, :3], v[:, :, :3], mask[..., :3])
     k[:, :, 3:], v[:, :, 3:] = 100.0, -100.0
     torch.testing.assert_close(KINDS[kind](q, k, v, mask), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_lean_inhibitor_has_the_plain_one_s_gradients() -> None:
-    q, k, v, mask = (t.requires_grad_() if t.is_floating_point() else t for t in draw(1))
-    weight = torch.randn(B, H, N, DV)
-    gradients = []
-    for function in (inhibitor, inhibitor_lean):
-        (function(q, k, v, mask, GAMMA, SHIFT) * weight).sum().backward()
-        gradients.append([t.grad.clone() for t in (q, k, v)])
-        for t in (q, k, v):
-            t.grad = None
-    for plain, lean in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, lean, atol=1e-4, rtol=1e-4)
 
 
 def test_query_without_keys_gives_zero() -> None:
