@@ -43,6 +43,16 @@ compile: $(STAMP) ## circuits, client specifications and the report, in build/ci
 demo: $(STAMP) ## client and server in one file, step by step
 	$(BIN)/python -m demos.local_round_trip
 
+.PHONY: export
+export: $(STAMP) ## the shipped model as ONNX graphs, float and quantized, in build
+	@mkdir -p build
+	$(BIN)/fhe-inhibitor export --out build/float.onnx $(ARGS)
+	$(BIN)/fhe-inhibitor export --quantized --out build/quantized.onnx $(ARGS)
+
+.PHONY: attention-speed
+attention-speed: $(STAMP) ## time and memory of the attention that models train with
+	$(BIN)/python -m demos.attention_speed $(ARGS)
+
 .PHONY: figures
 figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)
@@ -103,5 +113,5 @@ $(STAMP): pyproject.toml
 	flag=--clear; if [ -e $@ ]; then flag=""; fi; rm -f $@; \
 	echo "Building .venv with $$("$$python" --version) (a minute or two)"; \
 	"$$python" -m venv $$flag .venv; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,dev]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,onnx,dev]'; \
 	touch $@

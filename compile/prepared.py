@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import circuits
+from circuits.network import Network
 from compile.cache import cache_root, load_or_build, locked
 from compile.costs import StageCost
 from compile.module import CompiledNetwork, Settings, build_module
@@ -83,7 +85,20 @@ def prepare(
     return Prepared(client, server, evaluation_keys, len(data), tuple(steps.costs))
 
 
-def compile_model(model: IntegerModel, observer: Observer) -> CompiledNetwork:
+class Compilable(Protocol):
+    """What circuits are made from: an `IntegerModel`, or what was read from an exported graph."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def buckets(self) -> tuple[int, ...]: ...
+    @property
+    def p_error(self) -> float: ...
+    @property
+    def hash(self) -> str: ...
+
+
+def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
     """Return the circuits of a model for all its sequence lengths."""
     return build_module(
         model.network,

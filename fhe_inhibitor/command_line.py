@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fhe_inhibitor import command_line_benchmark
+from fhe_inhibitor import command_line_benchmark, command_line_export
 from fhe_inhibitor.command_line_worker import TRACEBACK, WorkError, in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL
@@ -32,6 +32,7 @@ app = typer.Typer(
     help="Classify text that stays encrypted: inhibitor transformers under TFHE.",
 )
 app.add_typer(command_line_benchmark.app, name="benchmark")
+app.command()(command_line_export.export)
 
 ModelOption = Annotated[
     str,
@@ -119,6 +120,10 @@ def evaluate(
 @app.command()
 def compile(
     model: ModelOption = DEFAULT_MODEL,
+    from_onnx: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compile what export --quantized wrote instead."),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")] = Path(
         "build/circuits"
     ),
@@ -131,8 +136,10 @@ def compile(
     from fhe_inhibitor import command_line_work as work
     from fhe_inhibitor.command_line_view import Display
 
+    if from_onnx is not None:
+        command_line_export.need_onnx()
     with Display() as display:
-        report = in_worker(work.compile_circuits, display, model, out, measure)
+        report = in_worker(work.compile_circuits, display, model, from_onnx, out, measure)
     print(report.json if as_json else report.markdown)
 
 

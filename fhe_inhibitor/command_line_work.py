@@ -82,15 +82,25 @@ class WrittenReport:
     json: str
 
 
-def compile_circuits(observer: Observer, model: str, out: Path, measured: bool) -> WrittenReport:
-    """Write circuits, client specifications and report of a model to a new or empty folder."""
+def compile_circuits(
+    observer: Observer, model: str, from_onnx: Path | None, out: Path, measured: bool
+) -> WrittenReport:
+    """Write circuits, client specifications and report of a model to a new or empty folder.
+
+    from_onnx: a quantized graph to take the integers from, instead of a checkpoint.
+    """
     # Here, because these import Concrete, which the process that only shows progress can spare.
     from compile.prepared import compile_model
     from compile.report import describe, measure
     from fhe_inhibitor.client import Client
     from fhe_inhibitor.server import Server
 
-    compiled = compile_model(IntegerModel.load(model), observer)
+    if from_onnx is None:
+        compiled = compile_model(IntegerModel.load(model), observer)
+    else:
+        from fhe_inhibitor.onnx_reader import read_exported
+
+        compiled = compile_model(read_exported(from_onnx), observer)
     compiled.save(out)
     report = describe(compiled)
     if measured:

@@ -48,7 +48,7 @@ CLASSES = {
 def write(path: Path, parameters: dict[str, Any]) -> str:
     """Write parameters (dataclasses, arrays, JSON values) to `path`; return their SHA-256."""
     tensors: dict[str, np.ndarray] = {}
-    tree = json.dumps(_flatten(parameters, "", tensors), sort_keys=True)
+    tree = json.dumps(flatten(parameters, "", tensors), sort_keys=True)
     digest = parameters_hash(tree, tensors)
     metadata = {"format_version": str(FORMAT_VERSION), "tree": tree, "sha256": digest}
     save_file(tensors, path, metadata)
@@ -79,7 +79,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
             "copy or convert the checkpoint again"
         )
     try:
-        return _build(json.loads(metadata["tree"]), tensors), digest
+        return build(json.loads(metadata["tree"]), tensors), digest
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} doesn't describe an integer model: {error}") from error
 
@@ -94,30 +94,30 @@ def parameters_hash(tree: str, tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
+def flatten(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
     """Return the JSON tree of a value; its arrays go to `tensors` under their paths."""
     if is_dataclass(value):
         items = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {"class": type(value).__name__, **_flatten(items, path, tensors)}
+        return {"class": type(value).__name__, **flatten(items, path, tensors)}
     if isinstance(value, dict):
-        return {k: _flatten(v, f"{path}.{k}" if path else k, tensors) for k, v in value.items()}
+        return {k: flatten(v, f"{path}.{k}" if path else k, tensors) for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_flatten(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
+        return [flatten(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]
     if isinstance(value, np.ndarray):
         tensors[path] = _narrow(value)
         return {"tensor": path, "dtype": str(value.dtype)}
     return value
 
 
-def _build(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
+def build(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
     """Return the value of a JSON tree."""
     if isinstance(tree, list):
-        return tuple(_build(item, tensors) for item in tree)
+        return tuple(build(item, tensors) for item in tree)
     if not isinstance(tree, dict):
         return tree
     if "tensor" in tree:
         return tensors[tree["tensor"]].astype(tree["dtype"])
-    items = {name: _build(item, tensors) for name, item in tree.items() if name != "class"}
+    items = {name: build(item, tensors) for name, item in tree.items() if name != "class"}
     return CLASSES[tree["class"]](**items) if "class" in tree else items
 
 

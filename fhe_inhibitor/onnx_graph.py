@@ -1,0 +1,167 @@
+"""Writing ONNX graphs node by node: names, constants, subgraphs, and the checks on what comes out.
+
+    graph = Graph()
+    x = graph.add("Relu", graph.add("Add", "x", 1.0))
+    model = graph.to_model({"x": (FLOAT, ["batch"])}, {"y": (x, FLOAT, ["batch"])}, {})
+
+`load` reads a file that someone else may have written: nothing of it runs, and no other file is
+read because of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from fhe_inhibitor.errors import InputError
+
+OPSET = 21  # the first with 4-bit integers
+IR_VERSION = 10
+PRODUCER = "fhe-inhibitor"
+FORMAT_VERSION = "1"
+LARGEST_FILE_BYTES = 1 << 30
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+Operand = str | float | Sequence[int] | np.ndarray
+
+
+class Graph:
+    """Nodes and initializers in the order in which they are added.
+
+    An operand is the name of a value, or a constant: a float32 for a float, int64 for integers,
+    an array as it is. Equal constants are stored once.
+    """
+
+    def __init__(self, outer: Graph | None = None) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, TensorProto] = outer.initializers if outer else {}
+        self._constants: dict[tuple, str] = outer._constants if outer else {}
+        self._count: list[int] = outer._count if outer else [0]
+        self._scope: str = outer._scope if outer else ""
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Put `name.` before the names of what is added in the block."""
+        before, self._scope = self._scope, f"{self._scope}{name}."
+        yield
+        self._scope = before
+
+    def add(self, op: str, *operands: Operand, **attributes: Any) -> str:
+        """Append a node with one output; return the output's name."""
+        return self._append(op, operands, 1, attributes)[0]
+
+    def _append(
+        self, op: str, operands: Sequence[Operand], n_outputs: int, attributes: Mapping[str, Any]
+    ) -> list[str]:
+        self._count[0] += 1
+        name = f"{self._scope}{op}_{self._count[0]}"
+        inputs = [x if isinstance(x, str) else self.constant(x) for x in operands]
+        outputs = [name, *(f"{name}.{i}" for i in range(1, n_outputs))]
+        self.nodes.append(helper.make_node(op, inputs, outputs, name, **attributes))
+        return outputs
+
+    def constant(self, value: Operand, name: str | None = None) -> str:
+        """Return the name of an initializer with this value; `name` in the scope, if given."""
+        if not isinstance(value, np.ndarray):
+            value = np.array(value, np.float32 if isinstance(value, float) else np.int64)
+        if name is None:
+            key = (str(value.dtype), value.shape, value.tobytes())
+            name = self._constants.setdefault(key, f"constant_{len(self._constants)}")
+        else:
+            name = f"{self._scope}{name}"
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+        return name
+
+    def scan(
+        self, body: Callable[..., tuple[str, ...]], state: str, scanned: Sequence[str], axis: int
+    ) -> str:
+        """Append a Scan of `body` over one axis of float values; return its last output's name.
+
+        body(graph, state, *slices) returns the next state, and a slice of the output if the
+        output isn't the last state. What it reads comes as state or slice: few tools sort nodes
+        by what a body reads beside those.
+        """
+        inner = Graph(self)
+        inputs = [f"{self._scope}slice_{self._count[0]}.{i}" for i in range(1 + len(scanned))]
+        outputs = body(inner, *inputs)
+        n_slices = len(outputs) - 1
+        attributes = {
+            "body": helper.make_graph(
+                inner.nodes,
+                "body",
+                [helper.make_tensor_value_info(name, FLOAT, None) for name in inputs],
+                [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+            ),
+            "num_scan_inputs": len(scanned),
+            "scan_input_axes": [axis] * len(scanned),
+        }
+        if n_slices:
+            attributes["scan_output_axes"] = [axis] * n_slices
+        return self._append("Scan", [state, *scanned], len(outputs), attributes)[-1]
+
+    def to_model(
+        self,
+        inputs: Mapping[str, tuple[int, list]],
+        outputs: Mapping[str, tuple[str, int, list]],
+        metadata: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """Return the checked model; inputs: type, axes; outputs: value, type, axes."""
+        nodes = [
+            *self.nodes,
+            *(
+                helper.make_node("Identity", [value], [name], name)
+                for name, (value, _, _) in outputs.items()
+            ),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            PRODUCER,
+            [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+            [helper.make_tensor_value_info(name, *kind[1:]) for name, kind in outputs.items()],
+            list(self.initializers.values()),
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name=PRODUCER,
+            producer_version=FORMAT_VERSION,
+        )
+        helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file that this version of the toolkit wrote.
+
+    Raises InputError for a file that is missing, too large, damaged, refers to other files, or
+    was written by anything else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
+    size = path.stat().st_size
+    if size > LARGEST_FILE_BYTES:
+        raise InputError(f"{path} has {size} bytes, an ONNX file may have {LARGEST_FILE_BYTES}")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except (DecodeError, ValueError, OSError) as error:
+        raise InputError(f"{path} can't be read as ONNX: {error}") from error
+    if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        raise InputError(f"{path} keeps data in other files; wanted one file with all of it")
+    written = (model.producer_name, model.producer_version)
+    if written != (PRODUCER, FORMAT_VERSION):
+        raise InputError(
+            f"{path} was written by {' '.join(written).strip() or 'an unknown producer'}, this "
+            f"version reads {PRODUCER} {FORMAT_VERSION}: export the model again"
+        )
+    return model
