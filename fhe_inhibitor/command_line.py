@@ -19,7 +19,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fhe_inhibitor import command_line_benchmark, command_line_export
+from fhe_inhibitor import (
+    command_line_benchmark,
+    command_line_distill,
+    command_line_experiments,
+    command_line_export,
+)
 from fhe_inhibitor.command_line_worker import TRACEBACK, WorkError, in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL
@@ -32,6 +37,8 @@ app = typer.Typer(
     help="Classify text that stays encrypted: inhibitor transformers under TFHE.",
 )
 app.add_typer(command_line_benchmark.app, name="benchmark")
+app.add_typer(command_line_experiments.app, name="experiments")
+app.command()(command_line_distill.distill)
 app.command()(command_line_export.export)
 
 ModelOption = Annotated[
@@ -88,9 +95,16 @@ def classify(
 @app.command()
 def evaluate(
     data: Annotated[
-        Path, typer.Option(metavar="FILE.tsv", help="Tab-separated columns label and sentence.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="FILE.tsv", help="Labelled texts; with --task also a folder, or the hub."
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Measure a float model by this task's metric: sst2, cola, rte, ..."),
+    ] = None,
     mode: ModeOption = "disable",
     rounding_noise: Annotated[
         bool, typer.Option(help="In mode disable, draw the noise of encrypted rounding.")
@@ -104,6 +118,15 @@ def evaluate(
     from fhe_inhibitor import command_line_work as work
     from fhe_inhibitor.command_line_view import Display, print_evaluation
 
+    if task is not None:
+        rows = work.evaluate_task(task, data, model, limit)
+        if as_json:
+            _print_json({"model": model, "task": task, "rows": rows})
+        else:
+            command_line_distill.print_rows(rows)
+        return
+    if data is None:
+        raise InputError("no data: pass --data FILE.tsv, or --task for a float model")
     with Display() as display:
         if mode == "disable":
             n_draws = draws if rounding_noise else 0

@@ -60,6 +60,30 @@ def evaluate(
     return {"accuracy": asdict(accuracy), "rounding_noise": n_draws > 0}
 
 
+def evaluate_task(
+    name: str, data: Path | None, model: str, limit: int | None
+) -> list[dict[str, Any]]:
+    """Measure a float model by a task's metrics on a file, or on its development sets."""
+    # Here, because the other commands can spare torch.
+    from fhe_inhibitor.task_rows import encode_examples, load_classifier, measure_rows
+    from fhe_inhibitor.tasks import TRAIN, find_task, load_task, read_examples
+
+    task = find_task(name)
+    if data is not None and data.is_file():
+        splits = {data.name: read_examples(task, data)}
+    else:
+        splits = load_task(task, data)
+    classifier, tokenizer = load_classifier(model, task)
+    return [
+        {"recipe": model, "task": name, "split": split, "metric": metric, "value": value}
+        for split, examples in splits.items()
+        if split != TRAIN
+        for metric, value in measure_rows(
+            classifier, task, encode_examples(tokenizer, examples[:limit])
+        ).items()
+    ]
+
+
 def evaluate_encrypted(
     observer: Observer,
     data: Path,

@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fhe_inhibitor.errors import InputError
 
@@ -43,35 +43,40 @@ def read_tsv(path: str | Path, n_labels: int = 2) -> list[LabelledText]:
     Raises InputError, with file and line, for a missing or empty file, bytes that are not UTF-8,
     a missing column, a label that is not an integer in 0 .. n_labels - 1, or an empty sentence.
     """
-    lines = _read_lines(Path(path))
-    if not lines:
-        raise InputError(f"{path} is empty; wanted a header line with {' and '.join(COLUMNS)}")
-    header = lines[0].split("\t")
-    for column in COLUMNS:
-        if column not in header:
-            raise InputError(
-                f"{path}, line 1: no column {column!r} among {header}; "
-                f"wanted a tab-separated header with {' and '.join(COLUMNS)}"
-            )
-    label_at, text_at = (header.index(column) for column in COLUMNS)
     rows = []
+    for where, (label, text) in read_columns(path, COLUMNS):
+        if not text:
+            raise InputError(f"{where}: the sentence is empty; remove the line")
+        rows.append(LabelledText(text, read_label(label, n_labels, where)))
+    return rows
+
+
+def read_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield file and line number, to blame, and these columns' stripped cells, of each line.
+
+    Raises InputError as `read_tsv` does, but knows nothing of labels and sentences.
+    """
+    lines = _read_lines(Path(path))
+    wanted = f"wanted a tab-separated header with {' and '.join(columns)}"
+    if not lines:
+        raise InputError(f"{path} is empty; {wanted}")
+    header = lines[0].split("\t")
+    for column in columns:
+        if column not in header:
+            raise InputError(f"{path}, line 1: no column {column!r} among {header}; {wanted}")
+    if not any(line.strip() for line in lines[1:]):
+        raise InputError(f"{path} has a header but no texts; wanted one labelled text a line")
+    positions = [header.index(column) for column in columns]
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
         cells = line.split("\t")
+        where = f"{path}, line {number}"
         if len(cells) != len(header):
             raise InputError(
-                f"{path}, line {number}: {len(cells)} tab-separated cells; the header has "
-                f"{len(header)}"
+                f"{where}: {len(cells)} tab-separated cells; the header has {len(header)}"
             )
-        label = _read_label(cells[label_at], n_labels, f"{path}, line {number}")
-        text = cells[text_at].strip()
-        if not text:
-            raise InputError(f"{path}, line {number}: the sentence is empty; remove the line")
-        rows.append(LabelledText(text, label))
-    if not rows:
-        raise InputError(f"{path} has a header but no texts; wanted one labelled text a line")
-    return rows
+        yield where, [cells[position].strip() for position in positions]
 
 
 def load_splits(name_or_path: str | Path, n_labels: int = 2) -> dict[str, list[LabelledText]]:
@@ -88,7 +93,7 @@ def load_splits(name_or_path: str | Path, n_labels: int = 2) -> dict[str, list[L
             "train": read_tsv(folder / "train.tsv", n_labels),
             "validation": read_tsv(folder / "dev.tsv", n_labels),
         }
-    return _load_from_hub(str(name_or_path), n_labels)
+    return _splits_from_hub(str(name_or_path), n_labels)
 
 
 def hold_out(
@@ -201,7 +206,8 @@ def _read_lines(path: Path) -> list[str]:
     return decoded
 
 
-def _read_label(cell: str, n_labels: int, where: str) -> int:
+def read_label(cell: str, n_labels: int, where: str) -> int:
+    """Return a class as an integer; raises InputError that names the place."""
     try:
         label = int(cell)
     except ValueError:
@@ -211,7 +217,11 @@ def _read_label(cell: str, n_labels: int, where: str) -> int:
     return label
 
 
-def _load_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
+def load_from_hub(name: str) -> Any:
+    """Return the hub's data set `repository` or `repository:configuration`, with its splits.
+
+    Raises InputError, which says how to pass a folder, where the hub can't be reached.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -221,13 +231,17 @@ def _load_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
         ) from error
     repository, _, configuration = name.partition(":")
     try:
-        loaded = datasets.load_dataset(repository, configuration or None)
+        return datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
         raise InputError(
             f"{name!r} is no folder here and could not be loaded from the hub "
             f"({type(error).__name__}); pass a folder that holds train.tsv and dev.tsv, or a hub "
             f"name such as nyu-mll/glue:sst2 on a machine with network access"
         ) from error
+
+
+def _splits_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
+    loaded = load_from_hub(name)
     splits = {}
     for split in ("train", "validation"):
         if split not in loaded or not {*COLUMNS} <= {*loaded[split].column_names}:
@@ -235,7 +249,7 @@ def _load_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
                 f"{name!r} has no split {split!r} with the columns {' and '.join(COLUMNS)}"
             )
         splits[split] = [
-            LabelledText(row["sentence"].strip(), _read_label(str(row["label"]), n_labels, name))
+            LabelledText(row["sentence"].strip(), read_label(str(row["label"]), n_labels, name))
             for row in loaded[split]
         ]
     return splits

@@ -74,7 +74,8 @@ def finetune(
     loss_mean = 0.0
     with _progress() as progress:
         task = progress.add_task("fine-tuning", total=n_steps, completed=first, note="")
-        for step, batch in enumerate(_batches(ids, batch_size, seed, n_steps)):
+        lengths = [len(row) for row in ids]
+        for step, batch in enumerate(length_bucketed_batches(lengths, batch_size, seed, n_steps)):
             if step < first:
                 continue
             torch.manual_seed((seed << 32) + step)  # so that a resumed run drops out the same
@@ -143,16 +144,21 @@ def _step(
     return loss.item()
 
 
-def _batches(ids: list[list[int]], batch_size: int, seed: int, n_steps: int) -> Iterator[list[int]]:
-    """Shuffled batches; within pools of 50 batches, texts of similar length go together."""
+def length_bucketed_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, n_steps: int
+) -> Iterator[list[int]]:
+    """Yield `n_steps` shuffled batches of indices, over as many epochs as that takes.
+
+    Within pools of 50 batches, texts of similar length go together.
+    """
     random_ = random.Random(seed)
     yielded = 0
     while True:
-        order = random_.sample(range(len(ids)), len(ids))
+        order = random_.sample(range(len(lengths)), len(lengths))
         batches = []
-        for start in range(0, len(ids), batch_size * BUCKET_BATCHES):
+        for start in range(0, len(lengths), batch_size * BUCKET_BATCHES):
             pool = order[start : start + batch_size * BUCKET_BATCHES]
-            pool.sort(key=lambda i: len(ids[i]))
+            pool.sort(key=lambda i: lengths[i])
             batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
         random_.shuffle(batches)
         for batch in batches:

@@ -154,13 +154,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
         """Attend: `[B, n_queries, dim]`, all positions as queries if `n_queries` is None."""
-        shape = self.shape
-        if shape.constant_query:
-            q = self.query.expand(x.shape[0], 1, -1)
-        else:
-            q = self.q_lin(x[:, :n_queries])
-        q, k = (_split(t, shape.n_heads) for t in (q, self.k_lin(x)))  # [B, H, n, d]
-        v = _split(self.v_lin(x), shape.n_heads)
+        q, k, v = self.project(x, n_queries)
         arguments: dict[str, Any] = {
             "mask": self.mask(attention_mask, q.shape[2]),
             "gamma": self.gamma[:, :, None],
@@ -168,7 +162,19 @@ class SelfAttention(nn.Module):
         }
         if self.kind == "inhibitor_signed":
             arguments["eta"] = self.eta[:, :, None]
-        heads = ATTENTION[self.kind](q, k, v, **arguments)
+        return self.join(ATTENTION[self.kind](q, k, v, **arguments))
+
+    def project(self, x: Tensor, n_queries: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q `[B, H, n_queries, d]`, k `[B, H, n, d]` and v `[B, H, n, d_v]`."""
+        if self.shape.constant_query:
+            q = self.query.expand(x.shape[0], 1, -1)
+        else:
+            q = self.q_lin(x[:, :n_queries])
+        q, k, v = (_split(t, self.shape.n_heads) for t in (q, self.k_lin(x), self.v_lin(x)))
+        return q, k, v
+
+    def join(self, heads: Tensor) -> Tensor:
+        """Return the attention's output `[B, n_q, dim]` of its heads' `[B, H, n_q, d_v]`."""
         return self.out_lin(heads.transpose(1, 2).flatten(2))
 
 
@@ -315,26 +321,42 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        output_hidden_states: bool = False,
         return_dict: bool = True,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple:
-        """Return logits `[B, num_labels]`, and the cross entropy if `labels` `[B]` are given."""
+        """Return logits `[B, num_labels]`, and a loss if `labels` `[B]` are given.
+
+        The loss is cross entropy, or the squared error of a single output (a regression). Hidden
+        states are a float model's: the embeddings, then each layer's, `[B, n, dim]`.
+        """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        states = None
         if self.quantized:
             logits = QuantizedNetwork(self)(input_ids, attention_mask)
+        elif output_hidden_states:
+            states = self.distilbert(input_ids, attention_mask, True).hidden_states
+            logits = self._classify(states[-1][:, 0])
         else:
-            logits = self._float_logits(input_ids, attention_mask)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
+            logits = self._classify(self._first_position(input_ids, attention_mask))
+        loss = None
+        if labels is not None and self.num_labels == 1:
+            loss = nn.functional.mse_loss(logits[:, 0], labels)
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits, labels)
+        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states)
         return output if return_dict else output.to_tuple()
 
-    def _float_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _first_position(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return what the classifier reads, `[B, dim]`; the last layer computes nothing else."""
         x = self.distilbert.embeddings(input_ids)
         *blocks, last = self.distilbert.transformer.layer
         for block in blocks:
             x = block(x, attention_mask)
-        x = last(x, attention_mask, n_queries=1)[:, 0]  # only what the classifier reads
+        return last(x, attention_mask, n_queries=1)[:, 0]
+
+    def _classify(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(self.pre_classifier(x).relu()))
 
 

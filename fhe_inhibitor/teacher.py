@@ -47,10 +47,14 @@ LAYER_NAMES = {
 
 @dataclass(frozen=True)
 class Teacher:
-    """A sequence classifier (BERT or DistilBERT) and its tokenizer."""
+    """A sequence classifier (BERT or DistilBERT) and its tokenizer.
+
+    is_tuned: False if the classifier is fresh, so that the model knows the language only.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
+    is_tuned: bool = True
 
     @property
     def n_labels(self) -> int:
@@ -61,22 +65,31 @@ class Teacher:
         return cast(torch.nn.Embedding, self.model.get_input_embeddings()).weight.detach()
 
 
-def load_teacher(name_or_path: str | Path, n_labels: int = 2) -> Teacher:
+def load_teacher(
+    name_or_path: str | Path, n_labels: int = 2, may_be_untuned: bool = False
+) -> Teacher:
     """Load a BERT or DistilBERT classifier from a folder or the hub; `minilm` is the offline one.
 
     `minilm` is MiniLM-L6 as a DistilBERT with a fresh classifier: fine-tune it before use.
+    may_be_untuned: give other models that know the language only a fresh classifier too, by
+    seed 0.
 
     Raises InputError for a folder without a model, another architecture, another number of labels,
-    a model without a trained classifier, and where the hub cannot be reached.
+    a model without a trained classifier if that may not be, and where the hub cannot be reached.
     """
     if str(name_or_path) == OFFLINE_TEACHER:
         return minilm_distilbert(n_labels)
     try:
         config = AutoConfig.from_pretrained(name_or_path)
-        _check_config(config, name_or_path, n_labels)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name_or_path, output_loading_info=True
-        )
+        is_tuned = not may_be_untuned or _has_classifier(config)
+        _check_config(config, name_or_path, n_labels if is_tuned else None)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name_or_path,
+                output_loading_info=True,
+                **({} if is_tuned else {"num_labels": n_labels}),
+            )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except InputError:
         raise
@@ -86,12 +99,24 @@ def load_teacher(name_or_path: str | Path, n_labels: int = 2) -> Teacher:
             f"a folder with config.json, model.safetensors and tokenizer.json, a hub name on a "
             f"machine with network access, or {OFFLINE_TEACHER!r}"
         ) from error
-    if report["missing_keys"]:
+    if report["missing_keys"] and is_tuned:
         raise InputError(
             f"{str(name_or_path)!r} lacks the weights {sorted(report['missing_keys'])[:4]}; "
             f"wanted a classifier that is already fine-tuned"
         )
-    return Teacher(model.eval(), cast(PreTrainedTokenizerFast, tokenizer))
+    return Teacher(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), is_tuned)
+
+
+def as_distilbert(teacher: Teacher) -> Teacher:
+    """Return a DistilBERT with the teacher's encoder: itself, or a BERT converted.
+
+    A BERT's classifier reads a pooled output that DistilBERT doesn't have: it is lost, and the
+    result has to be fine-tuned. Raises InputError for a BERT that can't be expressed.
+    """
+    if teacher.model.config.model_type == "distilbert":
+        return teacher
+    model = distilbert_from_bert(teacher.model, teacher.n_labels)
+    return Teacher(model, teacher.tokenizer, is_tuned=False)
 
 
 def minilm_distilbert(n_labels: int = 2) -> Teacher:
@@ -121,7 +146,8 @@ def minilm_distilbert(n_labels: int = 2) -> Teacher:
     # The package's file pads every text to 128 tokens.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    return Teacher(distilbert_from_bert(BertModel.from_pretrained(folder), n_labels), tokenizer)
+    model = distilbert_from_bert(BertModel.from_pretrained(folder), n_labels)
+    return Teacher(model, tokenizer, is_tuned=False)
 
 
 def distilbert_from_bert(
@@ -223,12 +249,16 @@ def _rename_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_config(config: Any, name: str | Path, n_labels: int) -> None:
+def _has_classifier(config: Any) -> bool:
+    return any("ForSequenceClassification" in name for name in config.architectures or ())
+
+
+def _check_config(config: Any, name: str | Path, n_labels: int | None) -> None:
     if config.model_type not in MODEL_TYPES:
         raise InputError(
             f"{str(name)!r} is a {config.model_type!r}; wanted one of {', '.join(MODEL_TYPES)}"
         )
-    if config.num_labels != n_labels:
+    if n_labels is not None and config.num_labels != n_labels:
         raise InputError(f"{str(name)!r} has {config.num_labels} labels; wanted {n_labels}")
 
 

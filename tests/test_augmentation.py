@@ -14,7 +14,8 @@ from fhe_inhibitor.corpus import Corpus, build_corpus, load_corpus
 from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.teacher import predict_logits
-from tests.test_teacher import TRAIN, tiny_teacher
+from tests.test_teacher import TRAIN
+from tests.tiny_teacher import tiny_teacher
 
 SENTENCE = "the old gardener and his patient dog walk through a garden of quiet wonders ."
 PHRASES = ["a garden of quiet wonders", "the old gardener", "a field of loud birds", "the dog", "."]

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from fhe_inhibitor.phrases import add_phrases, find_phrases, phrase_importance
 from fhe_inhibitor.vocabulary import SPACE, extend_wordpiece
-from tests.test_teacher import tiny_teacher
+from tests.tiny_teacher import tiny_teacher
 
 TEXTS = ["it is not a fine film .", "not a fine , fine day", "it does n't work", "does n't it"]
 

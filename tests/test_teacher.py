@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
-from transformers import (
-    BertConfig,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    GPT2Config,
-    PreTrainedTokenizerFast,
-)
+from transformers import BertConfig, BertModel, GPT2Config
 
 from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.errors import InputError
@@ -29,28 +20,14 @@ from fhe_inhibitor.teacher import (
     load_teacher,
     predict_logits,
 )
+from tests.tiny_teacher import tiny_teacher
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "poor", "film", ",", "."]
-WORDS += ["dull", "##ish", "not", "very"]
 TRAIN = [
     LabelledText(f"{start} {word} film{end}", label)
     for start in ("a", "a very", "not a")
     for end in ("", " .", " , a film")
     for word, label in (("fine", 1), ("poor", 0), ("dullish", 0))
 ]
-
-
-def tiny_teacher(seed: int = 0) -> Teacher:
-    backend = Tokenizer(WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer()
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]"
-    )
-    torch.manual_seed(seed)
-    config = DistilBertConfig(vocab_size=len(WORDS), dim=32, hidden_dim=64, n_layers=2, n_heads=2)
-    return Teacher(DistilBertForSequenceClassification(config).eval(), tokenizer)
 
 
 def hidden_states(model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor) -> list:

@@ -17,7 +17,8 @@ from fhe_inhibitor.vocabulary import (
     token_features,
     token_importance,
 )
-from tests.test_teacher import TRAIN, WORDS, tiny_teacher
+from tests.test_teacher import TRAIN
+from tests.tiny_teacher import WORDS, tiny_teacher
 
 TEXTS = ["a dullish film .", "Dullish!", "dullish, not fine", "it isn't dull", "poorish"]
 

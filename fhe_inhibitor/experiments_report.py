@@ -1,0 +1,215 @@
+"""The page of all experiments, from their JSON: one section each, tables and plots.
+
+Six sections, named as the folders of results are; a section without results says so. A table
+has a row for each recipe with its settings, a column for each task: mean over seeds, standard
+deviation between them, how many there were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.plots import new_axes, save_figure
+
+PAGE = "experiments.md"
+FOLDER = "experiments"
+
+SECTIONS = {
+    "layers": (
+        "Layer by layer",
+        "One layer's Q, K, V, gamma, eta and delta at a time, bottom up: mean squared error of "
+        "its attention output against the teacher's, on texts that it isn't trained on.",
+    ),
+    "recipes": (
+        "Recipes",
+        "The published recipes (arXiv 2503.15983: E1 is task-agnostic, E2 task-specific) and "
+        "ours, `gradual`, on development sets.",
+    ),
+    "ablation": (
+        "Thresholds: fixed or learned, derived or not, signed or unsigned",
+        "The same recipe with one thing changed at a time.",
+    ),
+    "quantization": ("Quantization: 8, 6 and 4 bits", "After training, and in training."),
+    "static-normalisation": (
+        "Static normalisation in place of LayerNorm",
+        "What can be compiled; its cost, and after a short re-training.",
+    ),
+    "compilable": (
+        "The full-depth student that can be compiled",
+        "Integers only, rounding noise drawn.",
+    ),
+}
+
+
+def write_report(results: Path, out: Path) -> str:
+    """Write docs/experiments.md and its plots from the JSON files of `results`; return the page.
+
+    Raises InputError if there are none, or for a file that holds no rows.
+    """
+    sections = {name: _read(results / name) for name in SECTIONS}
+    if not any(sections.values()):
+        raise InputError(
+            f"{results} has no results; run `fhe-inhibitor experiments run`, or name their folder"
+        )
+    figures = out / FOLDER
+    figures.mkdir(parents=True, exist_ok=True)
+    parts = [
+        "# Experiments\n",
+        "Written by `fhe-inhibitor experiments report` from JSON files; nothing here is typed.",
+        _of_machines(sections),
+    ]
+    for number, (name, (title, about)) in enumerate(SECTIONS.items(), start=1):
+        parts += [f"## {number}. {title}\n", about + "\n"]
+        found = sections[name]
+        if not found:
+            parts.append("Not run yet.")
+        elif name == "layers":
+            parts.append(_of_layers(found, figures))
+        else:
+            parts.append(table([row for result in found for row in result["rows"]]))
+        if found and name == "recipes":
+            parts.append(_gaps([row for result in found for row in result["rows"]]))
+    page = "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    (out / PAGE).write_text(page, encoding="utf-8")
+    return page
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a table in Markdown of the score of each recipe and task, in percent.
+
+    >>> rows = [dict(recipe="gradual", task="rte", seed=s, split="validation", metric="score",
+    ...              value=v, settings={}) for s, v in ((0, 0.5), (1, 0.6))]
+    >>> print(table(rows))
+    | recipe | rte |
+    |---|---|
+    | gradual | 55.00 ± 7.07 (2) |
+    """
+    scores = _scores(rows)
+    differing = _differing([dict(settings) for (_, settings), _ in scores])
+    tasks = list(dict.fromkeys(task for _, task in scores))
+    lines = [
+        " | ".join(["| recipe", *differing, *tasks]) + " |",
+        "|---" * (1 + len(differing) + len(tasks)) + "|",
+    ]
+    for recipe, settings in dict.fromkeys(key for key, _ in scores):
+        cells = [str(dict(settings).get(name, "")) for name in differing]
+        values = [scores.get(((recipe, settings), task), {}) for task in tasks]
+        lines.append(" | ".join([f"| {recipe}", *cells, *map(_cell, values)]) + " |")
+    return "\n".join(lines)
+
+
+def _scores(rows: Sequence[dict[str, Any]]) -> dict[Any, dict[Any, float]]:
+    """((recipe, settings), task) to the score of each seed; development sets have a column each."""
+    scores: dict[Any, dict[Any, float]] = defaultdict(dict)
+    for row in rows:
+        if row["metric"] == "score":
+            settings = tuple(sorted((k, str(v)) for k, v in row.get("settings", {}).items()))
+            split = row.get("split", "validation")
+            task = row["task"] if split == "validation" else f"{row['task']}, {split}"
+            scores[(row["recipe"], settings), task][row["seed"]] = row["value"]
+    return dict(scores)
+
+
+def _differing(settings: Sequence[dict[str, str]]) -> list[str]:
+    """The names of settings that not all rows share."""
+    names = dict.fromkeys(name for one in settings for name in one)
+    return [name for name in names if len({one.get(name) for one in settings if one}) > 1]
+
+
+def _cell(of_seeds: dict[Any, float]) -> str:
+    values = 100 * np.array(list(of_seeds.values()))
+    if not len(values):
+        return ""
+    spread = f" ± {values.std(ddof=1):.2f} ({len(values)})" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
+def _gaps(rows: Sequence[dict[str, Any]]) -> str:
+    """How far each recipe's mean over the tasks is from its teacher's, over tasks both have."""
+    means: dict[str, dict[str, float]] = defaultdict(dict)
+    for ((recipe, _), task), of_seeds in _scores(rows).items():
+        means[recipe][task] = float(np.mean(list(of_seeds.values())))
+    teacher = means.get("teacher", {})
+    lines = []
+    for recipe, of_tasks in means.items():
+        shared = [task for task in of_tasks if task in teacher]
+        if recipe == "teacher" or not shared:
+            continue
+        gap = 100 * np.mean([of_tasks[task] - teacher[task] for task in shared])
+        lines.append(f"- {recipe}: {gap:+.2f} points over {', '.join(shared)}")
+    return "Mean difference to the teacher:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
+    """Plot and table of each layer's error, of every result that has them."""
+    parts = []
+    for result in results:
+        errors: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for row in result["layers"]:
+            if "held_out" in row:
+                errors[row["layer"]].append((row["step"], row["held_out"]))
+        figure, axes = new_axes()
+        for layer, points in errors.items():
+            shade = str(0.75 * layer / max(1, len(errors) - 1))
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=shade, label=f"layer {layer}")
+        axes.set(xlabel="step", ylabel="mean squared error, held out", yscale="log")
+        axes.grid(True, which="major", linewidth=0.3)
+        axes.legend()
+        name = f"layers-{result['variant']}"
+        save_figure(figure, figures, name)
+        parts += [_layer_table(result, errors), f"![error of each layer]({FOLDER}/{name}.png)"]
+    return "\n\n".join(parts)
+
+
+def _layer_table(result: dict[str, Any], errors: dict[int, list[tuple[int, float]]]) -> str:
+    lines = [
+        "| layer | teacher's mean square | gamma = eta = 1 | derived | trained, first | last "
+        "| steps that went up |",
+        "|---" * 7 + "|",
+    ]
+    for layer, points in errors.items():
+        fit = result["initial"][layer] if result["initial"] else {}
+        start = [f"{fit[name]:.4g}" if fit else "" for name in ("teacher", "before", "after")]
+        values = [value for _, value in points]
+        rises = sum(later > earlier for earlier, later in zip(values, values[1:], strict=False))
+        lines.append(
+            f"| {layer} | {' | '.join(start)} | {values[0]:.4g} | {values[-1]:.4g} "
+            f"| {rises} of {len(values) - 1} |"
+        )
+    return "\n".join(lines)
+
+
+def _of_machines(sections: dict[str, list[dict[str, Any]]]) -> str:
+    """Where and when the results were made."""
+    lines = set()
+    for name, results in sections.items():
+        for result in results:
+            machine = result.get("machine")
+            if machine:
+                versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+                lines.add(
+                    f"- {name}: {machine['processor']}, {machine['cores']} cores, "
+                    f"{machine['memory_gb']} GB, {versions}, commit {machine['commit']}, "
+                    f"{machine['date']}"
+                )
+    return "\n".join(sorted(lines))
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            result["rows"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no result of an experiment: no rows ({error})") from None
+        results.append({"initial": [], "layers": [], **result, "variant": path.stem})
+    return results
