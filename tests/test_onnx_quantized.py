@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,29 @@ def test_circuits_compile_from_the_graph(tmp_path: Path) -> None:
     export_onnx(folder, tmp_path / "tiny.onnx", quantized=True)
     compiled = compile_model(read_exported(tmp_path / "tiny.onnx"), Observer())
     assert compiled.manifest.network_hash == IntegerModel.load(folder).hash
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("partial sums", {"window": 2}, "partial sums in a window"),
+        ("partial sums of dot products", {"window": 2}, "partial sums in a window"),
+        ("inhibitor", {"attention_output": {"first": 1}}, "a table of 1 to"),
+        ("inhibitor", {"attention_output": {"lsbs": 15}}, "with 15 bits rounded away"),
+    ],
+)
+def test_what_the_operators_can_not_hold_is_refused(name: str, changes: dict, said: str) -> None:
+    parameters = parameters_of(SHAPES[name])
+    network = parameters["network"]
+    last = network.layers[-1]
+    if table := changes.get("attention_output"):
+        output = last.attention_output
+        changes = {
+            "attention_output": replace(output, table=replace(output.table, **table)),
+        }
+    layers = (*network.layers[:-1], replace(last, **changes))
+    with pytest.raises(InputError, match=said):
+        quantized_graph({**parameters, "network": replace(network, layers=layers)})
 
 
 def set_tensor(graph: onnx.GraphProto, suffix: str, change: int) -> None:
