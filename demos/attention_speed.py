@@ -130,11 +130,11 @@ def main(
     """Measure and print a table."""
     torch.set_num_threads(threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
+    kind = "processor time of 1 thread" if threads == 1 else f"wall time of {threads} threads"
     machine = describe_machine(("torch", "numba"))
     print(
-        f"{machine.processor}, {'processor' if threads == 1 else 'wall'} time of {threads} thread(s)"
-        f", load {machine.load_average} at the start, {machine.date}, commit {machine.commit}; "
-        f"batch {BATCH}, {HEADS} heads of {HEAD_DIM}\n\n"
+        f"{machine.processor}, {kind}, load {machine.load_average} at the start, {machine.date}, "
+        f"commit {machine.commit}; batch {BATCH}, {HEADS} heads of {HEAD_DIM}\n\n"
         "| n | precision | gradients | eager dot product ms | inhibitor ms | ratio | signed ms "
         "| ratio | memory MB, in that order |\n|---|---|---|---|---|---|---|---|---|"
     )
