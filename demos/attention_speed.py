@@ -3,7 +3,8 @@
     python -m demos.attention_speed
 
 The dot product is transformers' eager attention of DistilBERT. The attentions take turns, call by
-call, so that a drifting machine favours none; the ratio is that of the medians.
+call, so that a drifting machine favours none; the ratio is that of the medians. One thread is
+measured in processor time, what else the machine does doesn't count; several in wall time.
 """
 
 from __future__ import annotations
@@ -124,23 +125,23 @@ def main(
         str, typer.Option(metavar="N,N,...", help="Sequence lengths in tokens.")
     ] = "32,64,128,256",
     repetitions: Annotated[int, typer.Option(min=1, help="Calls of each attention.")] = 30,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads, torch's if not given.")] = (
-        None
-    ),
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each attention.")] = 1,
 ) -> None:
     """Measure and print a table."""
-    torch.set_num_threads(threads or torch.get_num_threads())
+    torch.set_num_threads(threads)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    kind = "processor time of 1 thread" if threads == 1 else f"wall time of {threads} threads"
     machine = describe_machine(("torch", "numba"))
     print(
-        f"{machine.processor}, {torch.get_num_threads()} threads, load {machine.load_average} at "
-        f"the start, {machine.date}; batch {BATCH}, {HEADS} heads of {HEAD_DIM}\n\n"
+        f"{machine.processor}, {kind}, load {machine.load_average} at the start, {machine.date}, "
+        f"commit {machine.commit}; batch {BATCH}, {HEADS} heads of {HEAD_DIM}\n\n"
         "| n | precision | gradients | eager dot product ms | inhibitor ms | ratio | signed ms "
         "| ratio | memory MB, in that order |\n|---|---|---|---|---|---|---|---|---|"
     )
     for n in (int(part) for part in lengths.split(",")):
         for half in (False, True):
             for backward in (False, True):
-                results = measure(n, backward, half, repetitions)
+                results = measure(n, backward, half, repetitions, clock=clock)
                 cells = [f"{1e3 * results['dot_product'][0].median:.1f}"]
                 for name in INHIBITORS:
                     seconds, ratio = results[name]

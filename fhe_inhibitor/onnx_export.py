@@ -12,14 +12,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
@@ -40,10 +36,10 @@ from fhe_inhibitor.integer_model import (
 from fhe_inhibitor.onnx_float import float_graph
 from fhe_inhibitor.onnx_graph import OPSET
 from fhe_inhibitor.onnx_quantized import quantized_graph
+from fhe_inhibitor.onnx_runtime import OnnxClassifier, calibrate
 
 FLOAT_TOLERANCE = 1e-4
 MOST_TOKENS = 128
-ERRORS_ONLY = 3
 
 
 @dataclass(frozen=True)
@@ -82,107 +78,68 @@ def export_onnx(
     folder = _find(name_or_path)
     _check_writable(out)
     if quantized and (folder / INTEGER_FILE).is_file():
-        graph = quantized_graph(integer_format.read(folder / INTEGER_FILE)[0])
-        model = IntegerModel.load(folder)
-        inputs = [model.tokenize(text).ids[None] for text in texts] or _random_ids(
-            len(model.embedding), model.default_tokens
+        made = _from_integers(folder, texts)
+    elif quantized and not calibration:
+        raise InputError(
+            f"{folder} has no {INTEGER_FILE}, it is a float model: pass --calibration FILE with "
+            "texts, to quantize it to 8 bits"
         )
-        original = np.concatenate([_integer_logits(model, ids) for ids in inputs])
     else:
-        if quantized and not calibration:
-            raise InputError(
-                f"{folder} has no {INTEGER_FILE}, it is a float model: pass --calibration FILE "
-                "with texts, to quantize it to 8 bits"
-            )
-        float_model, tokenizer = _load(folder)
-        graph = float_graph(float_model)
-        most = min(MOST_TOKENS, getattr(float_model.config, "n_tokens", MOST_TOKENS))
-        inputs = _encode(tokenizer, texts, most) or _random_ids(float_model.config.vocab_size, most)
-        if quantized:
-            graph = calibrate(graph, _encode(tokenizer, calibration, most))
-        original = np.concatenate([_float_logits(float_model, ids) for ids in inputs])
-    form = {entry.key: entry.value for entry in graph.metadata_props}["form"]
-    run = OnnxClassifier(graph)
-    logits = np.concatenate([run.logits(ids) for ids in inputs])
-    difference = float(np.abs(logits - original).max())
-    unit = max(1.0, float(np.abs(original).max()))  # of float32's precision
-    if difference > {"float": FLOAT_TOLERANCE * unit, "integer": 0.0}.get(form, np.inf):
-        raise RuntimeError(f"the {form} graph's logits are off by {difference}; nothing written")
-    data = graph.SerializeToString()
+        made = _from_weights(folder, texts, calibration if quantized else ())
+    export = _compare(made, out)
     try:
-        out.write_bytes(data)
+        out.write_bytes(made.graph.SerializeToString())
     except OSError as error:
         raise InputError(f"can't write {out}: {error.strerror}; name another file") from error
+    return export
+
+
+@dataclass(frozen=True)
+class Made:
+    """A graph, ids `[1, n]` to run it on, and the original's logits on them `[texts, n_labels]`."""
+
+    graph: onnx.ModelProto
+    inputs: list[np.ndarray]
+    logits: np.ndarray
+
+
+def _from_integers(folder: Path, texts: Sequence[str]) -> Made:
+    graph = quantized_graph(integer_format.read(folder / INTEGER_FILE)[0])
+    model = IntegerModel.load(folder)
+    inputs = [model.tokenize(text).ids[None] for text in texts]
+    inputs = inputs or _random_ids(len(model.embedding), model.default_tokens)
+    return Made(graph, inputs, np.concatenate([_integer_logits(model, ids) for ids in inputs]))
+
+
+def _from_weights(folder: Path, texts: Sequence[str], calibration: Sequence[str]) -> Made:
+    """The float graph, or with texts to calibrate on the one of 8 bits."""
+    model, tokenizer = _load(folder)
+    graph = float_graph(model)
+    most = min(MOST_TOKENS, getattr(model.config, "n_tokens", MOST_TOKENS))
+    inputs = _encode(tokenizer, texts, most) or _random_ids(model.config.vocab_size, most)
+    if calibration:
+        graph = calibrate(graph, _encode(tokenizer, calibration, most))
+    return Made(graph, inputs, np.concatenate([_float_logits(model, ids) for ids in inputs]))
+
+
+def _compare(made: Made, out: Path) -> Export:
+    form = {entry.key: entry.value for entry in made.graph.metadata_props}["form"]
+    run = OnnxClassifier(made.graph)
+    logits = np.concatenate([run.logits(ids) for ids in made.inputs])
+    difference = float(np.abs(logits - made.logits).max())
+    unit = max(1.0, float(np.abs(made.logits).max()))  # of float32's precision
+    if difference > {"float": FLOAT_TOLERANCE * unit, "integer": 0.0}.get(form, np.inf):
+        raise RuntimeError(f"the {form} graph's logits are off by {difference}; nothing written")
     return Export(
         file=str(out),
         form=form,
         opset=OPSET,
         inputs=run.inputs,
-        size_bytes=len(data),
-        n_texts=len(original),
-        n_equal_labels=int((logits.argmax(axis=1) == original.argmax(axis=1)).sum()),
+        size_bytes=made.graph.ByteSize(),
+        n_texts=len(logits),
+        n_equal_labels=int((logits.argmax(axis=1) == made.logits.argmax(axis=1)).sum()),
         max_difference=difference,
     )
-
-
-class OnnxClassifier:
-    """A graph in onnxruntime, on the processor."""
-
-    def __init__(self, graph: onnx.ModelProto) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    @property
-    def inputs(self) -> dict[str, list[int | str]]:
-        """Axes of each input; a string names a dynamic one."""
-        return {value.name: value.shape for value in self._session.get_inputs()}
-
-    def logits(self, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        """Return float32 `[B, n_labels]` of int64 ids `[B, n]`."""
-        mask = np.ones_like(ids) if mask is None else mask
-        return self._session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
-
-
-def calibrate(graph: onnx.ModelProto, inputs: Sequence[np.ndarray]) -> onnx.ModelProto:
-    """Return a float graph with linear layers in 8 bits, ranges from inputs `[1, n]`.
-
-    Weights are int8 per output, what they multiply uint8 per layer; attention stays float.
-    """
-    with TemporaryDirectory() as folder:
-        given, prepared, path = (Path(folder) / name for name in ("given", "prepared", "quantized"))
-        onnx.save(graph, given)
-        quant_pre_process(given, prepared, skip_symbolic_shape=True)
-        quantization.quantize_static(
-            prepared,
-            path,
-            _Reader(inputs),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            activation_type=quantization.QuantType.QUInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-        model = onnx.load(path)
-    del model.metadata_props[:], model.opset_import[:]  # onnxruntime lists all that it knows
-    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    onnx.helper.set_model_props(model, {"form": "calibrated"})
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-class _Reader(quantization.CalibrationDataReader):
-    """Gives calibration texts one after the other."""
-
-    def __init__(self, inputs: Sequence[np.ndarray]) -> None:
-        self._inputs = iter(inputs)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        ids = next(self._inputs, None)
-        return None if ids is None else {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -11,7 +11,7 @@ Every value is in its own integer steps, so a scale is 1, but for two: that of t
 
 on uint8 indices. x is an integer: the quarter rounds ties up, as the circuits do, and changes
 nothing else. Weights are int4 or int8, tables int8 to int16, offsets int32; initializers are
-named by their paths in the integer format, so that `read_quantized` finds the same integers.
+named by their paths in the integer format, where `onnx_reader` finds the same integers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ FORM = "integer"
 TIE = 0.25
 WEIGHT_TYPES = (int4, np.int8, np.int16, np.int32)
 VALUE_TYPES = (np.int8, np.uint8, np.int16, np.uint16, np.int32)
-LARGEST_INDEX = 255
+PARTIAL = ("partial", "partial_total")
+LARGEST_INDEX, MOST_LSBS = 255, 14  # so that float32 holds x + 0.25 exactly
 
 
 def quantized_graph(parameters: Mapping[str, Any]) -> onnx.ModelProto:
@@ -100,7 +101,7 @@ def _layer(graph: Graph, layer: Layer, x: str, padding: str) -> str:
             q = None if head.query is None else _linear(graph, queries, head.query, "query")
             k, v = (_linear(graph, x, getattr(head, name), name) for name in ("key", "value"))
             keys = Keys(q, k, graph.add("Unsqueeze", v, [1]), padding, rows, mask)
-            if mask and getattr(head.attention, "partial", None):
+            if mask and any(getattr(head.attention, name, None) for name in PARTIAL):
                 raise InputError("partial sums in a window can't be exported")
             with graph.scope("attention"):
                 outputs.append(_attend(graph, keys, head.attention, layer.attention))
@@ -236,10 +237,11 @@ def _linear(graph: Graph, x: str, p: Linear, name: str, residual: str | None = N
 
 def _lookup(graph: Graph, x: str, table: Table, name: str, rows: str | None = None) -> str:
     """Add a lookup; rows: of the table for each element, its last axis if None."""
-    if not 0 <= -table.first <= table.last - table.first <= LARGEST_INDEX:
+    reach = table.last - table.first
+    if not 0 <= -table.first <= reach <= LARGEST_INDEX or table.lsbs > MOST_LSBS:
         raise InputError(
-            f"a table of {table.first} to {table.last} can't be exported; wanted 0 in it, and at "
-            f"most {LARGEST_INDEX + 1} entries"
+            f"a table of {table.first} to {table.last} with {table.lsbs} bits rounded away can't "
+            f"be exported; wanted 0 in it, at most {LARGEST_INDEX + 1} entries and {MOST_LSBS} bits"
         )
     with graph.scope(name):
         entries = table.values.shape[-1]

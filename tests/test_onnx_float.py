@@ -20,8 +20,9 @@ from transformers import (
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import CHECKPOINTS, DEFAULT_MODEL
-from fhe_inhibitor.onnx_export import FLOAT_TOLERANCE, OnnxClassifier, export_onnx
+from fhe_inhibitor.onnx_export import FLOAT_TOLERANCE, export_onnx
 from fhe_inhibitor.onnx_float import float_graph
+from fhe_inhibitor.onnx_runtime import OnnxClassifier
 from tests.test_modeling import SHAPE, make
 
 KINDS = ("inhibitor", "inhibitor_signed", "dot_product")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from fhe_inhibitor import integer_format
 from fhe_inhibitor.data import read_tsv
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel
-from fhe_inhibitor.onnx_export import OnnxClassifier, export_onnx
+from fhe_inhibitor.onnx_export import export_onnx
 from fhe_inhibitor.onnx_quantized import quantized_graph
 from fhe_inhibitor.onnx_reader import read_exported, read_parameters
+from fhe_inhibitor.onnx_runtime import OnnxClassifier
 from tests.networks import SHIPPED, NetworkShape, random_network
 from tests.test_checkpoint import TEXTS
 from tests.tiny_model import write_tiny_model
@@ -139,10 +141,31 @@ def test_labels_on_the_validation_set_are_the_integer_model_s(
 def test_circuits_compile_from_the_graph(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny", buckets=(2,))
     export_onnx(folder, tmp_path / "tiny.onnx", quantized=True)
-    exported, model = read_exported(tmp_path / "tiny.onnx"), IntegerModel.load(folder)
-    manifests = [compile_model(given, Observer()).manifest for given in (exported, model)]
-    assert manifests[0] == manifests[1]
-    assert manifests[0].network_hash == model.hash
+    compiled = compile_model(read_exported(tmp_path / "tiny.onnx"), Observer())
+    assert compiled.manifest.network_hash == IntegerModel.load(folder).hash
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("partial sums", {"window": 2}, "partial sums in a window"),
+        ("partial sums of dot products", {"window": 2}, "partial sums in a window"),
+        ("inhibitor", {"attention_output": {"first": 1}}, "a table of 1 to"),
+        ("inhibitor", {"attention_output": {"lsbs": 15}}, "with 15 bits rounded away"),
+    ],
+)
+def test_what_the_operators_can_not_hold_is_refused(name: str, changes: dict, said: str) -> None:
+    parameters = parameters_of(SHAPES[name])
+    network = parameters["network"]
+    last = network.layers[-1]
+    if table := changes.get("attention_output"):
+        output = last.attention_output
+        changes = {
+            "attention_output": replace(output, table=replace(output.table, **table)),
+        }
+    layers = (*network.layers[:-1], replace(last, **changes))
+    with pytest.raises(InputError, match=said):
+        quantized_graph({**parameters, "network": replace(network, layers=layers)})
 
 
 def set_tensor(graph: onnx.GraphProto, suffix: str, change: int) -> None:
