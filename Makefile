@@ -12,6 +12,9 @@ STAMP := .venv/installed
 # Data: a folder with SST-2's train.tsv and dev.tsv; unlabelled sentences to distil on as well.
 SST2 ?= ../shared/data/glue/sst2
 SENTENCES ?= ../shared/data/reviews/sentences.txt.gz
+GLUE ?= ../shared/data/glue
+TASK ?= sst2
+RECIPE ?= gradual
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
 
@@ -77,6 +80,19 @@ benchmark-report: $(STAMP) ## docs/benchmarks.md from the results of both
 train: $(STAMP) ## the recipe that made the shipped checkpoint
 	$(BIN)/fhe-inhibitor train --data $(SST2) --sentences $(SENTENCES) \
 	    --out build/inhibidistilbert-nano-sst2 $(ARGS)
+
+.PHONY: distill
+distill: $(STAMP) ## a student of full depth on TASK, by RECIPE: hours; see the README
+	$(BIN)/fhe-inhibitor distill --recipe $(RECIPE) --task $(TASK) --data $(GLUE)/$(TASK) \
+	    --out build/$(RECIPE)-$(TASK) $(ARGS)
+
+.PHONY: experiments
+experiments: $(STAMP) ## every experiment of the plan that has no result yet: a day
+	$(BIN)/fhe-inhibitor experiments run --plan demos/experiments.yaml $(ARGS)
+
+.PHONY: experiments-report
+experiments-report: $(STAMP) ## docs/experiments.md from the results
+	$(BIN)/fhe-inhibitor experiments report $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy

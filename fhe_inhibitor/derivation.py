@@ -7,20 +7,21 @@ the teacher's as they allow, from the teacher's activations T = softmax(q k^T / 
 few texts, in two steps.
 
 1. Freedom of the teacher. Softmax doesn't notice a constant added to all keys, and a constant
-   added to all values passes through it to the output bias. A distance notices both: it says
-   nothing while queries and keys lie apart, and a sum over keys that isn't normalised grows
-   with their number unless values have mean 0. So keys are moved onto the queries' mean and
-   values to mean 0, in the biases of `k_lin`, `v_lin`, `out_lin`; the teacher stays the same.
+   added to all values passes through it to the output bias. A distance notices the first: it
+   says little while queries and keys lie apart. A sum over keys that isn't normalised notices
+   the second: it grows with their number unless values have mean 0. So values are moved to mean
+   0, and keys by a share of their way to the mean query, in the biases of `k_lin`, `v_lin` and
+   `out_lin`; the teacher stays the same.
 2. Least squares. With D_ij = sum_k |q_ik - k_jk| / sqrt(d), a key nearer than D0 shall be read
    in full and one at D1 or beyond not at all: Z = gamma D - delta is 0 at D0 and the
    99% quantile of |v| at D1, so gamma = v99 / (D1 - D0), delta = gamma D0. D0 and D1 are
-   quantiles of D, tried on a grid; for each pair eta = <G, T> / <G, G> is optimal for the sum
-   G that inhibitor attention gives with eta = 1. The pair of the least |T - eta G|^2 is kept,
-   for each head by itself.
+   quantiles of D, tried on a grid together with the keys' share; eta = <G, T> / <G, G> is
+   optimal for the sum G that inhibitor attention gives with eta = 1, both less their means.
+   What leaves the least |T - eta G|^2 is kept, for each head by itself; what the heads still
+   miss on average is added to the output bias.
 
 The unsigned inhibitor has no eta, and its values' sign is lost: its values are moved up by a
-multiple of their deviation (a third axis of the grid), eta goes into the rows of `out_lin`, and
-what an offset adds on average leaves by the output bias.
+multiple of their deviation (one more axis of the grid), and eta goes into `out_lin`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,7 @@ from fhe_inhibitor.teacher import MAX_TOKENS, Teacher, pad
 
 READ_IN_FULL = (0.0, 0.05, 0.2, 0.5)  # quantiles of the distance, D0
 NOT_READ = (0.1, 0.3, 0.6, 0.9, 1.0)  # D1
+KEY_SHARES = (0.0, 1.0)  # of the way from the mean key to the mean query
 VALUE_OFFSETS = (0.0, 1.0, 2.0)  # standard deviations, unsigned only
 CALIBRATION_TEXTS = 16
 MAX_SAMPLES = 100_000
@@ -137,51 +139,61 @@ def _softmax_heads(layer: SelfAttention, x: Tensor, mask: Tensor) -> Tensor:
     return attention_functions.dot_product(*layer.project(x), pairs, gamma=1.0, shift=0.0)
 
 
+class _Choice(NamedTuple):
+    """One point of the grid, or the best ones: each `[H]`."""
+
+    gamma: Tensor
+    shift: Tensor
+    eta: Tensor
+    key_share: Tensor
+    value_offset: Tensor
+
+
 def _derive_layer(layer: SelfAttention, x: Tensor, mask: Tensor) -> None:
     read = mask.bool()
-    _move_projections(layer, x[read])
+    values = layer.v_lin(x[read]).mean(dim=0)
+    layer.v_lin.bias -= values
+    layer.out_lin.bias += layer.out_lin.weight @ values
+    way = (layer.q_lin(x[read]) - layer.k_lin(x[read])).mean(dim=0)  # [H d]
+    best = _search(layer, x, mask, way.unflatten(0, (layer.shape.n_heads, -1)))
+    layer.gamma.copy_(best.gamma[:, None])
+    layer.shift.copy_(best.shift[:, None])
+    layer.k_lin.bias += way * best.key_share.repeat_interleave(layer.shape.key_head_dim)
+    width = layer.shape.value_head_dim
+    if layer.kind == "inhibitor_signed":
+        layer.eta.copy_(best.eta[:, None])
+    else:
+        layer.v_lin.bias += best.value_offset.repeat_interleave(width)
+        layer.out_lin.weight *= best.eta.repeat_interleave(width)
+
+
+def _search(layer: SelfAttention, x: Tensor, mask: Tensor, way: Tensor) -> _Choice:
+    """Return each head's best point of the grid; way: `[H, d]`, from mean key to mean query."""
+    read, pairs = mask.bool(), layer.mask(mask, x.shape[1])
     target = _centred(_softmax_heads(layer, x, mask), read)  # [H, tokens, d_v]
     q, k, v = layer.project(x)
-    pairs = layer.mask(mask, x.shape[1])
+    deviation = _of_tokens(v, read).std(dim=(1, 2))  # [H]
     signed = layer.kind == "inhibitor_signed"
     function = ATTENTION[layer.kind]
     more = {"eta": 1.0} if signed else {}
-    deviation = _of_tokens(v, read).std(dim=(1, 2))  # [H]
     least = torch.full_like(deviation, torch.inf)
-    best = torch.zeros(4, len(deviation), device=x.device)  # gamma, shift, eta, offset
-    for multiple in (0.0,) if signed else VALUE_OFFSETS:
+    best = torch.zeros(len(_Choice._fields), len(deviation), device=x.device)
+    for share, multiple in itertools.product(KEY_SHARES, (0.0,) if signed else VALUE_OFFSETS):
+        moved = k + share * way[:, None, :]
         offset = multiple * deviation
         lifted = v + offset[:, None, None]
-        for gamma, shift in _thresholds(
-            q, k, _of_tokens(lifted, read), pairs & read[:, None, :, None]
-        ):
-            output = function(
-                q, k, lifted, pairs, gamma[:, None, None], shift[:, None, None], **more
-            )
-            output = _centred(output, read)
+        real = pairs & read[:, None, :, None]  # padding is no query to take quantiles of
+        for gamma, shift in _thresholds(q, moved, _of_tokens(lifted, read), real):
+            scalars = (gamma[:, None, None], shift[:, None, None])
+            output = _centred(function(q, moved, lifted, pairs, *scalars, **more), read)
             energy = output.square().sum(dim=(1, 2)).clamp(min=1e-12)
             eta = (output * target).sum(dim=(1, 2)) / energy
             error = (target - eta[:, None, None] * output).square().sum(dim=(1, 2))
+            choice = _Choice(gamma, shift, eta, torch.full_like(eta, share), offset)
             better = error < least
             least = torch.where(better, error, least)
-            best = torch.where(better, torch.stack([gamma, shift, eta, offset]), best)
-    gamma, shift, eta, offset = best
-    layer.gamma.copy_(gamma[:, None])
-    layer.shift.copy_(shift[:, None])
-    if signed:
-        layer.eta.copy_(eta[:, None])
-    else:
-        width = layer.shape.value_head_dim
-        layer.v_lin.bias += offset.repeat_interleave(width)
-        layer.out_lin.weight *= eta.repeat_interleave(width)
-
-
-def _move_projections(layer: SelfAttention, x: Tensor) -> None:
-    """Move keys onto the mean query and values to mean 0, for tokens `[tokens, dim]`."""
-    layer.k_lin.bias += (layer.q_lin(x) - layer.k_lin(x)).mean(dim=0)
-    values = layer.v_lin(x).mean(dim=0)
-    layer.v_lin.bias -= values
-    layer.out_lin.bias += layer.out_lin.weight @ values
+            best = torch.where(better, torch.stack(choice), best)
+    return _Choice(*best)
 
 
 def _thresholds(

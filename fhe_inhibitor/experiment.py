@@ -13,7 +13,8 @@ import random
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -202,6 +203,7 @@ class _Run:
             load_teacher(self.experiment.teacher, self.task.n_labels, may_be_untuned=True)
         )
         self._load(teacher)
+        self._check_inputs(teacher)
         teacher = self._tuned(teacher) if self.recipe.tuned_teacher else teacher
         model = teacher.model
         if self.recipe.phases:
@@ -236,6 +238,21 @@ class _Run:
         if experiment.limit:
             drawn = random.Random(0).sample(self.splits[TRAIN], len(self.splits[TRAIN]))
             self.splits[TRAIN] = drawn[: experiment.limit]
+
+    def _check_inputs(self, teacher: Teacher) -> None:
+        """Refuse to go on from checkpoints of another teacher's student, or on other data."""
+        sums = {
+            "teacher": _checksum(w.cpu().numpy().data for w in teacher.model.state_dict().values()),
+            "data": _checksum(repr(example).encode() for example in self.splits[TRAIN]),
+        }
+        path = self.work / "inputs.json"
+        if path.exists() and (before := json.loads(path.read_text())) != sums:
+            changed = [name for name in sums if before.get(name) != sums[name]]
+            raise InputError(
+                f"{self.out} has checkpoints of another model: its {changed[0]} changed since "
+                f"they were written; remove the folder or name another --out"
+            )
+        path.write_text(json.dumps(sums))
 
     def _tuned(self, teacher: Teacher) -> Teacher:
         """Return the teacher fine-tuned on the task, if it isn't yet or nothing else is asked."""
@@ -344,6 +361,13 @@ class _Run:
     def _settings(self) -> dict[str, Any]:
         names = ("attention_kind", "initial", "learn_thresholds")
         return {name: getattr(self.experiment, name) for name in names}
+
+
+def _checksum(parts: Iterable[Any]) -> int:
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return total
 
 
 def _load_student(experiment: Experiment, task: Task, teacher: Teacher) -> Any:

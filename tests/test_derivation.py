@@ -60,16 +60,23 @@ def test_derived_thresholds_start_closer_than_default_ones(teacher: Teacher, kin
 
 
 def test_what_derivation_moves_the_teacher_does_not_notice(teacher: Teacher) -> None:
-    """Moved keys and values, and all that is copied back, give the teacher's attention."""
-    from fhe_inhibitor.derivation import _move_projections
-
+    """Keys and values that were moved, read with dot products again, are the teacher's."""
     tokens, mask = pad(rows(), 0)
-    student = student_from_teacher(teacher, "dot_product")
-    expected = student(tokens, mask).logits
-    with torch.no_grad():
-        for layer in student.distilbert.transformer.layer:
-            _move_projections(layer.attention, torch.randn(50, 32))
-    torch.testing.assert_close(student(tokens, mask).logits, expected, atol=1e-4, rtol=1e-4)
+    student = student_from_teacher(teacher, "inhibitor_signed")
+    derive(student, rows())
+    same = student_from_teacher(teacher, "dot_product")
+    expected = same(tokens, mask).logits
+    for own, derived in zip(
+        same.distilbert.transformer.layer, student.distilbert.transformer.layer, strict=True
+    ):
+        before = own.attention.v_lin.bias.clone()
+        own.attention.k_lin.load_state_dict(derived.attention.k_lin.state_dict())
+        own.attention.v_lin.load_state_dict(derived.attention.v_lin.state_dict())
+        with torch.no_grad():
+            moved = before - own.attention.v_lin.bias
+            own.attention.out_lin.bias += own.attention.out_lin.weight @ moved
+        assert moved.abs().max() > 0.01
+    torch.testing.assert_close(same(tokens, mask).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dot_product_student_has_nothing_to_derive(teacher: Teacher) -> None:

@@ -256,6 +256,22 @@ def test_a_folder_of_another_experiment_is_refused(base: dict[str, Any], agnosti
         run(make(base, "task-agnostic"), agnostic.parent)
 
 
+def test_checkpoints_of_another_model_are_refused(base: dict[str, Any], tmp_path: Path) -> None:
+    """The same settings, but under the teacher's name now lies another one."""
+    folder = save_teacher(tiny_teacher(), tmp_path / "teacher")
+    experiment = make(base, "task-agnostic", teacher=str(folder))
+
+    def interrupt(place: dict[str, Any], step: int, steps: int) -> None:
+        if step == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, tmp_path / "student", interrupt)
+    save_teacher(tiny_teacher(hidden_dim=16), folder)
+    with pytest.raises(InputError, match="checkpoints of another model: its teacher changed"):
+        run(experiment, tmp_path / "student")
+
+
 def test_a_student_of_another_shape_is_refused(base: dict[str, Any], tmp_path: Path) -> None:
     other = tiny_teacher(dim=16, hidden_dim=16, n_layers=1)
     student = student_from_teacher(other, "inhibitor_signed")
