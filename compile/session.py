@@ -20,7 +20,8 @@ import numpy as np
 from compile.costs import SessionCost, StageCost, peak_memory_bytes
 from compile.observer import Observer
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel, Tokens
+from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.public_model import Tokens
 
 if TYPE_CHECKING:
     from compile.backends import Backend
@@ -141,22 +142,9 @@ class Session:
         )
 
     def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"the text {ascii(text)} is not UTF-8; pass UTF-8") from None
-        tokens = self.model.tokenize(text, max_tokens)
+        tokens = self.model.tokenize(text, max_tokens, strict)
         if tokens.n_cut:
-            kept = len(tokens.tokens)
-            if strict:
-                raise InputError(
-                    f"the text has {tokens.n_total} tokens, {kept} would be read; shorten it, "
-                    f"ask for more tokens (at most {self.model.max_tokens}), or drop strict"
-                )
-            self._observer.note(
-                f"{tokens.n_cut} of {tokens.n_total} tokens are cut, the {kept} most important "
-                f"are read: {' '.join(tokens.tokens)}"
-            )
+            self._observer.note(tokens.describe_cut())
         return tokens
 
     def _classify(
