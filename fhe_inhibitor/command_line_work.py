@@ -85,7 +85,7 @@ class WrittenReport:
 def compile_circuits(observer: Observer, model: str, out: Path, measured: bool) -> WrittenReport:
     """Write circuits, client specifications and report of a model to a new or empty folder."""
     # Here, because these import Concrete, which the process that only shows progress can spare.
-    from compile.prepared import compile_model
+    from compile.circuits_cache import compile_model
     from compile.report import describe, measure
     from fhe_inhibitor.client import Client
     from fhe_inhibitor.server import Server
