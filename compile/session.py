@@ -35,7 +35,8 @@ class Classification:
 
     tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
     the circuits it went through, which the server learns. logits: decrypted, in integer steps
-    of `logit_scale`; None in mode `disable`. clear_logits: those of the integer model.
+    of `logit_scale`; None in mode `disable`. clear_logits: those of the integer model; None
+    where only a server has it.
     probability: of `label`, from `logits` where there are any. stages: from encryption to
     decryption; `seconds` is their wall time.
     """
@@ -47,7 +48,7 @@ class Classification:
     n_tokens: int
     n_positions: int
     logits: tuple[int, ...] | None
-    clear_logits: tuple[int, ...]
+    clear_logits: tuple[int, ...] | None
     logit_scale: float
     stages: tuple[StageCost, ...]
     seconds: float

@@ -19,7 +19,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fhe_inhibitor import command_line_benchmark
+from fhe_inhibitor import command_line_benchmark, command_line_keys, command_line_service
+from fhe_inhibitor.command_line_options import CaOption, JsonOption, TokenFileOption
 from fhe_inhibitor.command_line_worker import TRACEBACK, WorkError, in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL
@@ -32,6 +33,9 @@ app = typer.Typer(
     help="Classify text that stays encrypted: inhibitor transformers under TFHE.",
 )
 app.add_typer(command_line_benchmark.app, name="benchmark")
+app.command()(command_line_service.serve)
+app.command()(command_line_service.token)
+app.add_typer(command_line_keys.app, name="keys")
 
 ModelOption = Annotated[
     str,
@@ -48,20 +52,31 @@ TokensOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command()
 def classify(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
     file: Annotated[Path | None, typer.Option(help="Classify each line of a file.")] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
+            "--server, a name that it offers.",
+        ),
+    ] = None,
     mode: ModeOption = "execute",
     tokens: TokensOption = None,
     strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
     benchmark: Annotated[
         bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
+    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
@@ -72,12 +87,24 @@ def classify(
     sentences = [*(texts or []), *(read_sentences(file) if file else [])]
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
-    arguments = (sentences, model, mode, tokens, strict, benchmark)
+    arguments: tuple[Any, ...]
+    if server is not None:
+        from fhe_inhibitor import command_line_remote as remote
+
+        if mode != "execute" or benchmark:
+            raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
+        token = remote.read_token(token_file)
+        options = remote.agree(server, token, model, ca)
+        classify, arguments = remote.classify, (sentences, server, token, options, tokens, strict)
+    else:
+        classify = work.classify
+        arguments = (sentences, model or DEFAULT_MODEL, mode, tokens, strict, benchmark)
     with Display() as display:
-        if mode == "disable":
-            done = work.classify(display, *arguments)
-        else:
-            done = in_worker(work.classify, display, *arguments)
+        done = (
+            classify(display, *arguments)
+            if mode == "disable"
+            else in_worker(classify, display, *arguments)
+        )
     if as_json:
         _print_json(asdict(done))
     else:

@@ -1,0 +1,139 @@
+"""A client's keys, one set for each model of a server, in files that only their owner can read.
+
+    keyring = Keyring()
+    keyring.make(circuits, model_hash, "inhibidistilbert-nano-sst2", passphrase)   # takes seconds
+    client = Client(circuits)
+    keyring.load(model_hash, client, passphrase)
+
+Keys belong to the hash over all that client and server agree on: another model, other keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.folders import KEYS_VARIABLE, keys_root
+from fhe_inhibitor.private_files import is_locked, write_private
+
+if TYPE_CHECKING:
+    from fhe_inhibitor.client import Client
+
+KEYS_FILE, ABOUT_FILE, LOCK_FILE = "secret.keys", "about.json", ".lock"
+
+
+class KeysEntry(BaseModel):
+    """What is known of keys without opening them.
+
+    evaluation_keys: SHA-256 of those, by which a server knows them.
+    """
+
+    model_hash: str
+    model: str
+    evaluation_keys: str
+    created: datetime
+
+
+class Keyring:
+    """The keys in a folder, by model hash; see `folders.keys_root` for the default one."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = keys_root(folder)
+
+    def path(self, model_hash: str) -> Path:
+        """Return the file of a model's keys; there may be none."""
+        return self.folder / model_hash / KEYS_FILE
+
+    def entries(self) -> list[KeysEntry]:
+        """Return what the folder holds, the oldest first. Raises InputError for what it can't."""
+        found = []
+        for path in self.folder.glob(f"*/{KEYS_FILE}"):
+            try:
+                found.append(KeysEntry.model_validate_json(_about(path).read_bytes()))
+            except (OSError, ValidationError) as error:
+                raise InputError(
+                    f"{_about(path)} can't be read ({type(error).__name__}); remove the folder "
+                    f"{path.parent}, and make new keys"
+                ) from error
+        return sorted(found, key=lambda entry: entry.created)
+
+    def find(self, start: str) -> KeysEntry:
+        """Return the keys whose model's hash begins like this, or whose model is named so.
+
+        Raises InputError if there are none, or several.
+        """
+        found = [e for e in self.entries() if e.model_hash.startswith(start) or e.model == start]
+        if len(found) != 1 or not start:
+            raise InputError(
+                f"{start!r} names {len(found)} sets of keys in {self.folder}, not one; see "
+                "`fhe-inhibitor keys list`"
+            )
+        return found[0]
+
+    def is_locked(self, model_hash: str) -> bool:
+        """Return whether a model's keys are there and want a passphrase."""
+        try:
+            with self.path(model_hash).open("rb") as file:
+                return is_locked(file.read(16))
+        except FileNotFoundError:
+            return False
+
+    def make(
+        self, circuits: str | Path, model_hash: str, model: str, passphrase: str | None = None
+    ) -> None:
+        """Make keys for the circuits in a folder, unless there are keys for that hash.
+
+        Takes seconds and holds Python's interpreter lock meanwhile.
+        """
+        # Here, because Concrete takes seconds to load that listing keys can spare.
+        from fhe_inhibitor.client import Client
+
+        path = self.path(model_hash)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with FileLock(path.parent / LOCK_FILE, mode=0o600):
+                if not path.exists():
+                    client = Client(circuits)
+                    client.generate_keys()
+                    digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
+                    entry = KeysEntry(
+                        model_hash=model_hash,
+                        model=model,
+                        evaluation_keys=digest,
+                        created=datetime.now(UTC),
+                    )
+                    write_private(_about(path), entry.model_dump_json(indent=1).encode())
+                    client.save_keys(path, passphrase)
+        except OSError as error:
+            raise InputError(
+                f"the keys folder {self.folder} can't be written ({error.strerror}): make it "
+                f"writable, or name another one in {KEYS_VARIABLE}"
+            ) from error
+
+    def load(self, model_hash: str, client: Client, passphrase: str | None = None) -> None:
+        """Give a client its keys. Raises InputError as `Client.load_keys` does."""
+        client.load_keys(self.path(model_hash), passphrase)
+
+    def remove(self, entry: KeysEntry) -> None:
+        """Remove keys for good: what was encrypted for them can't be decrypted any more."""
+        shutil.rmtree(self.path(entry.model_hash).parent)
+
+
+def make_keys(
+    folder: Path, circuits: Path, model_hash: str, model: str, passphrase: str | None
+) -> None:
+    """Do `Keyring(folder).make(...)`, in a process that does nothing else."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    Keyring(folder).make(circuits, model_hash, model, passphrase)
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(ABOUT_FILE)
