@@ -17,6 +17,7 @@ from compile.observer import Observer
 from compile.session import Classification
 from fhe_inhibitor.command_line_options import PASSPHRASE_VARIABLE, TOKEN_VARIABLE
 from fhe_inhibitor.command_line_work import Classified
+from fhe_inhibitor.command_line_worker import ends_on_request
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.keyring import KeysEntry
 from fhe_inhibitor.remote import Progress, RemoteClassification, RemoteClient, RemoteOptions
@@ -70,7 +71,8 @@ def classify(
     max_tokens: int | None,
     strict: bool,
 ) -> Classified:
-    """Classify texts on a server."""
+    """Classify texts on a server; Ctrl-C cancels what it has there."""
+    ends_on_request()
     silence_retries()
     with RemoteClient(server, token, options, shown_by(observer)) as client:
         public = client.public_model()

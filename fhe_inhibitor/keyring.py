@@ -98,7 +98,8 @@ class Keyring:
 
         path = self.path(model_hash)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             with FileLock(path.parent / LOCK_FILE, mode=0o600):
                 if not path.exists():
                     client = Client(circuits)
