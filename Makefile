@@ -43,6 +43,18 @@ compile: $(STAMP) ## circuits, client specifications and the report, in build/ci
 demo: $(STAMP) ## client and server in one file, step by step
 	$(BIN)/python -m demos.local_round_trip
 
+.PHONY: demo-server
+demo-server: $(STAMP) ## a server, step by step; demos/README.md walks through
+	$(BIN)/python -m demos.server $(ARGS)
+
+.PHONY: demo-client
+demo-client: $(STAMP) ## its client, in another terminal
+	$(BIN)/python -m demos.client $(ARGS)
+
+.PHONY: service-overhead
+service-overhead: $(STAMP) ## a server on this machine against one process: seconds, bytes
+	$(BIN)/python -m demos.service_overhead $(ARGS)
+
 .PHONY: figures
 figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)

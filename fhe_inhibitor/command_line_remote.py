@@ -75,6 +75,8 @@ def classify(
     ends_on_request()
     silence_retries()
     with RemoteClient(server, token, options, shown_by(observer)) as client:
+        if not client.is_private:
+            observer.note(f"without https, the token crosses the network in the clear to {server}")
         public = client.public_model()
         for text in texts:
             tokens = public.tokenize(text, max_tokens, strict)

@@ -53,7 +53,8 @@ def in_worker(work: Callable[..., Result], observer: Observer, *arguments: Any) 
             f"the worker process ended unexpectedly, exit code {process.exitcode}"
         ) from None
     except KeyboardInterrupt:
-        os.kill(process.pid or 0, STOP)
+        assert process.pid is not None
+        os.kill(process.pid, STOP)
         process.join(STOP_S)
         process.kill()
         process.join()

@@ -11,12 +11,14 @@ Keys belong to the hash over all that client and server agree on: another model,
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-import warnings
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
@@ -128,13 +130,35 @@ class Keyring:
         shutil.rmtree(self.path(entry.model_hash).parent)
 
 
-def make_keys(
-    folder: Path, circuits: Path, model_hash: str, model: str, passphrase: str | None
+async def make_keys_elsewhere(
+    keyring: Keyring, circuits: Path, model_hash: str, model: str, passphrase: str | None
 ) -> None:
-    """Do `Keyring(folder).make(...)`, in a process that does nothing else."""
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    Keyring(folder).make(circuits, model_hash, model, passphrase)
+    """Do `keyring.make(...)` in another process, which ends if this is cancelled.
+
+    Raises what that raises.
+    """
+    arguments = [str(keyring.folder), str(circuits), model_hash, model, passphrase]
+    command = [sys.executable, "-m", "fhe_inhibitor.keyring"]
+    done = await anyio.run_process(command, input=json.dumps(arguments).encode(), check=False)
+    if done.stdout:
+        raise InputError(done.stdout.decode())
+    if not keyring.path(model_hash).exists():
+        last = (done.stderr.decode().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"making keys failed: {last}")
+
+
+def _main() -> None:
+    """Make keys as stdin says; the passphrase mustn't be an argument, which others can see."""
+    folder, circuits, model_hash, model, passphrase = json.load(sys.stdin)
+    try:
+        Keyring(folder).make(circuits, model_hash, model, passphrase)
+    except InputError as error:
+        print(error, end="")
 
 
 def _about(path: Path) -> Path:
     return path.with_name(ABOUT_FILE)
+
+
+if __name__ == "__main__":
+    _main()

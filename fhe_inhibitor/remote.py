@@ -63,6 +63,11 @@ class RemoteClient:
         self._open.__exit__(kind, error, trace)
 
     @property
+    def is_private(self) -> bool:
+        """Whether nobody between client and server can read the token."""
+        return self._client.is_private
+
+    @property
     def setup_s(self) -> dict[str, float]:
         """Seconds of what was done before the first text."""
         return self._client.setup_s

@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
-import anyio.to_process
 import anyio.to_thread
 
-from fhe_inhibitor.keyring import Keyring, make_keys
+from fhe_inhibitor.keyring import Keyring, make_keys_elsewhere
 from fhe_inhibitor.public_model import PublicModel
 from fhe_inhibitor.remote_connection import Connection
 from fhe_inhibitor.remote_errors import JobFailed, NotFound, RemoteError
@@ -74,6 +73,11 @@ class AsyncRemoteClient:
     ) -> None:
         await self._connection.close()
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between client and server can read the token."""
+        return self._connection.is_private
+
     async def connect(self) -> ModelInfo:
         """Return the model, after checking that client and server can agree on it."""
         if self._model is None:
@@ -94,10 +98,9 @@ class AsyncRemoteClient:
         async with self._preparing:
             if not self.keyring.path(digest).exists():
                 self._on_progress(Progress("keygen", 0, 0, ""))
-                arguments = self.keyring.folder, folder, digest, model.name
                 with self._timed("keygen"):
-                    await anyio.to_process.run_sync(
-                        make_keys, *arguments, self.options.passphrase, cancellable=True
+                    await make_keys_elsewhere(
+                        self.keyring, folder, digest, model.name, self.options.passphrase
                     )
         return folder
 

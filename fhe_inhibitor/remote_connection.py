@@ -49,6 +49,7 @@ POLL_S = 1.0
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 WAIT_S = 1.0  # where the server asks to come back and doesn't say when
 MAX_SHOWN = 300
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -75,6 +76,11 @@ class Connection:
         self.server = server
         self._patience_s = options.patience_s
         self._has_answered = False
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between client and server can read the token."""
+        return self._http.base_url.scheme == "https" or self._http.base_url.host in LOOPBACK
 
     async def close(self) -> None:
         """Close the connections."""
@@ -166,7 +172,7 @@ class Connection:
         while True:
             try:
                 return await self._stream(job.id, done, on_event)
-            except (httpx.TransportError, SSEError, _StreamEnded):
+            except (httpx.TransportError, SSEError, ValidationError, _StreamEnded):
                 pass
             except RemoteError as error:
                 if error.retry_after_s is None:
@@ -248,8 +254,7 @@ def _refusal(response: httpx.Response, server: str) -> RemoteError:
     except ValidationError:
         error = Error(error="", message=response.reason_phrase)
     status, code = response.status_code, error.error or None
-    shown = "".join(c for c in error.message if c.isprintable())[:MAX_SHOWN]
-    message = f"{server} answers {status}: {shown}"
+    message = f"{server} answers {status}: {error.message[:MAX_SHOWN]}"
     if status == 401:
         return AccessDenied(f"{message}; pass a token that this server gave you", code)
     if status in (404, 410):

@@ -18,7 +18,8 @@ class RemoteError(RuntimeError):
     def __init__(
         self, message: str, code: str | None = None, retry_after_s: float | None = None
     ) -> None:
-        super().__init__(message)
+        # Part of it may be the server's, which must not reach a terminal's controls.
+        super().__init__("".join(character for character in message if character.isprintable()))
         self.code = code
         self.retry_after_s = retry_after_s
 

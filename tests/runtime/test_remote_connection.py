@@ -129,7 +129,7 @@ def submit(connection: Connection) -> Coroutine[Any, Any, Job]:
         (refusal(413, "too_large"), QuotaExceeded, "413"),
         (refusal(429, "too_many_keys", Retry_After="60"), QuotaExceeded, "429"),
         (refusal(507, "disk_full"), RemoteError, "507"),
-        (refusal(422, "invalid", "body: \\u001b[31mred"), RemoteError, "422: body: .31mred"),
+        (refusal(422, "invalid", "body: \\u001b[31mred"), RemoteError, r"422: body: \[31mred"),
         (Response("<html>", 400), RemoteError, "400: Bad Request"),
     ],
 )
