@@ -97,6 +97,10 @@ test-fast: $(STAMP) ## tests without encryption
 test-slow: $(STAMP) ## tests that train or run at full size
 	$(BIN)/pytest -m slow
 
+.PHONY: test-service
+test-service: $(STAMP) ## the service: killed, fuzzed, loaded and filled up at full length
+	$(BIN)/pytest -m "" -s tests/service
+
 .PHONY: clean
 clean: ## remove .venv and build
 	rm -rf .venv build

@@ -31,7 +31,7 @@ from compile.session import Session
 from demos.relay import DOWN, UP, Relay
 from fhe_inhibitor.remote import RemoteClient, RemoteOptions
 from fhe_inhibitor.service.access import new_token
-from fhe_inhibitor.service.settings import Settings
+from fhe_inhibitor.service.settings import load_settings
 
 START_S = 60
 
@@ -69,7 +69,7 @@ def measure(text: str, runs: int, folder: Path) -> Costs:
     """Return what `runs` texts cost, each in both ways."""
     session = Session()
     session.classify(text)  # makes what is missing in the cache, unpacks keys
-    token = new_token(Settings(data_dir=folder).tokens, "alice")
+    token = new_token(load_settings(data_dir=folder).tokens, "alice")
     options = RemoteOptions(keys_dir=folder / "keys", cache_dir=folder / "cache")
     start = time.perf_counter()
     with running_server(folder) as port, Relay(port) as relay:

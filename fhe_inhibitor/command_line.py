@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -87,6 +87,7 @@ def classify(
     sentences = [*(texts or []), *(read_sentences(file) if file else [])]
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
+    run: Callable[..., work.Classified]
     arguments: tuple[Any, ...]
     if server is not None:
         from fhe_inhibitor import command_line_remote as remote
@@ -95,16 +96,15 @@ def classify(
             raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
         token = remote.read_token(token_file)
         options = remote.agree(server, token, model, ca)
-        classify, arguments = remote.classify, (sentences, server, token, options, tokens, strict)
+        run, arguments = remote.classify, (sentences, server, token, options, tokens, strict)
     else:
-        classify = work.classify
+        run = work.classify
         arguments = (sentences, model or DEFAULT_MODEL, mode, tokens, strict, benchmark)
     with Display() as display:
-        done = (
-            classify(display, *arguments)
-            if mode == "disable"
-            else in_worker(classify, display, *arguments)
-        )
+        if mode == "disable":
+            done = run(display, *arguments)
+        else:
+            done = in_worker(run, display, *arguments)
     if as_json:
         _print_json(asdict(done))
     else:

@@ -14,6 +14,7 @@ import pytest
 from fhe_inhibitor.keyring import Keyring
 from fhe_inhibitor.service.protocol import Status
 from tests.conftest import REPOSITORY
+from tests.service.conftest import TEXT
 from tests.service.remote_user import RemoteUser, remote_user
 from tests.service.serving import Serving
 from tests.service.test_remote import client_jobs, jobs, new_job, stopped_workers
@@ -59,22 +60,23 @@ def test_from_keys_to_labels_and_back_to_nothing(heidi: RemoteUser, tmp_path: Pa
     assert out == f"made {entry.model_hash[:12]} for tiny\n"
 
     (tmp_path / "texts").write_text("bad\nthe film is n't very good\n")
-    arguments = ("classify", *on_server, "--json", "--file", str(tmp_path / "texts"), "a good film")
-    code, out, err = outcome(start(heidi, *arguments, **secret))
+    options = ("--json", "--file", str(tmp_path / "texts"))
+    code, out, err = outcome(start(heidi, "classify", *on_server, *options, TEXT, **secret))
     assert (code, err.count("\n")) == (0, 1)
     assert err.startswith("note: 2 of 6 tokens are cut")
     answer = json.loads(out)
     assert (answer["model"], answer["mode"]) == ("tiny", "execute")
     texts = [result["text"] for result in answer["results"]]
-    assert texts == ["a good film", "bad", "the film is n't very good"]
+    assert texts == [TEXT, "bad", "the film is n't very good"]
     first = answer["results"][0]
     assert first["clear_logits"] is None and len(first["logits"]) == 2
     assert 0 < first["request_bytes"] < 100_000 < answer["cost"]["evaluation_keys_bytes"]
     assert sum(stage["seconds"] for stage in first["stages"]) < first["seconds"]
 
     (tmp_path / "token").write_text(f"{heidi.token}\n")
-    arguments = ("classify", *on_server, "--token-file", str(tmp_path / "token"), "a good film")
-    code, out, err = outcome(start(heidi, *arguments, FHE_INHIBITOR_TOKEN="", **secret))
+    options = ("--token-file", str(tmp_path / "token"))
+    process = start(heidi, "classify", *on_server, *options, TEXT, FHE_INHIBITOR_TOKEN="", **secret)
+    code, out, err = outcome(process)
     assert (code, err) == (0, "")
     for word in ("probability", "encrypted steps", "load keys", "layer0.attend", "evaluation keys"):
         assert word in out
@@ -106,7 +108,7 @@ def test_what_is_wrong_is_one_line(
     code: int,
     words: list[str],
 ) -> None:
-    command = ("classify", "--server", heidi.server.url, *arguments, "a good film")
+    command = ("classify", "--server", heidi.server.url, *arguments, TEXT)
     found, out, err = outcome(start(heidi, *command, **environment))
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert err.startswith("fhe-inhibitor: ")
@@ -118,7 +120,7 @@ def test_locked_keys_want_their_passphrase(heidi: RemoteUser, tmp_path: Path) ->
     on_server = ("--server", heidi.server.url)
     new = start(user, "keys", "new", *on_server, "--passphrase", FHE_INHIBITOR_PASSPHRASE="right")
     assert outcome(new)[0] == 0
-    command = ("classify", *on_server, "a good film")
+    command = ("classify", *on_server, TEXT)
     code, out, err = outcome(start(user, *command, FHE_INHIBITOR_PASSPHRASE="wrong"))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "wrong passphrase" in err
@@ -133,7 +135,7 @@ def test_locked_keys_want_their_passphrase(heidi: RemoteUser, tmp_path: Path) ->
 def test_ctrl_c_is_one_line_and_cancels_on_the_server(heidi: RemoteUser) -> None:
     known = client_jobs(heidi)
     with stopped_workers(heidi.server):
-        process = start(heidi, "classify", "--server", heidi.server.url, "a good film")
+        process = start(heidi, "classify", "--server", heidi.server.url, TEXT)
         new_job(heidi, known)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         code, out, err = outcome(process)
