@@ -28,8 +28,7 @@ def clean(database: Database, storage: Storage, jobs: Jobs, uploads: Uploads) ->
             storage.remove_job(name)
             n_files += 1
         elif status is Status.DONE:
-            storage.remove_tasks(name)
-            storage.request(name).unlink(missing_ok=True)
+            storage.keep_result(name)
     with database.transaction():
         orphans = set(storage.all_keys()) - uploads.known()
     for user, sha256 in orphans:

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     certificate_key: Path | None = None
     workers: PositiveInt = 1
     worker_threads: PositiveInt | None = None
-    worker_keys_bytes: PositiveInt = 512 * MEBIBYTE
+    worker_keys_bytes: PositiveInt = 256 * MEBIBYTE
     task_timeout_s: PositiveFloat = 900.0
     keys_ttl_s: PositiveFloat = 30 * DAY_S
     job_ttl_s: PositiveFloat = DAY_S

@@ -1,9 +1,9 @@
 """Bytes of keys and jobs, as files: each is whole under its name, or not there.
 
     keys/USER/SHA256            evaluation keys; SHA256.part while they arrive
-    jobs/ID/request             as it came
+    jobs/ID/request             as it came, until the job ends
     jobs/ID/task-7              outputs of the seventh task, until the job ends
-    jobs/ID/result              the response
+    jobs/ID/result              the response, until the job expires
 
 What the database doesn't know of is left over from an interruption; `housekeeping` removes it.
 """
@@ -69,10 +69,11 @@ class Storage:
         """Remove all files of a job."""
         shutil.rmtree(self.folder / "jobs" / job, ignore_errors=True)
 
-    def remove_tasks(self, job: str) -> None:
-        """Remove what a job's tasks gave, but not its result."""
-        for path in (self.folder / "jobs" / job).glob("task-*"):
-            path.unlink(missing_ok=True)
+    def keep_result(self, job: str) -> None:
+        """Remove all files of a job but its result."""
+        for path in (self.folder / "jobs" / job).iterdir():
+            if path != self.result(job):
+                path.unlink(missing_ok=True)
 
     def jobs(self) -> list[str]:
         """Return the jobs that have files."""

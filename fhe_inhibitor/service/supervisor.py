@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from fhe_inhibitor.service.protocol import Failure
 from fhe_inhibitor.service.settings import Settings
 
 LOG = logging.getLogger(__name__)
-WATCH_S = 0.5
+WATCH_S, RETRY_S = 0.5, 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else, or for want of memory
 
@@ -105,7 +106,8 @@ class Supervisor:
             self._ready.discard(lease)
             del self._workers[lease]
         LOG.warning("worker ended", extra=fields(pid=worker.pid, exit_status=status))
-        await asyncio.to_thread(self._release, lease, status)
+        while not await asyncio.to_thread(self._release, lease, status):
+            await asyncio.sleep(RETRY_S)
         return was_ready
 
     async def _spawn(self, lease: str) -> Process:
@@ -144,29 +146,38 @@ class Supervisor:
             LOG.info(f"worker: {report.kind}", extra=fields(pid=worker.pid, **logged))
             self._on_report(report)
 
-    def _release(self, lease: str, status: int) -> None:
-        """Let another worker go on with a dead one's job, or end the job."""
-        job = self._jobs.release(lease, crashed=status not in KILLED)
+    def _release(self, lease: str, status: int) -> bool:
+        """Let another worker go on with a dead one's job, or end it; False on a full disk, say."""
+        try:
+            job = self._jobs.release(lease, crashed=status not in KILLED)
+        except sqlite3.OperationalError as error:
+            LOG.error("lease not released", extra=fields(reason=str(error)))
+            return False
         if job is not None:
             LOG.warning("job lost its worker", extra=fields(job=job.id, status=job.status))
             if job.status.final:
-                failed = Report(kind="failed", job=job.id, error=job.error, message=job.message)
-                self._on_report(failed)
+                self._failed(job.id, job.error, job.message)
+        return True
 
     async def _end_overdue(self) -> None:
         """Kill workers whose task takes too long; their job ends."""
         timeout_s = self._settings.task_timeout_s
-        message = f"a task took more than {timeout_s:g} s"
         while True:
             await asyncio.sleep(min(WATCH_S, timeout_s / 4))
-            for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
-                job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message)
-                if worker := self._workers.get(lease):
-                    with suppress(ProcessLookupError):
-                        worker.kill()
-                if job is not None:
-                    LOG.warning("job timed out", extra=fields(job=job))
-                    failure = Report(
-                        kind="failed", job=job, error=Failure.TIMED_OUT, message=message
-                    )
-                    self._on_report(failure)
+            try:
+                for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
+                    await self._time_out(lease, f"a task took more than {timeout_s:g} s")
+            except sqlite3.OperationalError as error:
+                LOG.error("no job could be ended", extra=fields(reason=str(error)))
+
+    async def _time_out(self, lease: str, message: str) -> None:
+        job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message)
+        if worker := self._workers.get(lease):
+            with suppress(ProcessLookupError):
+                worker.kill()
+        if job is not None:
+            LOG.warning("job timed out", extra=fields(job=job))
+            self._failed(job, Failure.TIMED_OUT, message)
+
+    def _failed(self, job: str, error: Failure | None, message: str | None) -> None:
+        self._on_report(Report(kind="failed", job=job, error=error, message=message))

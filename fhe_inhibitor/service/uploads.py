@@ -89,11 +89,7 @@ class Uploads:
         if not state.complete:
             message = f"{state.received} of {state.size} bytes of these keys are here: go on"
             raise Refused(409, "keys_incomplete", message)
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE keys SET used_at = ? WHERE user = ? AND sha256 = ?",
-                (time.time(), user, sha256),
-            )
+        self._touch(user, sha256)
         return state
 
     def remove(self, user: str, sha256: str) -> None:
@@ -141,6 +137,7 @@ class Uploads:
             message = f"{received} bytes of these keys are here: go on from there"
             raise Refused(409, "wrong_offset", message, {UPLOAD_OFFSET: str(received)})
         with self._alone(user, sha256):
+            await asyncio.to_thread(self._touch, user, sha256)
             path = self._storage.unfinished_keys(user, sha256)
             try:
                 await _write(path, row["size"] - offset, chunks)
@@ -189,6 +186,14 @@ class Uploads:
                 _read_header(path, keys_hash)
             except InputError as error:
                 raise Refused(422, "wrong_keys", str(error)) from error
+
+    def _touch(self, user: str, sha256: str) -> None:
+        """Note that keys were used now."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE keys SET used_at = ? WHERE user = ? AND sha256 = ?",
+                (time.time(), user, sha256),
+            )
 
     def _complete(self, user: str, sha256: str) -> None:
         with self._database.transaction() as connection:

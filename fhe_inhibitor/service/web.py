@@ -24,6 +24,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from filelock import FileLock, Timeout
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.service import routes, routes_jobs
@@ -66,6 +67,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(Observed, metrics=service.metrics)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(DiskFullError, _disk_full)
     app.add_exception_handler(sqlite3.OperationalError, _database_failed)
     app.add_exception_handler(Exception, _failed)
@@ -172,6 +174,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = " ".join(str(part) for part in first["loc"])
     return _answer(422, "invalid", f"{where}: {first['msg']}")
+
+
+async def _disconnected(request: Request, error: Exception) -> JSONResponse:
+    return _answer(400, "cut", "the request broke off")  # which nobody hears
 
 
 async def _disk_full(request: Request, error: Exception) -> JSONResponse:

@@ -79,7 +79,12 @@ class Worker:
 
     def run_next(self) -> bool:
         """Run the next job to its end; False if none waits."""
-        claim = self._jobs.claim(self._lease, self._servers)
+        try:
+            claim = self._jobs.claim(self._lease, self._servers)
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
+            return False
         if claim is None:
             return False
         try:
@@ -116,7 +121,7 @@ class Worker:
                 return False
             self._report(Report(kind="task", job=claim.job, stage=task.stage, seconds=seconds))
             start = time.perf_counter()
-        self._storage.remove_tasks(claim.job)
+        self._storage.keep_result(claim.job)
         return True
 
     def _write_outputs(
@@ -133,8 +138,8 @@ class Worker:
         return {name: read_value(name, message.ciphertexts[name]) for name in task.outputs}
 
     def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
-        self._jobs.fail(self._lease, failure, message)
-        self._storage.remove_tasks(claim.job)
+        if self._jobs.fail(self._lease, failure, message):
+            self._storage.remove_job(claim.job)
         self._report(Report(kind="failed", job=claim.job, error=failure, message=message))
 
 
