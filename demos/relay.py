@@ -48,6 +48,7 @@ class Relay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends a blocked accept, which close doesn't
         self._listener.close()
 
     def _accept(self) -> None:
@@ -74,6 +75,7 @@ class Relay:
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()
 
 
 class Shown(Relay):

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.folders import KEYS_VARIABLE, keys_root
-from fhe_inhibitor.private_files import is_locked, write_private
+from fhe_inhibitor.private_files import is_locked, make_private, write_private
 
 if TYPE_CHECKING:
     from fhe_inhibitor.client import Client
@@ -100,8 +100,7 @@ class Keyring:
 
         path = self.path(model_hash)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_private(path.parent)
             with FileLock(path.parent / LOCK_FILE, mode=0o600):
                 if not path.exists():
                     client = Client(circuits)

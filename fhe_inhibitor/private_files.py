@@ -28,13 +28,20 @@ LOG_N, R, P = 17, 8, 1
 _MAX_MEMORY_BYTES = 1 << 30
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder, and what is missing above it, for the owner only."""
+    for part in (*reversed(folder.parents), folder):
+        if not part.exists():
+            part.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_private(path: str | Path, data: bytes) -> None:
     """Write a file of mode 0600; it appears whole or not at all.
 
     Its folder is made, for the owner only, if missing.
     """
     path = Path(path)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     # mkstemp makes the file 0600 before a byte of the content is in it.
     handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
     try:

@@ -159,31 +159,35 @@ class Connection:
         """Return a job when no task of it will run any more.
 
         on_tasks_done: called with the number of finished tasks, and the last one if the server
-        told of it. A stream of events that breaks is opened again where it broke, and between
-        two of them the job is asked for, so that a client without streams gets there too.
+        told of it. A stream of events that breaks is opened again where it broke, once more even
+        when the job has ended; in between the job is asked for, so that a client without streams
+        gets there too.
         """
-        done = 0
+        done, last_event, ended = 0, 0, False
 
         def on_event(task: TaskEvent) -> None:
-            nonlocal done
-            done = task.index
+            nonlocal done, last_event
+            last_event = task.index
+            done = max(done, last_event)
             on_tasks_done(done, task)
 
         while True:
             try:
-                return await self._stream(job.id, done, on_event)
+                return await self._stream(job.id, last_event, on_event)
             except (httpx.TransportError, SSEError, ValidationError, _StreamEnded):
                 pass
             except RemoteError as error:
                 if error.retry_after_s is None:
                     raise
-            job = await self.job(job.id)
-            if job.status.final:
+            if ended:
                 return job
-            if job.tasks_done > done:
-                done = job.tasks_done
-                on_tasks_done(done, None)
-            await asyncio.sleep(POLL_S)
+            job = await self.job(job.id)
+            ended = job.status.final
+            if not ended:
+                if job.tasks_done > done:
+                    done = job.tasks_done
+                    on_tasks_done(done, None)
+                await asyncio.sleep(POLL_S)
 
     async def _stream(self, job_id: str, last: int, on_event: Callable[[TaskEvent], None]) -> Job:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}

@@ -25,7 +25,8 @@ def test_file_and_folder_are_the_owners(tmp_path: Path) -> None:
     path = tmp_path / "made" / "here" / "file"
     write_private(path, CONTENT)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    for folder in (path.parent, path.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert read_private(path) == CONTENT
     assert os.listdir(path.parent) == ["file"]
 
