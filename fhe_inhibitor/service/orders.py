@@ -19,6 +19,7 @@ class Order(BaseModel):
     data_dir: Path
     models: dict[str, Path]
     keys_bytes: int
+    memory_bytes: int
     reserved_bytes: int
     max_unfinished_jobs: int
     job_ttl_s: float

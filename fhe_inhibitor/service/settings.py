@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 from platformdirs import user_data_path
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -32,8 +33,10 @@ class Settings(BaseSettings):
 
     data_dir: database, keys and ciphertexts. tokens_file: `access`; in data_dir if None.
     certificate, certificate_key: PEM files, for HTTPS. workers: processes that compute.
-    worker_threads: of each; the cores shared out if None. worker_keys_bytes: evaluation keys that
-    each keeps ready, of the clients it served last; unpacked they take about ten times as much.
+    worker_threads: of each; the cores shared out if None. worker_memory_bytes: that each may use,
+    because a forged ciphertext can ask for any amount; three quarters of the machine's shared out
+    if None. worker_keys_bytes: evaluation keys that each keeps ready, of the clients it served
+    last; unpacked they take about ten times as much.
     max_*: of one user. reserved_bytes: of the disk, left free.
     """
 
@@ -47,6 +50,7 @@ class Settings(BaseSettings):
     certificate_key: Path | None = None
     workers: PositiveInt = 1
     worker_threads: PositiveInt | None = None
+    worker_memory_bytes: PositiveInt | None = None
     worker_keys_bytes: PositiveInt = 256 * MEBIBYTE
     task_timeout_s: PositiveFloat = 900.0
     keys_ttl_s: PositiveFloat = 30 * DAY_S
@@ -81,6 +85,12 @@ class Settings(BaseSettings):
     def threads(self) -> int:
         """Threads of each worker."""
         return self.worker_threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that each worker may use."""
+        shared_out = int(0.75 * psutil.virtual_memory().total) // self.workers
+        return self.worker_memory_bytes or shared_out
 
     @property
     def limits(self) -> Limits:

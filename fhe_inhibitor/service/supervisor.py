@@ -117,6 +117,7 @@ class Supervisor:
             data_dir=settings.data_dir,
             models=self._models,
             keys_bytes=settings.worker_keys_bytes,
+            memory_bytes=settings.memory_bytes,
             reserved_bytes=settings.reserved_bytes,
             max_unfinished_jobs=settings.max_unfinished_jobs,
             job_ttl_s=settings.job_ttl_s,

@@ -12,6 +12,7 @@ input; that is why it is a process.
 from __future__ import annotations
 
 import os
+import resource
 import sqlite3
 import sys
 import threading
@@ -92,6 +93,8 @@ class Worker:
             self._report(Report(kind="done" if done else "dropped", job=claim.job))
         except InputError as error:
             self._fail(claim, Failure.REFUSED, str(error))
+        except MemoryError:
+            self._fail(claim, Failure.REFUSED, "the request asks for more memory than there is")
         except FileNotFoundError:  # of a job that was cancelled meanwhile, most likely
             self._fail(claim, Failure.INTERNAL, "the job's files are gone: send it again")
         except (DiskFullError, sqlite3.OperationalError) as error:
@@ -154,6 +157,8 @@ def main() -> None:
     """Work until the server is gone."""
     os.nice(NICENESS)
     order = Order.model_validate_json(sys.argv[1])
+    # What is beyond fails here, before the kernel kills some process to make room.
+    resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
     report = _reports()
     wake = threading.Event()
     threading.Thread(target=_listen, args=(wake,), daemon=True).start()

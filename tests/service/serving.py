@@ -27,6 +27,7 @@ TINY_SETTINGS = {
     "burst_requests": 10_000,
     "reserved_bytes": 0,
     "worker_threads": 1,
+    "worker_memory_bytes": 3 << 30,
 }
 
 

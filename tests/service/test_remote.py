@@ -290,6 +290,8 @@ def test_the_event_loop_stays_alive_meanwhile(carol: RemoteUser) -> None:
 
 def test_ctrl_c_cancels_on_the_server(carol: RemoteUser) -> None:
     known = client_jobs(carol)
+    # A shell's background jobs ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         new_job(carol, known)
@@ -300,6 +302,7 @@ def test_ctrl_c_cancels_on_the_server(carol: RemoteUser) -> None:
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             client.classify(TEXTS[0])
+    signal.signal(signal.SIGINT, before)
     (job,) = [job for job in jobs(carol) if job.id not in known]
     assert job.status is Status.CANCELLED
 

@@ -135,7 +135,7 @@ def secret_windows(client: Client) -> list[bytes]:
     windows = []
     keyset = client._client.keys._keyset  # type: ignore[union-attr]
     for key in keyset.get_client_keys().get_secret_keys():
-        words = np.frombuffer(key.serialize(), dtype="<u8")[-key.param.dimension :]
+        words = np.frombuffer(key.serialize()[-8 * key.param.dimension() :], dtype="<u8")
         assert set(words.tolist()) == {0, 1}
         for start in range(0, len(words) - WINDOW_BITS, len(words) // 5):
             bits = words[start : start + WINDOW_BITS]
