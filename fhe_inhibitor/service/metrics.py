@@ -8,23 +8,40 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fhe_inhibitor.service.orders import Report
 
+PREFIX = "fhe_inhibitor"
 TASK_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """What the service counts; all names begin with `fhe_inhibitor_`."""
+    """What the service counts; all names begin with `PREFIX`."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        options = {"namespace": "fhe_inhibitor", "registry": self.registry}
         self._requests = Histogram(
-            "request_seconds", "HTTP requests.", ["method", "path", "status"], **options
+            f"{PREFIX}_request_seconds",
+            "HTTP requests.",
+            ["method", "path", "status"],
+            registry=self.registry,
         )
-        self._tasks = Histogram("task_seconds", "Encrypted tasks.", buckets=TASK_SECONDS, **options)
-        self._ended = Counter("jobs_ended", "Jobs that ended.", ["status", "error"], **options)
-        self._received = Counter("keys_bytes", "Bytes of evaluation keys received.", **options)
-        self._jobs = Gauge("jobs", "Jobs by status.", ["status"], **options)
-        self._workers = Gauge("workers_ready", "Workers at work or waiting.", **options)
+        self._tasks = Histogram(
+            f"{PREFIX}_task_seconds",
+            "Encrypted tasks.",
+            buckets=TASK_SECONDS,
+            registry=self.registry,
+        )
+        self._ended = Counter(
+            f"{PREFIX}_jobs_ended",
+            "Jobs that ended.",
+            ["status", "error"],
+            registry=self.registry,
+        )
+        self._received = Counter(
+            f"{PREFIX}_keys_bytes", "Bytes of evaluation keys received.", registry=self.registry
+        )
+        self._jobs = Gauge(f"{PREFIX}_jobs", "Jobs by status.", ["status"], registry=self.registry)
+        self._workers = Gauge(
+            f"{PREFIX}_workers_ready", "Workers at work or waiting.", registry=self.registry
+        )
 
     def watch_workers(self, n_ready: Callable[[], int]) -> None:
         """Ask `n_ready` for the number of workers whenever it is wanted."""

@@ -11,6 +11,7 @@ input; that is why it is a process.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sqlite3
@@ -27,14 +28,16 @@ from fhe_inhibitor.messages import Message, Request, Response
 from fhe_inhibitor.server import EvaluationKeys, Server, Value, read_value
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
+from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.models import folder_hash
 from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
 from fhe_inhibitor.service.protocol import Failure, TaskEvent
 from fhe_inhibitor.service.storage import DiskFullError, Storage
 
+LOG = logging.getLogger(__name__)
 IDLE_S = 1.0  # between looks at the queue that nobody asked for
 NICENESS = 5  # whoever asks the server something must not wait for the workers
-BROKEN = 3  # exit status of a worker that can't load its circuits
+FAILED, BROKEN = 1, 3  # exit status after a bug; without circuits that can be loaded
 
 
 class KeysInMemory:
@@ -159,20 +162,24 @@ def main() -> None:
     order = Order.model_validate_json(sys.argv[1])
     # What is beyond fails here, before the kernel kills some process to make room.
     resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
-    report = _reports()
+    report = _take_streams()
+    log_to_stderr()
     wake = threading.Event()
     threading.Thread(target=_listen, args=(wake,), daemon=True).start()
     try:
         worker = Worker(order, report)
+        report(Report(kind="ready"))
+        while True:
+            wake.clear()
+            while worker.run_next():
+                pass
+            wake.wait(IDLE_S)
     except InputError as error:
-        report(Report(kind="failed", message=str(error)))
+        LOG.error("worker can't start", extra=fields(reason=str(error)))
         os._exit(BROKEN)
-    report(Report(kind="ready"))
-    while True:
-        wake.clear()
-        while worker.run_next():
-            pass
-        wake.wait(IDLE_S)
+    except Exception:
+        LOG.exception("worker failed")
+        os._exit(FAILED)
 
 
 def _listen(wake: threading.Event) -> None:
@@ -182,10 +189,16 @@ def _listen(wake: threading.Event) -> None:
     os._exit(0)
 
 
-def _reports() -> Callable[[Report], None]:
-    """Return what sends reports to the server; all else that is printed goes to stderr."""
+def _take_streams() -> Callable[[Report], None]:
+    """Keep stdout for reports and stderr for logs; return what sends reports.
+
+    What native code prints is lost: one forged ciphertext makes it print megabytes.
+    """
     lines = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
     def report(content: Report) -> None:
         try:

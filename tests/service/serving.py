@@ -87,10 +87,14 @@ class Serving:
             os.kill(self.process.pid, signal.SIGTERM)
         return self.process.wait(timeout=30)
 
+    def web(self) -> psutil.Process:
+        """Return the web process."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid)
+
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes."""
-        assert self.process is not None
-        children = psutil.Process(self.process.pid).children()
+        children = self.web().children()
         return [child for child in children if "fhe_inhibitor.service.worker" in _command(child)]
 
     def events(self) -> list[dict[str, object]]:

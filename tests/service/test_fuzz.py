@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
-import psutil
 import pytest
 import schemathesis
+from schemathesis.core.result import Ok
 
 from fhe_inhibitor.messages import KEYS_HEADER_BYTES, Request
 from fhe_inhibitor.service.protocol import Failure, Status
@@ -113,7 +113,7 @@ def test_malformed_requests_hurt_nobody(
 ) -> None:
     material = Material(user.request, encrypt_short(tiny, user), other_user.request)
     rng = random.Random(n_requests)
-    process = psutil.Process(server.process.pid)
+    process = server.web()
     memory = process.memory_info().rss
     for batch in range(n_requests // BATCH):
         theirs = bob.start(other_user.request)
@@ -194,7 +194,7 @@ def test_the_api_is_what_its_page_says(server: Serving) -> None:
     """Each operation, with good and bad arguments, answers as the OpenAPI page says."""
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     headers = {"Authorization": f"Bearer {server.other_token}"}
-    operations = [operation.ok() for operation in schema.get_all_operations()]
+    operations = [op.ok() for op in schema.get_all_operations() if isinstance(op, Ok)]
     assert len(operations) > 10
     for operation in operations:
 

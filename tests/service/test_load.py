@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from tests.service.api import Api
@@ -84,7 +83,7 @@ def test_memory_is_flat_over_200_jobs(tiny: Tiny, user: User, tmp_path: Path) ->
         api = Api(server.url, server.token, user.keys)
         api.upload()
         (worker,) = server.workers()
-        processes = [psutil.Process(server.process.pid), worker]
+        processes = [server.web(), worker]
         sizes = []
         for n in range(1, 201):
             user.check(api.result(api.start(user.request)))

@@ -11,7 +11,7 @@ import pytest
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.jobs import MAX_CRASHES, MAX_KILLS, Jobs, NewJob
-from fhe_inhibitor.service.protocol import Failure, Status, TaskEvent
+from fhe_inhibitor.service.protocol import Failure, Job, Status, TaskEvent
 from fhe_inhibitor.service.refusals import Refused
 
 MODEL = "a" * 64
@@ -35,6 +35,18 @@ def finish(jobs: Jobs, lease: str, job: str, *indices: int) -> bool:
     return all([jobs.record(lease, job, event) for event in events])
 
 
+def claimed(jobs: Jobs, lease: str) -> tuple[str, int]:
+    claim = jobs.claim(lease, [MODEL])
+    assert claim is not None
+    return claim.job, claim.tasks_done
+
+
+def released(jobs: Jobs, lease: str, crashed: bool) -> Job:
+    job = jobs.release(lease, crashed)
+    assert job is not None
+    return job
+
+
 def test_users_take_turns(jobs: Jobs) -> None:
     for user in ("greedy",) * 4 + ("late",) * 2 + ("last",):
         add(jobs, user)
@@ -48,11 +60,10 @@ def test_users_take_turns(jobs: Jobs) -> None:
 def test_a_job_goes_on_after_its_last_task_with_another_worker(jobs: Jobs) -> None:
     job = add(jobs, "alice")
     add(jobs, "bob")
-    assert jobs.claim("first", [MODEL]).job == job
+    assert claimed(jobs, "first") == (job, 0)
     assert finish(jobs, "first", job, 1)
-    assert jobs.release("first", crashed=False).status is Status.QUEUED
-    again = jobs.claim("second", [MODEL])
-    assert (again.job, again.tasks_done) == (job, 1)
+    assert released(jobs, "first", crashed=False).status is Status.QUEUED
+    assert claimed(jobs, "second") == (job, 1)
     assert not finish(jobs, "first", job, 2), "a worker without a lease recorded a task"
     assert finish(jobs, "second", job, 2, 3)
     ended = jobs.get("alice", job)
@@ -65,7 +76,7 @@ def test_a_job_that_kills_its_workers_ends(jobs: Jobs, crashed: bool, limit: int
     job = add(jobs, "alice")
     for n in range(1, limit + 1):
         jobs.claim(f"worker{n}", [MODEL])
-        ended = jobs.release(f"worker{n}", crashed)
+        ended = released(jobs, f"worker{n}", crashed)
         assert ended.status is (Status.FAILED if n == limit else Status.QUEUED)
     assert (ended.error, ended.restarts) == (Failure.WORKER_DIED, limit)
     assert jobs.claim("another", [MODEL]) is None
@@ -76,7 +87,7 @@ def test_a_task_that_gets_done_clears_the_account(jobs: Jobs) -> None:
     job = add(jobs, "alice")
     for index in (1, 2):
         jobs.claim("worker", [MODEL])
-        assert jobs.release("worker", crashed=True).status is Status.QUEUED
+        assert released(jobs, "worker", crashed=True).status is Status.QUEUED
         jobs.claim("worker", [MODEL])
         assert finish(jobs, "worker", job, index)
     assert jobs.get("alice", job).restarts == 2
@@ -88,7 +99,7 @@ def test_a_restarted_server_takes_all_up_but_other_models(jobs: Jobs) -> None:
     jobs.recover([MODEL])
     assert jobs.get("alice", job).restarts == 0
     assert not finish(jobs, "old", job, 1)
-    assert jobs.claim("new", [MODEL]).job == job
+    assert claimed(jobs, "new") == (job, 0)
     jobs.recover(["c" * 64])
     assert jobs.get("alice", job).error is Failure.REFUSED
 
@@ -134,11 +145,11 @@ def test_a_request_that_cannot_be_stored_is_no_job(jobs: Jobs) -> None:
 def test_many_workers_never_share_a_job(jobs: Jobs) -> None:
     for _ in range(40):
         add(jobs, "alice")
-    claimed: list[str] = []
+    taken: list[str] = []
 
     def work(lease: str) -> None:
         while claim := jobs.claim(lease, [MODEL]):
-            claimed.append(claim.job)
+            taken.append(claim.job)
             finish(jobs, lease, claim.job, 1, 2, 3)
 
     workers = [threading.Thread(target=work, args=(f"worker{i}",)) for i in range(4)]
@@ -146,7 +157,7 @@ def test_many_workers_never_share_a_job(jobs: Jobs) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(claimed) == len(set(claimed)) == 40
+    assert len(taken) == len(set(taken)) == 40
 
 
 def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_no_secret_is_stored_or_logged(tiny: Tiny, user: User, tmp_path: Path) -
 
 def watch_files(api: Api, job: str, folder: Path) -> dict[Path, bytes]:
     """Return all files that were there before a job ended, as they were last seen."""
-    files = {}
+    files: dict[Path, bytes] = {}
     while not api.job(job).status.final:
         files |= read_files(folder)
     return files
@@ -133,7 +133,7 @@ def mapped_files(pid: int) -> set[str]:
 def secret_windows(client: Client) -> list[bytes]:
     """Return parts of each secret key, of 128 secret bits, as anybody might write them down."""
     windows = []
-    keyset = client._client.keys._keyset  # type: ignore[union-attr]
+    keyset = client._client.keys._keyset
     for key in keyset.get_client_keys().get_secret_keys():
         words = np.frombuffer(key.serialize()[-8 * key.param.dimension() :], dtype="<u8")
         assert set(words.tolist()) == {0, 1}
