@@ -22,8 +22,9 @@ from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.protocol import Failure, Job, Status, TaskEvent
 from fhe_inhibitor.service.refusals import Refused, not_found, too_many
 
-# A crash is probably the job's fault; a killed worker was more likely somebody else's victim.
-MAX_CRASHES, MAX_KILLS = 2, 5
+# Of one task. A crash is the job's fault. A worker that was killed was more likely somebody else's
+# victim: its own memory limit keeps it from being the kernel's.
+MAX_CRASHES, MAX_KILLS = 2, 20
 UNFINISHED = f"status IN ('{Status.QUEUED}', '{Status.RUNNING}')"
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from fhe_inhibitor.service.access import new_token
 from fhe_inhibitor.service.settings import ENVIRONMENT
 from tests.conftest import REPOSITORY
 
 START_S = 60
+SLOW = (pytest.mark.slow, pytest.mark.timeout(3600))
 TINY_SETTINGS = {
     "requests_per_s": 10_000,
     "burst_requests": 10_000,

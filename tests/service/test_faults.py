@@ -19,7 +19,7 @@ from fhe_inhibitor.service.protocol import Failure, Status
 from fhe_inhibitor.service.storage import DiskFullError, Storage
 from tests.service.api import Api
 from tests.service.conftest import Tiny, User
-from tests.service.serving import START_S, Serving, serve, wait_until
+from tests.service.serving import SLOW, START_S, Serving, serve, wait_until
 
 pytestmark = pytest.mark.fhe
 
@@ -28,7 +28,7 @@ JOBS_PER_KILL = 2
 FREE_BYTES = 120_000  # enough for the database, not for the outputs of a task
 
 
-@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=SLOW)])
 def test_killed_anywhere_every_accepted_job_ends_right_and_once(
     tiny: Tiny, user: User, tmp_path: Path, n_kills: int
 ) -> None:

@@ -17,7 +17,7 @@ from fhe_inhibitor.messages import KEYS_HEADER_BYTES, Request
 from fhe_inhibitor.service.protocol import Failure, Status
 from tests.service.api import Api
 from tests.service.conftest import Tiny, User
-from tests.service.serving import Serving, serve
+from tests.service.serving import SLOW, Serving, serve
 
 pytestmark = pytest.mark.fhe
 
@@ -107,7 +107,7 @@ MALFORMED: tuple[Callable[[Material, random.Random], bytes], ...] = (
 )
 
 
-@pytest.mark.parametrize("n_requests", [100, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_requests", [100, pytest.param(2000, marks=SLOW)])
 def test_malformed_requests_hurt_nobody(
     tiny: Tiny, server: Serving, alice: Api, bob: Api, user: User, other_user: User, n_requests: int
 ) -> None:
@@ -133,7 +133,7 @@ def test_malformed_requests_hurt_nobody(
     user.check(alice.result(alice.start(user.request)))
 
 
-@pytest.mark.parametrize("n_keys", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_keys", [2, pytest.param(60, marks=SLOW)])
 def test_malformed_keys_hurt_nobody(
     server: Serving, alice: Api, bob: Api, user: User, other_user: User, n_keys: int
 ) -> None:

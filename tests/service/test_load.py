@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.api import Api
 from tests.service.conftest import Tiny, User
-from tests.service.serving import Serving, serve
+from tests.service.serving import SLOW, Serving, serve
 
 pytestmark = pytest.mark.fhe
 
@@ -22,7 +22,7 @@ PROBES = ("/health", "/ready", "/v1/jobs", "/v1/keys", "/v1/models")
 GROWTH_BYTES = 30 << 20
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [8, pytest.param(120, marks=SLOW)])
 def test_eight_clients_at_once(
     server: Serving, alice: Api, bob: Api, user: User, other_user: User, seconds: float
 ) -> None:
@@ -78,6 +78,7 @@ def test_who_comes_late_does_not_wait_for_a_long_queue(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_memory_is_flat_over_200_jobs(tiny: Tiny, user: User, tmp_path: Path) -> None:
     with serve(tiny.folder, tiny.cache, tmp_path / "data") as server:
         api = Api(server.url, server.token, user.keys)
