@@ -44,16 +44,12 @@ def new(
     ca: CaOption = None,
 ) -> None:
     """Make keys; only the public ones among them will be sent."""
-    from dataclasses import replace
-
     from fhe_inhibitor import command_line_remote as remote
     from fhe_inhibitor.command_line_view import Display
     from fhe_inhibitor.command_line_worker import in_worker
 
     token = remote.read_token(token_file)
-    chosen = remote.agree(server, token, model, ca)
-    if passphrase:
-        chosen = replace(chosen, passphrase=remote.ask_passphrase(confirm=True))
+    chosen = remote.agree_on_new(server, token, model, ca, passphrase)
     with Display() as display:
         entry = in_worker(remote.make_keys, display, server, token, chosen)
     print(f"made {entry.model_hash[:12]} for {entry.model}")

@@ -48,6 +48,27 @@ def agree(server: str, token: str | None, model: str | None, ca: Path | None) ->
     return replace(options, model_hash=digest)
 
 
+def agree_on_new(
+    server: str, token: str | None, model: str | None, ca: Path | None, locked: bool
+) -> RemoteOptions:
+    """Return options to make keys with; asks for a passphrase if they are to be locked.
+
+    Raises InputError if there are keys for the server's model.
+    """
+    silence_retries()
+    options = RemoteOptions(model=model, ca=ca, passphrase=os.environ.get(PASSPHRASE_VARIABLE))
+    with RemoteClient(server, token, options) as client:
+        digest = client.connect().model_hash
+        if client.keyring.path(digest).exists():
+            raise InputError(
+                f"there are keys for {digest[:12]} already: `fhe-inhibitor keys remove "
+                f"{digest[:12]}` first, if you want new ones"
+            )
+    if locked:
+        options = replace(options, passphrase=ask_passphrase(confirm=True))
+    return replace(options, model_hash=digest)
+
+
 def silence_retries() -> None:
     """Keep stamina from printing that it repeats a call."""
     stamina.instrumentation.set_on_retry_hooks(())
@@ -94,14 +115,8 @@ def make_keys(
     """Make keys for a server's model."""
     silence_retries()
     with RemoteClient(server, token, options, shown_by(observer)) as client:
-        digest = client.connect().model_hash
-        if client.keyring.path(digest).exists():
-            raise InputError(
-                f"there are keys for {digest[:12]} already: `fhe-inhibitor keys remove "
-                f"{digest[:12]}` first, if you want new ones"
-            )
         client.make_keys()
-        return client.keyring.find(digest)
+        return client.keyring.find(client.connect().model_hash)
 
 
 def delete_keys(server: str, token: str | None, ca: Path | None, entry: KeysEntry) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,16 @@ class RemoteUser:
         """Return the steps that the last client told of, each once for each time it began."""
         names = [progress.step for progress in self.progress]
         return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+
+
+@contextmanager
+def heeding_ctrl_c() -> Iterator[None]:
+    """Heed SIGINT here and in processes started here: in a shell's background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def remote_user(server: Serving, name: str, folder: Path) -> RemoteUser:

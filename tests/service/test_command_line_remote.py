@@ -15,7 +15,7 @@ from fhe_inhibitor.keyring import Keyring
 from fhe_inhibitor.service.protocol import Status
 from tests.conftest import REPOSITORY
 from tests.service.conftest import TEXT
-from tests.service.remote_user import RemoteUser, remote_user
+from tests.service.remote_user import RemoteUser, heeding_ctrl_c, remote_user
 from tests.service.serving import Serving
 from tests.service.test_remote import client_jobs, jobs, new_job, stopped_workers
 
@@ -134,7 +134,7 @@ def test_locked_keys_want_their_passphrase(heidi: RemoteUser, tmp_path: Path) ->
 
 def test_ctrl_c_is_one_line_and_cancels_on_the_server(heidi: RemoteUser) -> None:
     known = client_jobs(heidi)
-    with stopped_workers(heidi.server):
+    with heeding_ctrl_c(), stopped_workers(heidi.server):
         process = start(heidi, "classify", "--server", heidi.server.url, TEXT)
         new_job(heidi, known)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does

@@ -25,7 +25,7 @@ from fhe_inhibitor.remote import AsyncRemoteClient, RemoteClassification
 from fhe_inhibitor.remote_errors import AccessDenied, JobFailed, ModelMismatch, ServerUnreachable
 from fhe_inhibitor.service.protocol import Job, JobList, KeysList, Status
 from tests.service.conftest import Tiny
-from tests.service.remote_user import RemoteUser, Wire, remote_user
+from tests.service.remote_user import RemoteUser, Wire, heeding_ctrl_c, remote_user
 from tests.service.serving import Serving, serve, wait_until
 from tests.service.test_secrets import secret_windows
 
@@ -225,7 +225,7 @@ def client_jobs(user: RemoteUser) -> set[str]:
 
 def new_job(user: RemoteUser, known: set[str]) -> str:
     """Return the id of the next job of a user."""
-    wait_until(lambda: client_jobs(user) - known, 30)
+    wait_until(lambda: client_jobs(user) - known, 120)
     return (client_jobs(user) - known).pop()
 
 
@@ -290,19 +290,16 @@ def test_the_event_loop_stays_alive_meanwhile(carol: RemoteUser) -> None:
 
 def test_ctrl_c_cancels_on_the_server(carol: RemoteUser) -> None:
     known = client_jobs(carol)
-    # A shell's background jobs ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         new_job(carol, known)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with stopped_workers(carol.server), carol.client() as client:
+    with heeding_ctrl_c(), stopped_workers(carol.server), carol.client() as client:
         client.prepare()
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             client.classify(TEXTS[0])
-    signal.signal(signal.SIGINT, before)
     (job,) = [job for job in jobs(carol) if job.id not in known]
     assert job.status is Status.CANCELLED
 
