@@ -56,6 +56,18 @@ export: $(STAMP) ## the shipped model as ONNX graphs, float and quantized, in bu
 attention-speed: $(STAMP) ## time and memory of the attention that models train with
 	$(BIN)/python -m demos.attention_speed $(ARGS)
 
+.PHONY: demo-server
+demo-server: $(STAMP) ## a server, step by step; demos/README.md walks through
+	$(BIN)/python -m demos.server $(ARGS)
+
+.PHONY: demo-client
+demo-client: $(STAMP) ## its client, in another terminal
+	$(BIN)/python -m demos.client $(ARGS)
+
+.PHONY: service-overhead
+service-overhead: $(STAMP) ## a server on this machine against one process: seconds, bytes
+	$(BIN)/python -m demos.service_overhead $(ARGS)
+
 .PHONY: figures
 figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)
@@ -110,6 +122,10 @@ test-fast: $(STAMP) ## tests without encryption
 .PHONY: test-slow
 test-slow: $(STAMP) ## tests that train or run at full size
 	$(BIN)/pytest -m slow
+
+.PHONY: test-service
+test-service: $(STAMP) ## the service: killed, fuzzed, loaded and filled up at full length
+	$(BIN)/pytest -m "" -s tests/service
 
 .PHONY: clean
 clean: ## remove .venv and build

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from compile.benchmarks import measure_lookups
+from compile.circuits_cache import compile_model
 from compile.costs import StageCost, stage_name, total_by_name
 from compile.observer import Observer
-from compile.prepared import compile_model, prepare
+from compile.prepared import prepare
 from fhe_inhibitor.integer_model import IntegerModel
 from fhe_inhibitor.manifest import Task
 from fhe_inhibitor.messages import Request, Response

@@ -15,7 +15,7 @@ from circuits.encrypted import encrypted_lookup
 from circuits.lookups import Table
 from compile.functions import DeclaredFunction
 from fhe_inhibitor.client import Client
-from fhe_inhibitor.server import EvaluationKeys, Server
+from fhe_inhibitor.server import EvaluationKeys, Server, read_value
 
 BENCHMARK_SIZE = 128
 RUNS = 3
@@ -51,7 +51,7 @@ def measure_lookups(
     """
     times = {}
     for bit_width, function in server.manifest.benchmarks.items():
-        value = client.encrypt_benchmark(bit_width)
+        value = read_value("benchmark", client.encrypt_benchmark(bit_width))
         server.call(function, [value], evaluation_keys)  # unpacks the keys
         seconds = []
         for _ in range(RUNS):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,23 +17,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.folders import CACHE_VARIABLE, cache_root
 
-ENVIRONMENT = "FHE_INHIBITOR_CACHE"
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished-"
 LOCK = ".lock"
 
 Loaded = TypeVar("Loaded")
 Manifest = Mapping[str, Any]
-
-
-def cache_root(folder: str | Path | None = None) -> Path:
-    """Return `folder`, else the one FHE_INHIBITOR_CACHE names, else the user's cache folder."""
-    named = folder or os.environ.get(ENVIRONMENT)
-    return Path(named) if named else user_cache_path("fhe-inhibitor", appauthor=False)
 
 
 @contextmanager
@@ -138,5 +130,5 @@ def _readable_errors(folder: Path) -> Iterator[None]:
             errno.EDQUOT: "is over its quota: free 1 GB",
         }.get(error.errno or 0, f"cannot be written ({error.strerror}): make it writable")
         raise InputError(
-            f"the cache folder {folder} {what}, or name another one in {ENVIRONMENT}"
+            f"the cache folder {folder} {what}, or name another one in {CACHE_VARIABLE}"
         ) from error

@@ -10,22 +10,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
-import circuits
-from circuits.network import Network
-from compile.cache import cache_root, load_or_build, locked
+from compile.cache import load_or_build, locked
+from compile.circuits_cache import cache_entry, compile_model, load_or_compile
 from compile.costs import StageCost
-from compile.module import CompiledNetwork, Settings, build_module
 from compile.observer import Observer
 from fhe_inhibitor.client import Client
 from fhe_inhibitor.integer_model import IntegerModel
-from fhe_inhibitor.manifest import CONCRETE_VERSION, FORMAT_VERSION, SPECS_FILE
+from fhe_inhibitor.manifest import SPECS_FILE
 from fhe_inhibitor.server import EvaluationKeys, Server
 
-MODULE_FOLDER, KEYS_FILE = "module", "secret.keys"
+KEYS_FILE = "secret.keys"
 
 
 @dataclass(frozen=True)
@@ -50,17 +46,16 @@ def prepare(
     Raises InputError if the cache folder cannot be written.
     """
     steps = _Steps(observer or Observer())
-    folder = cache_root(cache_dir) / f"{model.name}-{model.hash[:16]}"
-    compiled_part, keys_part, note = folder / "circuits", folder / "keys", steps.observer.note
+    entry, note = cache_entry(model, cache_dir), steps.observer.note
 
-    def compile_circuits(part: Path) -> None:
+    def compile_into(module: Path) -> None:
         with steps.step("compile"):
-            compile_model(model, steps.observer).save(part / MODULE_FOLDER)
+            compile_model(model, steps.observer).save(module)
 
-    def load_circuits(part: Path) -> tuple[Client, Server]:
+    def load_circuits(module: Path) -> tuple[Client, Server, str]:
         with steps.step("load circuits"):
-            module = part / MODULE_FOLDER
-            return Client(module, model.hash), Server(module, model.hash)
+            digest = hashlib.sha256((module / SPECS_FILE).read_bytes()).hexdigest()
+            return Client(module, model.hash), Server(module, model.hash), digest
 
     def make_keys(part: Path) -> None:
         with steps.step("keygen"):
@@ -72,58 +67,15 @@ def prepare(
             with steps.step("load keys"):
                 client.load_keys(part / KEYS_FILE)
 
-    with locked(folder, note):
-        client, server = load_or_build(
-            compiled_part, _circuits_version(model), compile_circuits, load_circuits, note
+    with locked(entry, note):
+        client, server, digest = load_or_compile(
+            model, entry, compile_into, load_circuits, steps.observer
         )
-        specs = (compiled_part / MODULE_FOLDER / SPECS_FILE).read_bytes()
-        digest = hashlib.sha256(specs).hexdigest()
-        load_or_build(keys_part, {"circuits": digest}, make_keys, load_keys, note)
+        load_or_build(entry / "keys", {"circuits": digest}, make_keys, load_keys, note)
     with steps.step("send evaluation keys"):
         data = client.evaluation_keys()
         evaluation_keys = server.read_evaluation_keys(data)
     return Prepared(client, server, evaluation_keys, len(data), tuple(steps.costs))
-
-
-class Compilable(Protocol):
-    """What circuits are made from: an `IntegerModel`, or what was read from an exported graph."""
-
-    @property
-    def network(self) -> Network: ...
-    @property
-    def buckets(self) -> tuple[int, ...]: ...
-    @property
-    def p_error(self) -> float: ...
-    @property
-    def hash(self) -> str: ...
-
-
-def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
-    """Return the circuits of a model for all its sequence lengths."""
-    return build_module(
-        model.network,
-        model.buckets,
-        Settings(p_error=model.p_error),
-        model.hash,
-        lambda step: observer.begin(f"compile: {step}"),
-    )
-
-
-def _circuits_version(model: IntegerModel) -> dict[str, object]:
-    """What compiled circuits depend on, the code that compiles them included."""
-    code = hashlib.sha256()
-    for folder in (Path(circuits.__file__).parent, Path(__file__).parent):
-        for path in sorted(folder.glob("*.py")):
-            code.update(path.read_bytes())
-    return {
-        "version": version("fhe-inhibitor"),
-        "concrete": CONCRETE_VERSION,
-        "format": FORMAT_VERSION,
-        "code": code.hexdigest()[:16],
-        "model": model.hash,
-        "buckets": list(model.buckets),
-        "p_error": model.p_error,
-    }
 
 
 class _Steps:

@@ -20,7 +20,8 @@ import numpy as np
 from compile.costs import SessionCost, StageCost, peak_memory_bytes
 from compile.observer import Observer
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel, Tokens
+from fhe_inhibitor.integer_model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.public_model import Tokens
 
 if TYPE_CHECKING:
     from compile.backends import Backend
@@ -34,7 +35,8 @@ class Classification:
 
     tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
     the circuits it went through, which the server learns. logits: decrypted, in integer steps
-    of `logit_scale`; None in mode `disable`. clear_logits: those of the integer model.
+    of `logit_scale`; None in mode `disable`. clear_logits: those of the integer model; None
+    where only a server has it.
     probability: of `label`, from `logits` where there are any. stages: from encryption to
     decryption; `seconds` is their wall time.
     """
@@ -46,7 +48,7 @@ class Classification:
     n_tokens: int
     n_positions: int
     logits: tuple[int, ...] | None
-    clear_logits: tuple[int, ...]
+    clear_logits: tuple[int, ...] | None
     logit_scale: float
     stages: tuple[StageCost, ...]
     seconds: float
@@ -141,22 +143,9 @@ class Session:
         )
 
     def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"the text {ascii(text)} is not UTF-8; pass UTF-8") from None
-        tokens = self.model.tokenize(text, max_tokens)
+        tokens = self.model.tokenize(text, max_tokens, strict)
         if tokens.n_cut:
-            kept = len(tokens.tokens)
-            if strict:
-                raise InputError(
-                    f"the text has {tokens.n_total} tokens, {kept} would be read; shorten it, "
-                    f"ask for more tokens (at most {self.model.max_tokens}), or drop strict"
-                )
-            self._observer.note(
-                f"{tokens.n_cut} of {tokens.n_total} tokens are cut, the {kept} most important "
-                f"are read: {' '.join(tokens.tokens)}"
-            )
+            self._observer.note(tokens.describe_cut())
         return tokens
 
     def _classify(

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from compile.circuits_cache import compile_model
 from compile.observer import Observer
-from compile.prepared import compile_model
 from fhe_inhibitor.client import Client
 from fhe_inhibitor.integer_model import IntegerModel
 from fhe_inhibitor.messages import Request, Response

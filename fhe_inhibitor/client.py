@@ -12,8 +12,6 @@ out right.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from concrete import fhe
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.manifest import SPECS_FILE, Encryption, read_manifest
 from fhe_inhibitor.messages import Request, Response, pack_keys, unpack_keys
+from fhe_inhibitor.private_files import is_locked, lock, read_private, unlock, write_private
 
 
 class Client:
@@ -55,35 +54,34 @@ class Client:
         """Make new keys from the system's randomness, 128-bit secure; takes seconds."""
         self._client.keygen(force=True)
 
-    def save_keys(self, path: str | Path) -> None:
-        """Write all keys, secret ones included and unencrypted, readable by the owner only.
+    def save_keys(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Write all keys, secret ones included, readable by the owner only.
 
-        The file appears whole or not at all. Its folder is made, for the owner only, if missing.
+        passphrase: locks the file; without one it is unencrypted. The file appears whole or not
+        at all. Its folder is made, for the owner only, if missing.
         """
-        path = Path(path)
         self._need_keys()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file 0600 before a byte of the secret is in it.
-        handle, unfinished = tempfile.mkstemp(prefix=".keys-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(pack_keys(self.manifest.keys_hash, self._keys.serialize()))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except BaseException:
-            os.unlink(unfinished)
-            raise
+        data = pack_keys(self.manifest.keys_hash, self._keys.serialize())
+        write_private(path, data if passphrase is None else lock(data, passphrase))
 
-    def load_keys(self, path: str | Path) -> None:
+    def load_keys(self, path: str | Path, passphrase: str | None = None) -> None:
         """Read what `save_keys` wrote.
 
-        Raises InputError for a file that holds no keys, or keys of other circuits.
+        Raises InputError for a file that holds no keys, or keys of other circuits, that others
+        can read, or that the passphrase doesn't open.
         """
         try:
-            keys = unpack_keys(self.manifest.keys_hash, Path(path).read_bytes())
-            self._keys.load_from_bytes(keys)
-        except (OSError, RuntimeError, InputError) as error:
+            data = read_private(path)
+        except OSError as error:
+            raise InputError(f"{path} holds no keys ({error}); generate new ones") from error
+        if is_locked(data):
+            try:
+                data = unlock(data, passphrase)
+            except InputError as error:
+                raise InputError(f"the keys {path} don't open: {error}") from error
+        try:
+            self._keys.load_from_bytes(unpack_keys(self.manifest.keys_hash, data))
+        except (RuntimeError, InputError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{path} holds no keys ({reason}); generate new ones") from error
 
@@ -120,11 +118,12 @@ class Client:
             len(padding), {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
         )
 
-    def encrypt_benchmark(self, bit_width: int) -> fhe.Value:
-        """Encrypt the input of the function that measures lookups of `bit_width` bits."""
+    def encrypt_benchmark(self, bit_width: int) -> bytes:
+        """Return the encrypted input of the function that measures lookups of `bit_width` bits."""
         self._need_keys()
         zeros = np.zeros(self.manifest.benchmark_size, dtype=np.int64)
-        return self._client.encrypt(zeros, function_name=self.manifest.benchmarks[bit_width])
+        function = self.manifest.benchmarks[bit_width]
+        return self._client.encrypt(zeros, function_name=function).serialize()
 
     def decrypt(self, response: Response) -> np.ndarray:
         """Return the logits of a response, int64 `[n_labels]`.

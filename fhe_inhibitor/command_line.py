@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,10 @@ from fhe_inhibitor import (
     command_line_distill,
     command_line_experiments,
     command_line_export,
+    command_line_keys,
+    command_line_service,
 )
+from fhe_inhibitor.command_line_options import CaOption, JsonOption, TokenFileOption
 from fhe_inhibitor.command_line_worker import TRACEBACK, WorkError, in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer_model import DEFAULT_MODEL
@@ -40,6 +43,9 @@ app.add_typer(command_line_benchmark.app, name="benchmark")
 app.add_typer(command_line_experiments.app, name="experiments")
 app.command()(command_line_distill.distill)
 app.command()(command_line_export.export)
+app.command()(command_line_service.serve)
+app.command()(command_line_service.token)
+app.add_typer(command_line_keys.app, name="keys")
 
 ModelOption = Annotated[
     str,
@@ -56,20 +62,31 @@ TokensOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 @app.command()
 def classify(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
     file: Annotated[Path | None, typer.Option(help="Classify each line of a file.")] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
+            "--server, a name that it offers.",
+        ),
+    ] = None,
     mode: ModeOption = "execute",
     tokens: TokensOption = None,
     strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
     benchmark: Annotated[
         bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
+    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
@@ -80,12 +97,24 @@ def classify(
     sentences = [*(texts or []), *(read_sentences(file) if file else [])]
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
-    arguments = (sentences, model, mode, tokens, strict, benchmark)
+    run: Callable[..., work.Classified]
+    arguments: tuple[Any, ...]
+    if server is not None:
+        from fhe_inhibitor import command_line_remote as remote
+
+        if mode != "execute" or benchmark:
+            raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
+        token = remote.read_token(token_file)
+        options = remote.agree(server, token, model, ca)
+        run, arguments = remote.classify, (sentences, server, token, options, tokens, strict)
+    else:
+        run = work.classify
+        arguments = (sentences, model or DEFAULT_MODEL, mode, tokens, strict, benchmark)
     with Display() as display:
         if mode == "disable":
-            done = work.classify(display, *arguments)
+            done = run(display, *arguments)
         else:
-            done = in_worker(work.classify, display, *arguments)
+            done = in_worker(run, display, *arguments)
     if as_json:
         _print_json(asdict(done))
     else:

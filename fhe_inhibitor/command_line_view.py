@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -102,6 +104,20 @@ def print_classifications(
         _print_prediction(console, cost.lookup_s, results)
 
 
+def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Print keys, as `keys list --json` names their columns."""
+    console = Console(highlight=False)
+    if not rows:
+        console.print(Text(f"no keys in {folder}"))
+        return
+    table = Table("keys", "model", "made", "passphrase", "size", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        made = datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        locked = "yes" if row["locked"] else "no"
+        table.add_row(row["model_hash"][:12], row["model"], made, locked, _size(row["bytes"]))
+    console.print(table)
+
+
 def print_evaluation(result: dict[str, Any]) -> None:
     """Print the figures of an evaluation, as `evaluate --json` names them."""
     console = Console(highlight=False)
@@ -141,10 +157,13 @@ def _print_classification(console: Console, result: Classification, labels: Sequ
         + Text(" ".join(result.tokens), style="italic")
     )
     table = Table("  logits", box=None, padding=(0, 2, 0, 0))
-    for column in ("encrypted", "clear", "encrypted steps", "clear steps"):
+    logits = {"encrypted": result.logits, "clear": result.clear_logits}
+    if result.clear_logits is None:
+        del logits["clear"]
+    for column in (*logits, *(f"{name} steps" for name in logits)):
         table.add_column(column, justify="right")
     for index, label in enumerate(labels):
-        steps = [None if x is None else x[index] for x in (result.logits, result.clear_logits)]
+        steps = [None if x is None else x[index] for x in logits.values()]
         table.add_row(
             f"  {label}",
             *("-" if x is None else f"{x * result.logit_scale:+.3f}" for x in steps),

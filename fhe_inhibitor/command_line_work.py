@@ -114,7 +114,7 @@ def compile_circuits(
     from_onnx: a quantized graph to take the integers from, instead of a checkpoint.
     """
     # Here, because these import Concrete, which the process that only shows progress can spare.
-    from compile.prepared import compile_model
+    from compile.circuits_cache import compile_model
     from compile.report import describe, measure
     from fhe_inhibitor.client import Client
     from fhe_inhibitor.server import Server

@@ -3,13 +3,16 @@
 Concrete's native code answers Ctrl-C by killing its process or by a page of stack trace, and it
 holds Python's interpreter lock while it compiles and makes keys. So the work is done by a child
 for which SIGINT is blocked. This process shows its progress; on Ctrl-C it ends the child and
-removes what that left unfinished. A crash of native code becomes an ordinary error, too.
+removes what that left unfinished. A crash of native code becomes an ordinary error, too. Work that
+has something to take back elsewhere calls `ends_on_request`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -21,6 +24,8 @@ from compile.observer import Observer
 from fhe_inhibitor.errors import InputError
 
 TRACEBACK = "FHE_INHIBITOR_TRACEBACK"
+# Ends a process unless it is handled, and is none of those that Concrete's native code handles.
+STOP, STOP_S = signal.SIGALRM, 6.0
 
 Result = TypeVar("Result")
 
@@ -48,12 +53,20 @@ def in_worker(work: Callable[..., Result], observer: Observer, *arguments: Any) 
             f"the worker process ended unexpectedly, exit code {process.exitcode}"
         ) from None
     except KeyboardInterrupt:
+        assert process.pid is not None
+        os.kill(process.pid, STOP)
+        process.join(STOP_S)
         process.kill()
         process.join()
         remove_unfinished()
         raise
     finally:
         receiver.close()
+
+
+def ends_on_request() -> None:
+    """Have Ctrl-C raise SystemExit in the work that calls this, which has `STOP_S` to end."""
+    signal.signal(STOP, lambda number, frame: sys.exit(number))
 
 
 def _listen(receiver: Connection, observer: Observer) -> Any:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.corpus import TokenizedTexts
-from fhe_inhibitor.integer_model import most_important
 from fhe_inhibitor.processor_settings import flush_denormals, one_thread
+from fhe_inhibitor.public_model import most_important
 from fhe_inhibitor.quantized import calibrate
 
 MAX_TEXT_TOKENS = 40

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from circuits.dot_product import DotProductParameters, Product
 from circuits.inhibitor import InhibitorParameters
@@ -46,12 +46,15 @@ CLASSES = {
 
 
 def write(path: Path, parameters: dict[str, Any]) -> str:
-    """Write parameters (dataclasses, arrays, JSON values) to `path`; return their SHA-256."""
+    """Write parameters (dataclasses, arrays, JSON values) to `path`; return their SHA-256.
+
+    Equal parameters give equal bytes.
+    """
     tensors: dict[str, np.ndarray] = {}
     tree = json.dumps(flatten(parameters, "", tensors), sort_keys=True)
     digest = parameters_hash(tree, tensors)
     metadata = {"format_version": str(FORMAT_VERSION), "tree": tree, "sha256": digest}
-    save_file(tensors, path, metadata)
+    path.write_bytes(_in_order(save(tensors, metadata)))
     return digest
 
 
@@ -92,6 +95,16 @@ def parameters_hash(tree: str, tensors: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()
+
+
+def _in_order(data: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted; the library's order is random."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def flatten(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:

@@ -2,7 +2,8 @@
 
 It lists, for each sequence length, the ciphertexts of a request and the tasks that turn them
 into the encrypted logits. The file is public and plain JSON; with it lie the server's native
-library (`server/`) and the client's specifications (`client.specs.json`).
+library (`server/`), the client's specifications (`client.specs.json`) and, for clients elsewhere,
+the model's public part (`fhe_inhibitor.public_model`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ FORMAT_VERSION = 1
 CONCRETE_VERSION = "2.11.0"
 MANIFEST_FILE = "circuits.json"
 SPECS_FILE = "client.specs.json"
+EMBEDDING_FILE, TOKENIZER_FILE = "embedding.safetensors", "tokenizer.json"
 SERVER_FOLDER = "server"
 
 

@@ -26,6 +26,7 @@ MAGIC, KEYS_MAGIC = b"FHEI", b"FHEK"
 FORMAT = 1
 _PREFIX = struct.Struct("<4sBI")
 _KEYS_PREFIX = struct.Struct("<4sB32s")
+KEYS_HEADER_BYTES = _KEYS_PREFIX.size
 MAX_HEADER_BYTES = 1 << 16
 
 

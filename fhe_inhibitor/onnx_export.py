@@ -26,17 +26,12 @@ from transformers import (
 
 from fhe_inhibitor import integer_format
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import (
-    CHECKPOINTS,
-    CONFIG_FILE,
-    INTEGER_FILE,
-    IntegerModel,
-    Tokens,
-)
+from fhe_inhibitor.integer_model import CHECKPOINTS, CONFIG_FILE, INTEGER_FILE, IntegerModel
 from fhe_inhibitor.onnx_float import float_graph
 from fhe_inhibitor.onnx_graph import OPSET
 from fhe_inhibitor.onnx_quantized import quantized_graph
 from fhe_inhibitor.onnx_runtime import OnnxClassifier, calibrate
+from fhe_inhibitor.public_model import Tokens
 
 FLOAT_TOLERANCE = 1e-4
 MOST_TOKENS = 128

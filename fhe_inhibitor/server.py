@@ -4,29 +4,29 @@
     keys = server.read_evaluation_keys(data)          # once per client
     response = server.run(Request.from_bytes(data), keys)
 
-Of Concrete, this file binds the classes that evaluate: no client, no key generation. That is a
-reading aid and a guard against a slip, no security boundary: the package `concrete` loads all of
-itself into the process. What the server cannot decrypt it cannot because it never gets a secret
-key. A folder of circuits holds native code: load only what you compiled.
+Of Concrete, this file imports the native classes that evaluate and nothing else: not the package
+`concrete`, so that no class of Concrete's client or key generation is loaded with it. The native
+library itself comes in one piece, so that is a guard against a slip, no security boundary: what
+the server cannot decrypt it cannot because it never gets a secret key. A folder of circuits holds
+native code: load only what you compiled.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from concrete.compiler import Library
-from concrete.fhe.compilation.evaluation_keys import EvaluationKeys
-from concrete.fhe.compilation.server import Server as CircuitServer
-from concrete.fhe.compilation.value import Value
+from mlir._mlir_libs._concretelang._compiler import Library, ServerProgram
+from mlir._mlir_libs._concretelang._compiler import ServerKeyset as EvaluationKeys
+from mlir._mlir_libs._concretelang._compiler import TransportValue as Value
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.manifest import SERVER_FOLDER, Program, Task, read_manifest
+from fhe_inhibitor.manifest import SERVER_FOLDER, Task, read_manifest
 from fhe_inhibitor.messages import Request, Response, unpack_keys
 
-__all__ = ["EvaluationKeys", "Server", "TaskDone"]
+__all__ = ["EvaluationKeys", "Server", "TaskDone", "Value"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,12 @@ class Server:
         self.manifest = read_manifest(folder, network_hash)
         try:
             library = Library(str(folder / SERVER_FOLDER))
-            library.get_program_info()
+            self._program = ServerProgram(library, False)
         except RuntimeError as error:
             raise InputError(
                 f"{folder / SERVER_FOLDER} can't be loaded ({_first_line(error)}); "
                 "compile the model again"
             ) from error
-        self._circuits = CircuitServer(library, is_simulated=False, composition_rules=None)
 
     def read_evaluation_keys(self, data: bytes) -> EvaluationKeys:
         """Read a client's evaluation keys; raises InputError for anything else.
@@ -87,51 +86,54 @@ class Server:
         on_task: called after each task. Raises InputError for a request that does not fit the
         circuits or the keys.
         """
-        program = self.manifest.program(request.n)
-        values = _read_values(request, program)
-        for index, task in enumerate(program.tasks, start=1):
+        values = self.read_values(request)
+        tasks = self.tasks(request.n)
+        for index, task in enumerate(tasks, start=1):
             start = time.perf_counter()
-            outputs = self._call(task, values, evaluation_keys)
-            values.update(zip(task.outputs, outputs, strict=True))
-            on_task(TaskDone(task, time.perf_counter() - start, index, len(program.tasks)))
-        last = program.tasks[-1].outputs
-        return Response(request.n, {name: values[name].serialize() for name in last})
+            values.update(self.run_task(task, values, evaluation_keys))
+            on_task(TaskDone(task, time.perf_counter() - start, index, len(tasks)))
+        return Response(request.n, {name: values[name].serialize() for name in tasks[-1].outputs})
+
+    def read_values(self, request: Request) -> dict[str, Value]:
+        """Return the ciphertexts of a request, exactly those that its tasks start from.
+
+        Raises InputError for others, for bytes that are none, and for another length.
+        """
+        wanted = {encryption.name for encryption in self.manifest.program(request.n).encryptions}
+        if set(request.ciphertexts) != wanted:
+            raise InputError(
+                f"a request with ciphertexts {sorted(request.ciphertexts)}, wanted {sorted(wanted)}"
+            )
+        return {name: read_value(name, data) for name, data in request.ciphertexts.items()}
+
+    def run_task(
+        self, task: Task, values: Mapping[str, Value], evaluation_keys: EvaluationKeys
+    ) -> dict[str, Value]:
+        """Return the outputs of one task. Raises InputError for what does not fit its circuit."""
+        inputs = [values[name] for name in task.inputs]
+        outputs = self.call(task.function, inputs, evaluation_keys)
+        return dict(zip(task.outputs, outputs, strict=True))
 
     def call(
         self, function: str, arguments: list[Value], evaluation_keys: EvaluationKeys
     ) -> tuple[Value, ...]:
         """Evaluate one function. Raises InputError for arguments or keys that do not fit it."""
         try:
-            outputs = self._circuits.run(
-                *arguments, evaluation_keys=evaluation_keys, function_name=function
-            )
+            circuit = self._program.get_server_circuit(function)
+            return tuple(circuit.call(arguments, evaluation_keys))
         except RuntimeError as error:
             raise InputError(
                 f"{function} refuses its input ({_first_line(error)}); it was not made for these "
                 "circuits and keys"
             ) from error
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    def _call(
-        self, task: Task, values: dict[str, Value], evaluation_keys: EvaluationKeys
-    ) -> tuple[Value, ...]:
-        return self.call(task.function, [values[name] for name in task.inputs], evaluation_keys)
 
 
-def _read_values(request: Request, program: Program) -> dict[str, Value]:
-    """Return the ciphertexts of a request, exactly those that the program asks for."""
-    wanted = {encryption.name for encryption in program.encryptions}
-    if set(request.ciphertexts) != wanted:
-        raise InputError(
-            f"a request with ciphertexts {sorted(request.ciphertexts)}, wanted {sorted(wanted)}"
-        )
-    values = {}
-    for name, data in request.ciphertexts.items():
-        try:
-            values[name] = Value.deserialize(data)
-        except RuntimeError as error:
-            raise InputError(f"ciphertext {name!r} of a request can't be read") from error
-    return values
+def read_value(name: str, data: bytes) -> Value:
+    """Return the ciphertext of that name. Raises InputError for bytes that are none."""
+    try:
+        return Value.deserialize(data)
+    except RuntimeError as error:
+        raise InputError(f"ciphertext {name!r} can't be read") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from compile.plan import Stage, network_stages
 from fhe_inhibitor.client import Client
 from fhe_inhibitor.manifest import Task
 from fhe_inhibitor.messages import Request, Response
-from fhe_inhibitor.server import EvaluationKeys, Server, TaskDone
+from fhe_inhibitor.server import EvaluationKeys, Server, TaskDone, Value
 from tests.networks import random_inputs
 
 
@@ -93,7 +93,7 @@ def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) ->
         values.update(zip(stage.outputs, outputs, strict=True))
         done.append(task_done)
 
-    watched: list[tuple[fhe.Value, ...]] = []
+    watched: list[tuple[Value, ...]] = []
     server = WatchedServer(execution.folder, watched)
     response = server.run(request, execution.evaluation_keys, on_task)
     logits = execution.client.decrypt(Response.from_bytes(response.to_bytes()))
@@ -104,20 +104,21 @@ def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) ->
 class WatchedServer(Server):
     """A server that shows the ciphertexts between its tasks."""
 
-    def __init__(self, folder: Path, watched: list[tuple[fhe.Value, ...]]) -> None:
+    def __init__(self, folder: Path, watched: list[tuple[Value, ...]]) -> None:
         super().__init__(folder)
         self.watched = watched
 
     def call(
-        self, function: str, arguments: list[fhe.Value], evaluation_keys: EvaluationKeys
-    ) -> tuple[fhe.Value, ...]:
+        self, function: str, arguments: list[Value], evaluation_keys: EvaluationKeys
+    ) -> tuple[Value, ...]:
         self.watched.append(super().call(function, arguments, evaluation_keys))
         return self.watched[-1]
 
 
-def decrypt(client: Client, task: Task, values: tuple[fhe.Value, ...]) -> tuple[np.ndarray, ...]:
+def decrypt(client: Client, task: Task, values: tuple[Value, ...]) -> tuple[np.ndarray, ...]:
     """Decrypt what a task gave, which only tests do before the last one."""
-    decrypted = client._client.decrypt(*values, function_name=task.function)
+    ciphertexts = [fhe.Value(value) for value in values]
+    decrypted = client._client.decrypt(*ciphertexts, function_name=task.function)
     return decrypted if isinstance(decrypted, tuple) else (decrypted,)
 
 

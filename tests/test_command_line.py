@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fhe_inhibitor.command_line import main
-from fhe_inhibitor.integer_model import CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE, IntegerModel
+from fhe_inhibitor.integer_model import CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.manifest import TOKENIZER_FILE
 from tests.tiny_model import write_tiny_model
 
 TSV = "sentence\tlabel\na good film\t1\nit 's dull\t0\n"

@@ -11,13 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from fhe_inhibitor import integer_format
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import (
-    CONFIG_FILE,
-    INTEGER_FILE,
-    TOKENIZER_FILE,
-    IntegerModel,
-    most_important,
-)
+from fhe_inhibitor.integer_model import CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.manifest import TOKENIZER_FILE
+from fhe_inhibitor.public_model import most_important
 from tests.tiny_model import write_tiny_model
 
 

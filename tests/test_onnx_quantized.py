@@ -12,8 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from circuits.network import run
+from compile.circuits_cache import compile_model
 from compile.observer import Observer
-from compile.prepared import compile_model
 from fhe_inhibitor import integer_format
 from fhe_inhibitor.data import read_tsv
 from fhe_inhibitor.errors import InputError

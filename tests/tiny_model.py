@@ -10,15 +10,18 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from fhe_inhibitor import integer_format
-from fhe_inhibitor.integer_model import CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE
+from fhe_inhibitor.integer_model import CONFIG_FILE, INTEGER_FILE
+from fhe_inhibitor.manifest import TOKENIZER_FILE
 from tests.networks import NetworkShape, random_network
 
 WORDS = "a the film is good bad great dull n't , . very and but it 's"
 SHAPE = NetworkShape(dim=4, n_heads=1, key_dim=1, value_dim=2, last_key_dim=2, max_tokens=4)
 
 
-def write_tiny_model(folder: Path, seed: int = 0, buckets: tuple[int, ...] = (2, 4)) -> Path:
-    """Write a random model of `SHAPE` that reads up to `buckets[-1]` of `WORDS`; return folder."""
+def write_tiny_model(
+    folder: Path, seed: int = 0, buckets: tuple[int, ...] = (2, 4), shape: NetworkShape = SHAPE
+) -> Path:
+    """Write a random model that reads up to `buckets[-1]` of `WORDS`; return the folder."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     entries = ["[PAD]", "[UNK]", *WORDS.split()]
@@ -26,7 +29,7 @@ def write_tiny_model(folder: Path, seed: int = 0, buckets: tuple[int, ...] = (2,
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / TOKENIZER_FILE))
-    network = random_network(rng, SHAPE)
+    network = random_network(rng, shape)
     low, high = network.input_range
     parameters = {
         "labels": ["negative", "positive"],

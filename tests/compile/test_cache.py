@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from compile.cache import cache_root, load_or_build, locked
+from compile.cache import load_or_build, locked
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.folders import cache_root
 
 FIRST = {"version": 1, "model": "a"}
 

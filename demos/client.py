@@ -1,0 +1,71 @@
+"""A client that has a sentence classified by a server that can't read it, step by step.
+
+    export FHE_INHIBITOR_TOKEN=...          # as the server printed it
+    python -m demos.client "a gripping , funny film"
+
+`demos/README.md` shows it beside its server. The short form is
+
+    with RemoteClient(url, token) as client:
+        print(client.classify(text).label)
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from compile.child import silence_dependencies
+from fhe_inhibitor.remote import Progress, RemoteClient
+
+
+def main(
+    text: str = "a gripping , funny film",
+    server: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8765",
+) -> None:
+    """Agree on a model, make keys, send them, classify."""
+    silence_dependencies()
+    token = os.environ.get("FHE_INHIBITOR_TOKEN")
+    with RemoteClient(server, token, on_progress=Shown()) as client:
+        # One hash over all that both sides must agree on. Were it another one than the keys here
+        # belong to, the client would know now, before it sent anything.
+        model = client.connect()
+        print(f"{model.name}, hash {model.model_hash[:12]}, reads up to {model.buckets[-1]} tokens")
+
+        # Tokenizer, embedding and the circuits' specifications, fetched once. Text becomes
+        # integers here, in the clear.
+        public = client.public_model()
+        tokens = public.tokenize(text)
+        print(f"tokens: {' | '.join(tokens.tokens)}")
+        x, padding = public.encode(tokens)
+        print(f"integers: {x.shape[0]} x {x.shape[1]} from {x.min()} to {x.max()}")
+
+        # Keys, made once. The secret one stays in a file of mode 0600; those for evaluation,
+        # which compute and don't decrypt, are sent once.
+        client.prepare()
+        print(f"secret key: {client.keyring.path(model.model_hash)}")
+        print(f"sent once: {client.evaluation_keys_bytes:,} bytes of evaluation keys")
+
+        # Encrypt, send, wait, receive, decrypt.
+        result = client.classify(text)
+        print(f"sent: {result.request_bytes:,} bytes of ciphertext")
+        print(f"received: {result.response_bytes:,} bytes of ciphertext, {result.seconds:.1f} s")
+        print(f"decrypted: {dict(zip(public.labels, result.logits, strict=True))}")
+        print(f"{result.label}, probability {result.probability:.3f}")
+
+
+class Shown:
+    """Prints each step of the client once, as it begins."""
+
+    def __init__(self) -> None:
+        self._step = ""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step != self._step:
+            self._step = progress.step
+            print(f"  ... {progress.step}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,23 @@
+"""Where files of a user lie: what can be made again in a cache, keys in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_data_path
+
+CACHE_VARIABLE, KEYS_VARIABLE = "FHE_INHIBITOR_CACHE", "FHE_INHIBITOR_KEYS"
+_NAME = "fhe-inhibitor"
+
+
+def cache_root(folder: str | Path | None = None) -> Path:
+    """Return `folder`, else the one FHE_INHIBITOR_CACHE names, else the user's cache folder."""
+    named = folder or os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else user_cache_path(_NAME, appauthor=False)
+
+
+def keys_root(folder: str | Path | None = None) -> Path:
+    """Return `folder`, else the one FHE_INHIBITOR_KEYS names, else `keys` in the user's data."""
+    named = folder or os.environ.get(KEYS_VARIABLE)
+    return Path(named) if named else user_data_path(_NAME, appauthor=False) / "keys"

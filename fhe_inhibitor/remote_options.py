@@ -1,0 +1,56 @@
+"""How a client reaches its server, and what it tells of its progress."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fhe_inhibitor.errors import InputError
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """What is rarely chosen.
+
+    model: a name that the server offers; its only one if None. model_hash: refuse a server whose
+    model has another one. ca: certificates to trust instead of the system's; verify: False trusts
+    any server, for tests. passphrase: of the keys. keys_dir, cache_dir: see `folders`. patience_s:
+    how long a server that was there may be away. in_flight: requests of `classify_many` that the
+    server has at once.
+    """
+
+    model: str | None = None
+    model_hash: str | None = None
+    ca: Path | None = None
+    verify: bool = True
+    passphrase: str | None = field(default=None, repr=False)
+    keys_dir: Path | None = None
+    cache_dir: Path | None = None
+    patience_s: float = 60.0
+    in_flight: int = 2
+
+    def ssl_context(self) -> ssl.SSLContext | bool:
+        """Return what httpx is to verify. Raises InputError for a file without certificates."""
+        if self.ca is None:
+            return self.verify
+        try:
+            return ssl.create_default_context(cafile=self.ca)
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(f"{self.ca} holds no certificates ({error}): pass a PEM file") from (
+                error
+            )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the client is: `done` of `total` units of a step.
+
+    step: "download", "keygen", "upload", then the server's stages, such as
+    `layer0.attend.head1`. unit: "bytes", "lookups" or, for a step that can't be told, "".
+    """
+
+    step: str
+    done: int
+    total: int
+    unit: str

@@ -1,0 +1,315 @@
+"""Jobs, from the queue to the result: what may happen to one, each step a transaction.
+
+    submit -> queued -> claim -> running -> record, once for each task -> done
+                ^                   |
+                +----- release -----+    its worker died: another goes on after the last task
+    fail, cancel, expire
+
+A worker holds a lease on its job. What a worker reports under a lease that was released or
+cancelled meanwhile is dropped, so that each task counts once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from fhe_inhibitor.service.database import Database
+from fhe_inhibitor.service.protocol import Failure, Job, Status, TaskEvent
+from fhe_inhibitor.service.refusals import Refused, not_found, too_many
+
+# Of one task. A crash is the job's fault. A worker that was killed was more likely somebody else's
+# victim: its own memory limit keeps it from being the kernel's.
+MAX_CRASHES, MAX_KILLS = 2, 20
+UNFINISHED = f"status IN ('{Status.QUEUED}', '{Status.RUNNING}')"
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A request that was found to fit its model and keys; request_sha256: of its bytes."""
+
+    user: str
+    model_hash: str
+    keys: str
+    n: int
+    tasks_total: int
+    request_sha256: str
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that a worker is to go on with, after `tasks_done` tasks."""
+
+    job: str
+    user: str
+    model_hash: str
+    keys: str
+    tasks_done: int
+
+
+class Jobs:
+    """The table of jobs. max_unfinished: of one user. ttl_s: from a job's end until it expires."""
+
+    def __init__(self, database: Database, max_unfinished: int, ttl_s: float) -> None:
+        self._database = database
+        self._max_unfinished = max_unfinished
+        self._ttl_s = ttl_s
+
+    # What a user asks.
+
+    def submit(self, new: NewJob, store: Callable[[str], None]) -> Job:
+        """Return a job for a request: a new one, or that of the same idempotency key.
+
+        store: writes the request of the job that it is given, before the job can be claimed.
+        Refuses a user's idempotency key with another request, and more jobs than allowed.
+        """
+        with self._database.transaction() as connection:
+            known = connection.execute(
+                "SELECT * FROM jobs WHERE user = ? AND idempotency_key = ?",
+                (new.user, new.idempotency_key),
+            ).fetchone()
+            if known is not None:
+                return _same(known, new)
+            (waiting,) = connection.execute(
+                f"SELECT count(*) FROM jobs WHERE user = ? AND {UNFINISHED}", (new.user,)
+            ).fetchone()
+            if waiting >= self._max_unfinished:
+                message = f"{waiting} jobs are unfinished; wait for one or remove it"
+                raise too_many("too_many_jobs", message, 10)
+            job = uuid4().hex
+            store(job)
+            connection.execute(
+                "INSERT INTO jobs (id, user, model_hash, keys, n, status, tasks_total, created_at,"
+                " idempotency_key, request_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job,
+                    new.user,
+                    new.model_hash,
+                    new.keys,
+                    new.n,
+                    Status.QUEUED,
+                    new.tasks_total,
+                    time.time(),
+                    new.idempotency_key,
+                    new.request_sha256,
+                ),
+            )
+        return self.get(new.user, job)
+
+    def get(self, user: str, job: str) -> Job:
+        """Return a user's job; refuses with 404 what is not one."""
+        row = self._database.row("SELECT * FROM jobs WHERE user = ? AND id = ?", user, job)
+        if row is None:
+            raise not_found("job")
+        return _job(row)
+
+    def of(self, user: str) -> list[Job]:
+        """Return a user's jobs, the newest first."""
+        query = "SELECT * FROM jobs WHERE user = ? ORDER BY created_at DESC, rowid DESC"
+        return [_job(row) for row in self._database.rows(query, user)]
+
+    def events(self, job: str, after: int) -> list[TaskEvent]:
+        """Return the finished tasks of a job whose index is greater than `after`."""
+        query = (
+            "SELECT stage, seconds, idx, tasks_total FROM tasks JOIN jobs ON jobs.id = tasks.job"
+            " WHERE job = ? AND idx > ? ORDER BY idx"
+        )
+        return [
+            TaskEvent(
+                stage=row["stage"],
+                seconds=row["seconds"],
+                index=row["idx"],
+                total=row["tasks_total"],
+            )
+            for row in self._database.rows(query, job, after)
+        ]
+
+    def remove(self, user: str, job: str) -> None:
+        """Cancel a user's unfinished job, forget another one; refuses with 404 what is none."""
+        with self._database.transaction() as connection:
+            if not self._end(connection, job, Status.CANCELLED, user=user):
+                delete = "DELETE FROM jobs WHERE user = ? AND id = ?"
+                if connection.execute(delete, (user, job)).rowcount == 0:
+                    raise not_found("job")
+
+    # What a worker does.
+
+    def claim(self, lease: str, models: Collection[str]) -> Claim | None:
+        """Return a job to run, of the user whose turn was longest ago; None if none waits.
+
+        A job that lost its worker goes first: it had its turn. models: hashes that can be run.
+        """
+        marks = ", ".join("?" * len(models))
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "SELECT jobs.* FROM jobs LEFT JOIN served ON served.user = jobs.user WHERE"
+                f" status = '{Status.QUEUED}' AND model_hash IN ({marks})"
+                " ORDER BY restarts > 0 DESC, coalesce(turn, 0), created_at, jobs.rowid LIMIT 1",
+                tuple(models),
+            ).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                f"UPDATE jobs SET status = '{Status.RUNNING}', lease = ?, task_started_at = ?"
+                " WHERE id = ?",
+                (lease, time.time(), row["id"]),
+            )
+            connection.execute(
+                "INSERT INTO served SELECT ?, 1 + coalesce(max(turn), 0) FROM served WHERE true"
+                " ON CONFLICT (user) DO UPDATE SET turn = excluded.turn",
+                (row["user"],),
+            )
+        return Claim(row["id"], row["user"], row["model_hash"], row["keys"], row["tasks_done"])
+
+    def record(self, lease: str, job: str, event: TaskEvent) -> bool:
+        """Record a finished task, the last one as the job's end; False if the lease is gone."""
+        with self._database.transaction() as connection:
+            held = connection.execute(
+                "UPDATE jobs SET tasks_done = ?, deaths = 0, task_started_at = ?"
+                " WHERE id = ? AND lease = ?",
+                (event.index, time.time(), job, lease),
+            ).rowcount
+            if held:
+                connection.execute(
+                    "INSERT INTO tasks VALUES (?, ?, ?, ?)",
+                    (job, event.index, event.stage, event.seconds),
+                )
+                if event.index == event.total:
+                    self._end(connection, job, Status.DONE)
+        return bool(held)
+
+    def fail(self, lease: str, failure: Failure, message: str) -> str | None:
+        """End the job of a lease as failed; return it, or None if the lease is gone."""
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT id FROM jobs WHERE lease = ?", (lease,)).fetchone()
+            if row is None:
+                return None
+            self._end(connection, row["id"], Status.FAILED, failure=failure, message=message)
+        return row["id"]
+
+    # What the supervisor does.
+
+    def release(self, lease: str, crashed: bool) -> Job | None:
+        """Give a dead worker's job to the next one, or end it; return it, None if it had none.
+
+        crashed: the worker ended itself, as Concrete does on forged input, and wasn't killed.
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT * FROM jobs WHERE lease = ?", (lease,)).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                f"UPDATE jobs SET status = '{Status.QUEUED}', lease = NULL,"
+                " restarts = restarts + 1, deaths = deaths + 1 WHERE id = ?",
+                (row["id"],),
+            )
+            limit = MAX_CRASHES if crashed else MAX_KILLS
+            if row["deaths"] + 1 >= limit:
+                message = f"{limit} workers died while they ran task {row['tasks_done'] + 1} of it"
+                self._end(
+                    connection,
+                    row["id"],
+                    Status.FAILED,
+                    failure=Failure.WORKER_DIED,
+                    message=message,
+                )
+        return self.get(row["user"], row["id"])
+
+    def recover(self, models: Collection[str]) -> None:
+        """Release all jobs, for a server that starts: no worker of the last one may go on.
+
+        models: hashes that it serves; jobs for others fail.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                f"UPDATE jobs SET status = '{Status.QUEUED}', lease = NULL"
+                f" WHERE status = '{Status.RUNNING}'"
+            )
+            query = f"SELECT id, model_hash FROM jobs WHERE {UNFINISHED}"
+            for row in connection.execute(query).fetchall():
+                if row["model_hash"] not in models:
+                    message = "the server no longer runs this job's model"
+                    self._end(
+                        connection,
+                        row["id"],
+                        Status.FAILED,
+                        failure=Failure.REFUSED,
+                        message=message,
+                    )
+
+    def overdue(self, timeout_s: float) -> list[str]:
+        """Return the leases of workers whose task takes longer than that."""
+        query = "SELECT lease FROM jobs WHERE lease IS NOT NULL AND task_started_at < ?"
+        return [row["lease"] for row in self._database.rows(query, time.time() - timeout_s)]
+
+    def expire(self) -> None:
+        """Let jobs expire; forget them a second `ttl_s` later."""
+        now = time.time()
+        with self._database.transaction() as connection:
+            connection.execute(
+                f"UPDATE jobs SET status = '{Status.EXPIRED}' WHERE expires_at < ?", (now,)
+            )
+            connection.execute(
+                f"DELETE FROM jobs WHERE status = '{Status.EXPIRED}' AND expires_at < ?",
+                (now - self._ttl_s,),
+            )
+
+    def statuses(self) -> dict[str, Status]:
+        """Return the status of each job, of all users."""
+        rows = self._database.rows("SELECT id, status FROM jobs")
+        return {row["id"]: Status(row["status"]) for row in rows}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of jobs by status."""
+        query = "SELECT status, count(*) AS n FROM jobs GROUP BY status"
+        found = {row["status"]: row["n"] for row in self._database.rows(query)}
+        return {status.value: found.get(status, 0) for status in Status}
+
+    def _end(
+        self,
+        connection: sqlite3.Connection,
+        job: str,
+        status: Status,
+        failure: Failure | None = None,
+        message: str | None = None,
+        user: str | None = None,
+    ) -> bool:
+        """End an unfinished job, of that user if given; False if there is none."""
+        now = time.time()
+        ended: dict[str, Any] = {
+            "id": job,
+            "user": user,
+            "status": status,
+            "error": failure,
+            "message": message,
+            "now": now,
+            "expires": now + self._ttl_s,
+        }
+        cursor = connection.execute(
+            "UPDATE jobs SET status = :status, error = :error, message = :message,"
+            " finished_at = :now, expires_at = :expires, lease = NULL"
+            f" WHERE id = :id AND (:user IS NULL OR user = :user) AND {UNFINISHED}",
+            ended,
+        )
+        return cursor.rowcount > 0
+
+
+def _same(known: sqlite3.Row, new: NewJob) -> Job:
+    """Return the job that the same request made before."""
+    asked = (new.model_hash, new.keys, new.request_sha256)
+    if (known["model_hash"], known["keys"], known["request_sha256"]) != asked:
+        raise Refused(
+            409,
+            "idempotency_conflict",
+            "this idempotency key came with another request before: take a new one",
+        )
+    return _job(known)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(**{name: row[name] for name in Job.model_fields})

@@ -1,0 +1,36 @@
+"""What the supervisor tells a worker, and what a worker tells it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from fhe_inhibitor.service.protocol import Failure
+
+DATABASE_FILE = "service.db"
+
+
+class Order(BaseModel):
+    """What a worker is told when it starts. models: folders by model hash."""
+
+    lease: str
+    data_dir: Path
+    models: dict[str, Path]
+    keys_bytes: int
+    memory_bytes: int
+    reserved_bytes: int
+    max_unfinished_jobs: int
+    job_ttl_s: float
+
+
+class Report(BaseModel):
+    """What a worker tells: it is ready; a task, or a job, has ended."""
+
+    kind: Literal["ready", "task", "done", "failed", "dropped"]
+    job: str | None = None
+    stage: str | None = None
+    seconds: float | None = None
+    error: Failure | None = None
+    message: str | None = None

@@ -1,0 +1,140 @@
+"""The parts of the service put together: what the routes call, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.messages import Request
+from fhe_inhibitor.service.access import Rates, Tokens
+from fhe_inhibitor.service.database import Database
+from fhe_inhibitor.service.housekeeping import clean
+from fhe_inhibitor.service.jobs import Jobs, NewJob
+from fhe_inhibitor.service.metrics import Metrics
+from fhe_inhibitor.service.models import ServedModel, load_models
+from fhe_inhibitor.service.orders import DATABASE_FILE
+from fhe_inhibitor.service.protocol import Job
+from fhe_inhibitor.service.refusals import Refused, not_found, wrong_model
+from fhe_inhibitor.service.settings import Settings
+from fhe_inhibitor.service.storage import Storage
+from fhe_inhibitor.service.supervisor import Supervisor
+from fhe_inhibitor.service.uploads import Uploads
+
+LOG = logging.getLogger(__name__)
+LOOK_S = 0.05  # between looks for changes of the database
+CLEAN_S = 60.0
+
+
+class Service:
+    """One server: its models, users, keys, jobs and workers.
+
+    Raises InputError for folders, tokens or a database that can't be read.
+    """
+
+    def __init__(self, settings: Settings, folders: Iterable[Path]) -> None:
+        self.settings = settings
+        self.models = load_models(folders, settings.limits)
+        self.tokens = Tokens(settings.tokens)
+        self.rates = Rates(settings.requests_per_s, settings.burst_requests)
+        self.database = Database(settings.data_dir / DATABASE_FILE)
+        self.storage = Storage(settings.data_dir, settings.reserved_bytes)
+        self.jobs = Jobs(self.database, settings.max_unfinished_jobs, settings.job_ttl_s)
+        self.uploads = Uploads(self.database, self.storage, settings)
+        self.metrics = Metrics()
+        self._by_hash = {model.hash: model for model in self.models.values()}
+        self.supervisor = Supervisor(
+            settings,
+            self.jobs,
+            {digest: model.folder for digest, model in self._by_hash.items()},
+            self.metrics.report,
+        )
+        self.metrics.watch_workers(lambda: self.supervisor.n_ready)
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take up what the last server left, and start the workers."""
+        self.jobs.recover(self._by_hash)
+        self.uploads.recover()
+        self.supervisor.start()
+        self._tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._clean())]
+
+    async def close(self) -> None:
+        """End workers and watchers."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.supervisor.close()
+
+    def next_change(self) -> asyncio.Event:
+        """Return what is set when something of jobs or keys has changed after now."""
+        return self._changed
+
+    def model(self, name: str) -> ServedModel:
+        """Return a model by name; refuses with 404 an unknown one."""
+        if name not in self.models:
+            raise not_found("model")
+        return self.models[name]
+
+    def model_by_hash(self, digest: str) -> ServedModel:
+        """Return a model by its hash; refuses with 409 an unknown one."""
+        if digest not in self._by_hash:
+            raise wrong_model(digest)
+        return self._by_hash[digest]
+
+    def submit(
+        self, user: str, digest: str, keys: str, body: bytes, idempotency_key: str | None
+    ) -> Job:
+        """Queue a request that fits the model, under keys that are here and complete."""
+        model = self.model_by_hash(digest)
+        if self.uploads.use(user, keys).model_hash != digest:
+            raise Refused(409, "wrong_model", "these keys were announced for another model")
+        try:
+            request = Request.from_bytes(body)
+            program = model.manifest.program(request.n)
+        except InputError as error:
+            raise Refused(422, "invalid", str(error)) from error
+        if set(request.ciphertexts) != {encryption.name for encryption in program.encryptions}:
+            raise Refused(422, "invalid", "the request has other ciphertexts than these circuits")
+        new = NewJob(
+            user=user,
+            model_hash=digest,
+            keys=keys,
+            n=request.n,
+            tasks_total=len(program.tasks),
+            request_sha256=hashlib.sha256(body).hexdigest(),
+            idempotency_key=idempotency_key,
+        )
+        return self.jobs.submit(
+            new, lambda job: self.storage.write(self.storage.request(job), body)
+        )
+
+    def remove_job(self, user: str, job: str) -> None:
+        """Cancel or forget a user's job, with its files."""
+        self.jobs.remove(user, job)
+        self.storage.remove_job(job)
+
+    async def _look(self) -> None:
+        """Set the event whenever somebody has written to the database."""
+        version = self.database.data_version()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            found = self.database.data_version()
+            if found != version:
+                version = found
+                self._changed.set()
+                self._changed = asyncio.Event()
+
+    async def _clean(self) -> None:
+        """Remove what has expired, every now and then."""
+        pause_s = min(CLEAN_S, self.settings.job_ttl_s / 4, self.settings.keys_ttl_s / 4)
+        while True:
+            try:
+                await asyncio.to_thread(clean, self.database, self.storage, self.jobs, self.uploads)
+            except Exception:  # a full disk, say; the next time may do better
+                LOG.exception("cleaning failed")
+            await asyncio.sleep(pause_s)

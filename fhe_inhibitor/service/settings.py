@@ -1,0 +1,120 @@
+"""What an operator of the service can choose, and where from.
+
+Every field is a line `name = value` of a TOML file and a variable `FHE_INHIBITOR_SERVE_NAME` of the
+environment. Options of the command line go before the environment, that before the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+from platformdirs import user_data_path
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import TomlConfigSettingsSource as Toml
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.service.protocol import Limits
+
+ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
+DAY_S = 24 * 3600.0
+MEBIBYTE = 1 << 20
+
+
+def _default_data_dir() -> Path:
+    return user_data_path("fhe-inhibitor", appauthor=False) / "service"
+
+
+class Settings(BaseSettings):
+    """Settings of the service.
+
+    data_dir: database, keys and ciphertexts. tokens_file: `access`; in data_dir if None.
+    certificate, certificate_key: PEM files, for HTTPS. workers: processes that compute.
+    worker_threads: of each; the cores shared out if None. worker_memory_bytes: that each may use,
+    because a forged ciphertext can ask for any amount; three quarters of the machine's shared out
+    if None. worker_keys_bytes: evaluation keys that each keeps ready, of the clients it served
+    last; unpacked they take about ten times as much.
+    max_*: of one user. reserved_bytes: of the disk, left free.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8765, ge=0, lt=65536)
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    tokens_file: Path | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    workers: PositiveInt = 1
+    worker_threads: PositiveInt | None = None
+    worker_memory_bytes: PositiveInt | None = None
+    worker_keys_bytes: PositiveInt = 256 * MEBIBYTE
+    task_timeout_s: PositiveFloat = 900.0
+    keys_ttl_s: PositiveFloat = 30 * DAY_S
+    job_ttl_s: PositiveFloat = DAY_S
+    max_keys_bytes: PositiveInt = 512 * MEBIBYTE
+    max_keys: PositiveInt = 4
+    max_request_bytes: PositiveInt = 4 * MEBIBYTE
+    max_chunk_bytes: PositiveInt = 8 * MEBIBYTE
+    max_unfinished_jobs: PositiveInt = 32
+    requests_per_s: PositiveFloat = 50.0
+    burst_requests: PositiveInt = 200
+    reserved_bytes: int = Field(256 * MEBIBYTE, ge=0)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read options, then the environment, then the file."""
+        return init_settings, env_settings, Toml(settings_cls)
+
+    @property
+    def tokens(self) -> Path:
+        """The file of tokens."""
+        return self.tokens_file or self.data_dir / "tokens"
+
+    @property
+    def threads(self) -> int:
+        """Threads of each worker."""
+        return self.worker_threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that each worker may use."""
+        shared_out = int(0.75 * psutil.virtual_memory().total) // self.workers
+        return self.worker_memory_bytes or shared_out
+
+    @property
+    def limits(self) -> Limits:
+        """The part that clients are told."""
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
+
+
+def load_settings(file: Path | None = None, **options: Any) -> Settings:
+    """Return settings from options that are not None, the environment and a TOML file.
+
+    Raises InputError for an unknown name, a value out of its range, or an unreadable file.
+    """
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    if file is not None and not file.is_file():
+        raise InputError(f"no settings file {file}")
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        found = error.errors()[0]
+        name = ".".join(map(str, found["loc"]))
+        raise InputError(f"setting {name}: {found['msg']} ({found['input']!r})") from error
+    except ValueError as error:
+        raise InputError(f"{file} can't be read as TOML: {error}") from error

@@ -1,0 +1,184 @@
+"""Starts workers, passes on what they report, replaces those that die, ends those that hang."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sqlite3
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fhe_inhibitor.service.jobs import Jobs
+from fhe_inhibitor.service.logs import fields
+from fhe_inhibitor.service.orders import Order, Report
+from fhe_inhibitor.service.protocol import Failure
+from fhe_inhibitor.service.settings import Settings
+
+LOG = logging.getLogger(__name__)
+WATCH_S, RETRY_S = 0.5, 1.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else, or for want of memory
+
+
+class Supervisor:
+    """Keeps `settings.workers` worker processes at work.
+
+    models: folders by model hash. on_report: hears of each `Report`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        models: dict[str, Path],
+        on_report: Callable[[Report], None],
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._models = models
+        self._on_report = on_report
+        self._workers: dict[str, Process] = {}
+        self._ready: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def n_ready(self) -> int:
+        """Workers that have loaded their circuits."""
+        return len(self._ready)
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The workers' process ids."""
+        return [worker.pid for worker in self._workers.values()]
+
+    def start(self) -> None:
+        """Start all workers, and watch over them."""
+        keepers = [self._keep_working() for _ in range(self._settings.workers)]
+        self._tasks = [asyncio.create_task(task) for task in (*keepers, self._end_overdue())]
+
+    def wake(self) -> None:
+        """Tell idle workers that a job waits."""
+        for worker in self._workers.values():
+            if worker.stdin is not None and not worker.stdin.is_closing():
+                worker.stdin.write(b"\n")
+
+    async def close(self) -> None:
+        """End all workers at once; what they were at goes on when a server starts again."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep_working(self) -> None:
+        """Start one worker after the other, as they die; wait longer while none gets ready."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                was_ready = await self._work()
+            except OSError as error:  # no process, or no memory for one
+                LOG.error("no worker could be started", extra=fields(reason=str(error)))
+                was_ready = False
+            pause_s = FIRST_PAUSE_S if was_ready else min(2 * pause_s, LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s)
+
+    async def _work(self) -> bool:
+        """Let a worker work until it dies; return whether it was ever ready."""
+        lease = secrets.token_hex(8)
+        worker = await self._spawn(lease)
+        self._workers[lease] = worker
+        try:
+            await self._listen(lease, worker)
+            status = await worker.wait()
+        except asyncio.CancelledError:
+            with suppress(ProcessLookupError):
+                worker.kill()
+            await worker.wait()
+            raise
+        finally:
+            was_ready = lease in self._ready
+            self._ready.discard(lease)
+            del self._workers[lease]
+        LOG.warning("worker ended", extra=fields(pid=worker.pid, exit_status=status))
+        while not await asyncio.to_thread(self._release, lease, status):
+            await asyncio.sleep(RETRY_S)
+        return was_ready
+
+    async def _spawn(self, lease: str) -> Process:
+        settings = self._settings
+        order = Order(
+            lease=lease,
+            data_dir=settings.data_dir,
+            models=self._models,
+            keys_bytes=settings.worker_keys_bytes,
+            memory_bytes=settings.memory_bytes,
+            reserved_bytes=settings.reserved_bytes,
+            max_unfinished_jobs=settings.max_unfinished_jobs,
+            job_ttl_s=settings.job_ttl_s,
+        )
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "fhe_inhibitor.service.worker",
+            order.model_dump_json(),
+            stdin=PIPE,
+            stdout=PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": str(settings.threads)},
+            start_new_session=True,  # Ctrl-C in a terminal is for the server alone
+        )
+
+    async def _listen(self, lease: str, worker: Process) -> None:
+        """Hear a worker's reports until it ends."""
+        assert worker.stdout is not None
+        async for line in worker.stdout:
+            try:
+                report = Report.model_validate_json(line)
+            except ValidationError:  # cut off by the worker's death
+                continue
+            if report.kind == "ready":
+                self._ready.add(lease)
+            logged = report.model_dump(exclude={"kind", "message"})
+            LOG.info(f"worker: {report.kind}", extra=fields(pid=worker.pid, **logged))
+            self._on_report(report)
+
+    def _release(self, lease: str, status: int) -> bool:
+        """Let another worker go on with a dead one's job, or end it; False on a full disk, say."""
+        try:
+            job = self._jobs.release(lease, crashed=status not in KILLED)
+        except sqlite3.OperationalError as error:
+            LOG.error("lease not released", extra=fields(reason=str(error)))
+            return False
+        if job is not None:
+            LOG.warning("job lost its worker", extra=fields(job=job.id, status=job.status))
+            if job.status.final:
+                self._failed(job.id, job.error, job.message)
+        return True
+
+    async def _end_overdue(self) -> None:
+        """Kill workers whose task takes too long; their job ends."""
+        timeout_s = self._settings.task_timeout_s
+        while True:
+            await asyncio.sleep(min(WATCH_S, timeout_s / 4))
+            try:
+                for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
+                    await self._time_out(lease, f"a task took more than {timeout_s:g} s")
+            except sqlite3.OperationalError as error:
+                LOG.error("no job could be ended", extra=fields(reason=str(error)))
+
+    async def _time_out(self, lease: str, message: str) -> None:
+        job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message)
+        if worker := self._workers.get(lease):
+            with suppress(ProcessLookupError):
+                worker.kill()
+        if job is not None:
+            LOG.warning("job timed out", extra=fields(job=job))
+            self._failed(job, Failure.TIMED_OUT, message)
+
+    def _failed(self, job: str, error: Failure | None, message: str | None) -> None:
+        self._on_report(Report(kind="failed", job=job, error=error, message=message))

@@ -1,0 +1,261 @@
+"""Evaluation keys, received piece by piece and straight to disk; an interruption loses nothing.
+
+What is there of unfinished keys is the size of their file. When all is there its SHA-256 is
+taken; the file gets its final name only if that is the one announced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from sqlite3 import Row
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.messages import KEYS_HEADER_BYTES, unpack_keys
+from fhe_inhibitor.service.database import Database
+from fhe_inhibitor.service.jobs import UNFINISHED
+from fhe_inhibitor.service.protocol import UPLOAD_OFFSET, KeysState, NewKeys
+from fhe_inhibitor.service.refusals import Refused, not_found, too_large, too_many
+from fhe_inhibitor.service.settings import Settings
+from fhe_inhibitor.service.storage import Storage, as_disk_full, sync_folder
+
+STALLED_S = 60.0
+WRITE_BYTES = 1 << 20
+
+
+class Uploads:
+    """All users' evaluation keys."""
+
+    def __init__(self, database: Database, storage: Storage, settings: Settings) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._busy: set[tuple[str, str]] = set()
+
+    def recover(self) -> None:
+        """Complete keys that had got their final name when the server was killed."""
+        for row in self._database.rows("SELECT * FROM keys WHERE NOT complete"):
+            if self._storage.keys(row["user"], row["sha256"]).exists():
+                self._complete(row["user"], row["sha256"])
+
+    def start(self, user: str, new: NewKeys, keys_hash: str) -> KeysState:
+        """Announce keys, or go on with those of the same SHA-256.
+
+        keys_hash: of the circuits that the keys must belong to. Refuses keys that are too large,
+        more keys than allowed, a size that differs from the one announced before, and keys that
+        are here and belong to other circuits.
+        """
+        if new.size > self._settings.max_keys_bytes:
+            raise too_large("keys", self._settings.max_keys_bytes)
+        now = time.time()
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT * FROM keys WHERE user = ?", (user,)).fetchall()
+            known = {row["sha256"]: row["size"] for row in rows}
+            if known.get(new.sha256, new.size) != new.size:
+                message = f"these keys were announced with {known[new.sha256]} bytes"
+                raise Refused(422, "invalid", message)
+            if new.sha256 not in known:
+                if len(known) >= self._settings.max_keys:
+                    message = f"{len(known)} keys are here already; remove some"
+                    raise too_many("too_many_keys", message, 60)
+                self._storage.need(new.size)
+            else:
+                self._check_header(user, new.sha256, keys_hash)
+            connection.execute(
+                "INSERT INTO keys (user, sha256, model_hash, size, created_at, used_at)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user, sha256)"
+                " DO UPDATE SET model_hash = excluded.model_hash, used_at = excluded.used_at",
+                (user, new.sha256, new.model_hash, new.size, now, now),
+            )
+        return self.get(user, new.sha256)
+
+    def get(self, user: str, sha256: str) -> KeysState:
+        """Return how far a user's keys are; refuses with 404 what is not there."""
+        return self._state(self._row(user, sha256))
+
+    def of(self, user: str) -> list[KeysState]:
+        """Return all of a user's keys, in the order of their arrival."""
+        query = "SELECT * FROM keys WHERE user = ? ORDER BY created_at"
+        return [self._state(row) for row in self._database.rows(query, user)]
+
+    def use(self, user: str, sha256: str) -> KeysState:
+        """Return complete keys and let them live on; refuses with 409 those that aren't."""
+        state = self.get(user, sha256)
+        if not state.complete:
+            message = f"{state.received} of {state.size} bytes of these keys are here: go on"
+            raise Refused(409, "keys_incomplete", message)
+        self._touch(user, sha256)
+        return state
+
+    def remove(self, user: str, sha256: str) -> None:
+        """Remove keys; refuses with 409 those that an unfinished job needs."""
+        if (user, sha256) in self._busy:
+            raise _busy()
+        with self._database.transaction() as connection:
+            self._row(user, sha256)
+            query = f"SELECT count(*) FROM jobs WHERE user = ? AND keys = ? AND {UNFINISHED}"
+            if connection.execute(query, (user, sha256)).fetchone()[0]:
+                message = "unfinished jobs need these keys: wait for those or remove them"
+                raise Refused(409, "keys_in_use", message)
+            connection.execute("DELETE FROM keys WHERE user = ? AND sha256 = ?", (user, sha256))
+        self._storage.remove_keys(user, sha256)
+
+    def expire(self) -> int:
+        """Drop keys that no one used for `keys_ttl_s` and no unfinished job needs; count them."""
+        query = (
+            "SELECT user, sha256 FROM keys WHERE used_at < ? AND NOT EXISTS (SELECT * FROM jobs"
+            f" WHERE jobs.user = keys.user AND jobs.keys = keys.sha256 AND {UNFINISHED})"
+        )
+        rows = self._database.rows(query, time.time() - self._settings.keys_ttl_s)
+        idle = [(row["user"], row["sha256"]) for row in rows]
+        dropped = [keys for keys in idle if keys not in self._busy]
+        for user, sha256 in dropped:
+            self.remove(user, sha256)
+        return len(dropped)
+
+    def known(self) -> set[tuple[str, str]]:
+        """Return user and SHA-256 of all keys."""
+        rows = self._database.rows("SELECT user, sha256 FROM keys")
+        return {(row["user"], row["sha256"]) for row in rows}
+
+    async def append(
+        self, user: str, sha256: str, offset: int, chunks: AsyncIterator[bytes], keys_hash: str
+    ) -> KeysState:
+        """Add a piece; the last one completes the keys.
+
+        offset: where it begins, which must be where the server's bytes end. keys_hash: of the
+        circuits that the keys must belong to. A piece that breaks off keeps what arrived.
+        """
+        row = self._row(user, sha256)
+        if row["complete"] or offset != self._state(row).received:
+            received = self._state(row).received
+            message = f"{received} bytes of these keys are here: go on from there"
+            raise Refused(409, "wrong_offset", message, {UPLOAD_OFFSET: str(received)})
+        with self._alone(user, sha256):
+            await asyncio.to_thread(self._touch, user, sha256)
+            path = self._storage.unfinished_keys(user, sha256)
+            try:
+                await _write(path, row["size"] - offset, chunks)
+            except OSError as error:
+                raise as_disk_full(error) from error
+            await asyncio.to_thread(self._check, row, path, keys_hash)
+        return self.get(user, sha256)
+
+    @contextmanager
+    def _alone(self, user: str, sha256: str) -> Iterator[None]:
+        """Let one request at a time add to keys."""
+        if (user, sha256) in self._busy:
+            raise _busy()
+        self._busy.add((user, sha256))
+        try:
+            yield
+        finally:
+            self._busy.remove((user, sha256))
+
+    def _check(self, row: Row, path: Path, keys_hash: str) -> None:
+        """Complete keys that are all there; drop those that are wrong."""
+        user, sha256 = row["user"], row["sha256"]
+        received = path.stat().st_size if path.exists() else 0
+        try:
+            if received >= KEYS_HEADER_BYTES:
+                _read_header(path, keys_hash)
+            if received < row["size"]:
+                return
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise InputError("the keys' SHA-256 is another than announced: send them again")
+                os.fsync(file.fileno())
+        except InputError as error:
+            with self._database.transaction() as connection:
+                connection.execute("DELETE FROM keys WHERE user = ? AND sha256 = ?", (user, sha256))
+            self._storage.remove_keys(user, sha256)
+            raise Refused(422, "wrong_keys", str(error)) from error
+        os.replace(path, self._storage.keys(user, sha256))
+        sync_folder(path.parent)
+        self._complete(user, sha256)
+
+    def _check_header(self, user: str, sha256: str, keys_hash: str) -> None:
+        path = self._storage.keys(user, sha256)
+        if path.exists():
+            try:
+                _read_header(path, keys_hash)
+            except InputError as error:
+                raise Refused(422, "wrong_keys", str(error)) from error
+
+    def _touch(self, user: str, sha256: str) -> None:
+        """Note that keys were used now."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE keys SET used_at = ? WHERE user = ? AND sha256 = ?",
+                (time.time(), user, sha256),
+            )
+
+    def _complete(self, user: str, sha256: str) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE keys SET complete = 1, used_at = ? WHERE user = ? AND sha256 = ?",
+                (time.time(), user, sha256),
+            )
+
+    def _row(self, user: str, sha256: str) -> Row:
+        query = "SELECT * FROM keys WHERE user = ? AND sha256 = ?"
+        row = self._database.row(query, user, sha256)
+        if row is None:
+            raise not_found("keys")
+        return row
+
+    def _state(self, row: Row) -> KeysState:
+        return KeysState(
+            sha256=row["sha256"],
+            model_hash=row["model_hash"],
+            size=row["size"],
+            received=(
+                row["size"]
+                if row["complete"]
+                else self._storage.received(row["user"], row["sha256"])
+            ),
+            complete=bool(row["complete"]),
+            created_at=row["created_at"],
+            expires_at=row["used_at"] + self._settings.keys_ttl_s,
+        )
+
+
+def _read_header(path: Path, keys_hash: str) -> None:
+    """Raise InputError for keys of other circuits."""
+    with open(path, "rb") as file:
+        unpack_keys(keys_hash, file.read(KEYS_HEADER_BYTES))
+
+
+async def _write(path: Path, wanted: int, chunks: AsyncIterator[bytes]) -> None:
+    """Append chunks to a file, `wanted` bytes at most; more are refused, all of them."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with open(path, "ab", buffering=WRITE_BYTES) as file:
+        start = file.tell()
+        n_bytes = 0
+        while chunk := await _next(chunks):
+            n_bytes += len(chunk)
+            if n_bytes > wanted:
+                file.truncate(start)
+                raise too_large("the rest of these keys", wanted)
+            await asyncio.to_thread(file.write, chunk)
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return the next chunk, empty after the last one; refuse a client that stalls."""
+    try:
+        async with asyncio.timeout(STALLED_S):
+            async for chunk in chunks:
+                if chunk:
+                    return chunk
+    except TimeoutError:
+        raise Refused(408, "stalled", f"nothing came for {STALLED_S:g} s: go on later") from None
+    return b""
+
+
+def _busy() -> Refused:
+    return Refused(409, "upload_busy", "another request is sending these keys")

@@ -1,0 +1,213 @@
+"""A worker: a process that takes jobs and runs their tasks, the only one that loads circuits.
+
+It is started by the supervisor with an `Order` as its one argument. A line on stdin says that a job
+may wait; the end of stdin that the server is gone. What happens it reports on stdout, a `Report`
+as JSON on each line. Whatever it finishes it writes to disk before it says so: it may be killed at
+any moment, and another goes on after the last task.
+
+Of Concrete it loads what `fhe_inhibitor.server` does. Native code may end this process on forged
+input; that is why it is a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sqlite3
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.manifest import Task
+from fhe_inhibitor.messages import Message, Request, Response
+from fhe_inhibitor.server import EvaluationKeys, Server, Value, read_value
+from fhe_inhibitor.service.database import Database, is_full
+from fhe_inhibitor.service.jobs import Claim, Jobs
+from fhe_inhibitor.service.logs import fields, log_to_stderr
+from fhe_inhibitor.service.models import folder_hash
+from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
+from fhe_inhibitor.service.protocol import Failure, TaskEvent
+from fhe_inhibitor.service.storage import DiskFullError, Storage
+
+LOG = logging.getLogger(__name__)
+IDLE_S = 1.0  # between looks at the queue that nobody asked for
+NICENESS = 5  # whoever asks the server something must not wait for the workers
+FAILED, BROKEN = 1, 3  # exit status after a bug; without circuits that can be loaded
+
+
+class KeysInMemory:
+    """Evaluation keys ready for use, those used last; at least one, else `n_bytes` as packed."""
+
+    def __init__(self, storage: Storage, n_bytes: int) -> None:
+        self._storage = storage
+        self._n_bytes = n_bytes
+        self._kept: OrderedDict[tuple[str, str, str], tuple[EvaluationKeys, int]] = OrderedDict()
+
+    def get(self, claim: Claim, server: Server) -> EvaluationKeys:
+        """Return a job's keys, read from their file unless they are here.
+
+        Raises InputError for keys that can't be read.
+        """
+        name = (claim.user, claim.keys, claim.model_hash)
+        if name not in self._kept:
+            data = self._storage.keys(claim.user, claim.keys).read_bytes()
+            self._make_room(len(data))
+            self._kept[name] = (server.read_evaluation_keys(data), len(data))
+        self._kept.move_to_end(name)
+        return self._kept[name][0]
+
+    def _make_room(self, n_bytes: int) -> None:
+        used = sum(size for _, size in self._kept.values())
+        while self._kept and used + n_bytes > self._n_bytes:
+            _, (_, size) = self._kept.popitem(last=False)
+            used -= size
+
+
+class Worker:
+    """Runs one job after the other. Raises InputError for a folder that can't be loaded."""
+
+    def __init__(self, order: Order, report: Callable[[Report], None]) -> None:
+        self._lease = order.lease
+        self._report = report
+        self._storage = Storage(order.data_dir, order.reserved_bytes)
+        self._jobs = Jobs(
+            Database(order.data_dir / DATABASE_FILE), order.max_unfinished_jobs, order.job_ttl_s
+        )
+        self._servers = {digest: _load(digest, path) for digest, path in order.models.items()}
+        self._keys = KeysInMemory(self._storage, order.keys_bytes)
+
+    def run_next(self) -> bool:
+        """Run the next job to its end; False if none waits."""
+        try:
+            claim = self._jobs.claim(self._lease, self._servers)
+        except sqlite3.OperationalError as error:
+            if not is_full(error):
+                raise
+            return False
+        if claim is None:
+            return False
+        try:
+            done = self._run(claim)
+            self._report(Report(kind="done" if done else "dropped", job=claim.job))
+        except InputError as error:
+            self._fail(claim, Failure.REFUSED, str(error))
+        except MemoryError:
+            self._fail(claim, Failure.REFUSED, "the request asks for more memory than there is")
+        except FileNotFoundError:  # of a job that was cancelled meanwhile, most likely
+            self._fail(claim, Failure.INTERNAL, "the job's files are gone: send it again")
+        except (DiskFullError, sqlite3.OperationalError) as error:
+            if isinstance(error, sqlite3.Error) and not is_full(error):
+                raise
+            self._fail(claim, Failure.DISK_FULL, "the server's disk is full: try again later")
+        return True
+
+    def _run(self, claim: Claim) -> bool:
+        """Run what is left of a job; False if it was taken away meanwhile."""
+        server = self._servers[claim.model_hash]
+        request = Request.from_bytes(self._storage.request(claim.job).read_bytes())
+        tasks = server.tasks(request.n)
+        values = server.read_values(request)
+        for index, task in enumerate(tasks[: claim.tasks_done], start=1):
+            values.update(self._read_outputs(claim.job, index, task))
+        start = time.perf_counter()
+        keys = self._keys.get(claim, server)
+        for index, task in enumerate(tasks[claim.tasks_done :], start=claim.tasks_done + 1):
+            outputs = server.run_task(task, values, keys)
+            values.update(outputs)
+            last = index == len(tasks)
+            self._write_outputs(claim.job, index, request.n, outputs, last)
+            seconds = time.perf_counter() - start
+            event = TaskEvent(stage=task.stage, seconds=seconds, index=index, total=len(tasks))
+            if not self._jobs.record(self._lease, claim.job, event):
+                return False
+            self._report(Report(kind="task", job=claim.job, stage=task.stage, seconds=seconds))
+            start = time.perf_counter()
+        self._storage.keep_result(claim.job)
+        return True
+
+    def _write_outputs(
+        self, job: str, index: int, n: int, outputs: dict[str, Value], last: bool
+    ) -> None:
+        ciphertexts = {name: value.serialize() for name, value in outputs.items()}
+        if last:
+            self._storage.write(self._storage.result(job), Response(n, ciphertexts).to_bytes())
+        else:
+            self._storage.write(self._storage.task(job, index), Message(n, ciphertexts).to_bytes())
+
+    def _read_outputs(self, job: str, index: int, task: Task) -> dict[str, Value]:
+        message = Message.from_bytes(self._storage.task(job, index).read_bytes())
+        return {name: read_value(name, message.ciphertexts[name]) for name in task.outputs}
+
+    def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
+        if self._jobs.fail(self._lease, failure, message):
+            self._storage.remove_job(claim.job)
+        self._report(Report(kind="failed", job=claim.job, error=failure, message=message))
+
+
+def _load(digest: str, folder: Path) -> Server:
+    """Load circuits. Raises InputError if they are others than the server showed its clients."""
+    if folder_hash(folder) != digest:
+        raise InputError(f"{folder} has changed since the server started: start it again")
+    return Server(folder)
+
+
+def main() -> None:
+    """Work until the server is gone."""
+    os.nice(NICENESS)
+    order = Order.model_validate_json(sys.argv[1])
+    # What is beyond fails here, before the kernel kills some process to make room.
+    resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
+    report = _take_streams()
+    log_to_stderr()
+    wake = threading.Event()
+    threading.Thread(target=_listen, args=(wake,), daemon=True).start()
+    try:
+        worker = Worker(order, report)
+        report(Report(kind="ready"))
+        while True:
+            wake.clear()
+            while worker.run_next():
+                pass
+            wake.wait(IDLE_S)
+    except InputError as error:
+        LOG.error("worker can't start", extra=fields(reason=str(error)))
+        os._exit(BROKEN)
+    except Exception:
+        LOG.exception("worker failed")
+        os._exit(FAILED)
+
+
+def _listen(wake: threading.Event) -> None:
+    """Wake the worker for each line; end it, wherever it is, with the server."""
+    for _ in sys.stdin.buffer:
+        wake.set()
+    os._exit(0)
+
+
+def _take_streams() -> Callable[[Report], None]:
+    """Keep stdout for reports and stderr for logs; return what sends reports.
+
+    What native code prints is lost: one forged ciphertext makes it print megabytes.
+    """
+    lines = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    sys.stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+
+    def report(content: Report) -> None:
+        try:
+            print(content.model_dump_json(exclude_none=True), file=lines, flush=True)
+        except BrokenPipeError:
+            os._exit(0)
+
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Settings come from options, environment and file; tokens are kept as hashes alone."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.service.access import Rates, Tokens, new_token
+from fhe_inhibitor.service.refusals import Refused
+from fhe_inhibitor.service.settings import ENVIRONMENT, load_settings
+
+
+def test_options_go_before_environment_before_file(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 1\nworkers = 2\nmax_keys = 3\n")
+    monkeypatch.setenv(f"{ENVIRONMENT}PORT", "4")
+    monkeypatch.setenv(f"{ENVIRONMENT}WORKERS", "5")
+    settings = load_settings(file, port=6, workers=None)
+    assert (settings.port, settings.workers, settings.max_keys) == (6, 5, 3)
+    assert settings.limits.max_keys == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ports = 1", "setting ports"),
+        ("port = 'x'", "setting port"),
+        ("workers = 0", "setting workers"),
+        ("port = ", "can't be read as TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_settings(file)
+    with pytest.raises(InputError, match="no settings file"):
+        load_settings(tmp_path / "missing")
+
+
+def test_a_token_opens_one_users_things_and_is_stored_as_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    tokens = Tokens(path)
+    with pytest.raises(Refused):
+        tokens.user("Bearer x")
+    alice, bob = new_token(path, "alice"), new_token(path, "bob")
+    assert tokens.user(f"Bearer {alice}") == "alice"
+    assert tokens.user(f"bearer {bob}") == "bob"
+    assert alice not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for wrong in (None, "", alice, f"Basic {alice}", f"Bearer {alice}x", "Bearer "):
+        with pytest.raises(Refused):
+            tokens.user(wrong)
+    for name in ("../alice", "", "Alice", "a" * 65):
+        with pytest.raises(InputError):
+            new_token(path, name)
+    with path.open("a") as file:
+        file.write("broken\n")
+    assert tokens.user(f"Bearer {alice}") == "alice", "a broken file locks nobody out"
+    with pytest.raises(InputError, match="line 3"):
+        Tokens(path)
+
+
+def test_a_rate_is_each_users_own(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    rates = Rates(per_s=1, burst=2)
+    for _ in range(2):
+        rates.count("alice")
+    with pytest.raises(Refused) as refused:
+        rates.count("alice")
+    assert refused.value.headers == {"Retry-After": "1"}
+    rates.count("bob")
+    now[0] = 1.0
+    rates.count("alice")
