@@ -95,8 +95,8 @@ def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_pat
     assert sum(stage["seconds"] for stage in first["stages"]) < first["seconds"]
 
     (tmp_path / "token").write_text(f"{heidi.token}\n")
-    options = ("--token-file", str(tmp_path / "token"))
-    process = start(heidi, "classify", *on_server, *options, TEXT, FHE_INHIBITOR_TOKEN="", **secret)
+    token = ("--token-file", str(tmp_path / "token"))
+    process = start(heidi, "classify", *on_server, *token, TEXT, FHE_INHIBITOR_TOKEN="", **secret)
     code, out, err = outcome(process)
     assert (code, err) == (0, "")
     for word in ("probability", "encrypted steps", "load keys", "layer0.attend", "evaluation keys"):
