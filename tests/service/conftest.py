@@ -17,6 +17,7 @@ from fhe_inhibitor.integer_model import IntegerModel
 from fhe_inhibitor.messages import Response
 from tests.networks import NetworkShape
 from tests.service.api import Api
+from tests.service.remote_user import RemoteUser, remote_user
 from tests.service.serving import Serving, serve
 from tests.tiny_model import write_tiny_model
 
@@ -101,3 +102,12 @@ def bob(server: Serving, other_user: User) -> Api:
     api = Api(server.url, server.other_token, other_user.keys)
     api.upload()
     return api
+
+
+@pytest.fixture(scope="session")
+def carol(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> RemoteUser:
+    """A user whose keys are made and uploaded, and whose cache is full."""
+    user = remote_user(server, "carol", tmp_path_factory.mktemp("carol"))
+    with user.client() as client:
+        client.prepare()
+    return user

@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fhe_inhibitor.command_line import main
 from fhe_inhibitor.keyring import Keyring
 from fhe_inhibitor.service.protocol import Status
 from tests.conftest import REPOSITORY
@@ -27,17 +29,20 @@ def heidi(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> RemoteUs
     return remote_user(server, "heidi", tmp_path_factory.mktemp("heidi"))
 
 
-def start(user: RemoteUser, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    names = {
+def names(user: RemoteUser) -> dict[str, str]:
+    """Return the environment of a user."""
+    return {
         "FHE_INHIBITOR_KEYS": str(user.folder / "keys"),
         "FHE_INHIBITOR_CACHE": str(user.folder / "cache"),
         "FHE_INHIBITOR_TOKEN": user.token,
-        **environment,
     }
+
+
+def start(user: RemoteUser, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "fhe_inhibitor", *arguments],
         cwd=REPOSITORY,
-        env={**os.environ, **names},
+        env={**os.environ, **names(user), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -46,12 +51,28 @@ def start(user: RemoteUser, *arguments: str, **environment: str) -> subprocess.P
     )
 
 
+@pytest.fixture
+def run(
+    heidi: RemoteUser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process, which is enough where nothing is encrypted."""
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        for name, value in {**names(heidi), **environment}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        return int(exit_.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
 def outcome(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
-def test_from_keys_to_labels_and_back_to_nothing(heidi: RemoteUser, tmp_path: Path) -> None:
+def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_path: Path) -> None:
     """One walk through all commands, with locked keys: each costs a process."""
     on_server, secret = ("--server", heidi.server.url), {"FHE_INHIBITOR_PASSPHRASE": "a b c"}
     code, out, err = outcome(start(heidi, "keys", "new", *on_server, "--passphrase", **secret))
@@ -74,18 +95,34 @@ def test_from_keys_to_labels_and_back_to_nothing(heidi: RemoteUser, tmp_path: Pa
     assert sum(stage["seconds"] for stage in first["stages"]) < first["seconds"]
 
     (tmp_path / "token").write_text(f"{heidi.token}\n")
-    by_file = ("--token-file", str(tmp_path / "token"))
-    process = start(heidi, "classify", *on_server, *by_file, TEXT, FHE_INHIBITOR_TOKEN="", **secret)
+    token = ("--token-file", str(tmp_path / "token"))
+    process = start(heidi, "classify", *on_server, *token, TEXT, FHE_INHIBITOR_TOKEN="", **secret)
     code, out, err = outcome(process)
     assert (code, err) == (0, "")
     for word in ("probability", "encrypted steps", "load keys", "layer0.attend", "evaluation keys"):
         assert word in out
     assert "clear" not in out
 
-    listed = json.loads(outcome(start(heidi, "keys", "list", "--json"))[1])
-    assert [(row["model"], row["locked"]) for row in listed] == [("tiny", True)]
-    code, out, err = outcome(start(heidi, "keys", "remove", "tiny", *on_server))
+    wrong = start(heidi, "classify", *on_server, TEXT, FHE_INHIBITOR_PASSPHRASE="wrong")
+    assert_refused(outcome(wrong), 2, "wrong passphrase")
+    assert_refused(run("classify", *on_server, TEXT), 2, "set FHE_INHIBITOR_PASSPHRASE")
+    assert_refused(run("keys", "new", *on_server), 2, "there are keys", "already")
+
+    (row,) = json.loads(run("keys", "list", "--json")[1])
+    assert (row["model"], row["locked"]) == ("tiny", True)
+    assert entry.model_hash[:12] in run("keys", "list")[1]
+    code, out, err = run("keys", "remove", "tiny", *on_server)
     assert (code, err, Keyring(heidi.folder / "keys").entries()) == (0, "", [])
+    assert "no keys in" in run("keys", "list")[1]
+    assert_refused(run("keys", "remove", "tiny"), 2, "names 0 sets of keys")
+
+
+def assert_refused(outcome: tuple[int, str, str], code: int, *words: str) -> None:
+    """One line on stderr that holds all the words, and nothing else."""
+    found, out, err = outcome
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert err.startswith("fhe-inhibitor: ")
+    assert all(word in err for word in words)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +135,10 @@ def test_from_keys_to_labels_and_back_to_nothing(heidi: RemoteUser, tmp_path: Pa
         (("--server", "http://127.0.0.1:9"), {}, 1, ["can't be reached"]),
         (("--server", "nowhere"), {}, 2, ["is no address"]),
         (("--ca", "nowhere.pem"), {}, 2, ["nowhere.pem holds no certificates"]),
-        ((" ",), {}, 2, ["the text is empty"]),
     ],
 )
 def test_what_is_wrong_is_one_line(
+    run,
     heidi: RemoteUser,
     arguments: tuple[str, ...],
     environment: dict[str, str],
@@ -109,37 +146,17 @@ def test_what_is_wrong_is_one_line(
     words: list[str],
 ) -> None:
     command = ("classify", "--server", heidi.server.url, *arguments, TEXT)
-    found, out, err = outcome(start(heidi, *command, **environment))
-    assert (found, out, err.count("\n")) == (code, "", 1)
-    assert err.startswith("fhe-inhibitor: ")
-    assert all(word in err for word in words)
+    assert_refused(run(*command, **environment), code, *words)
 
 
-def test_locked_keys_want_their_passphrase(heidi: RemoteUser, tmp_path: Path) -> None:
-    user = RemoteUser(heidi.server, heidi.token, tmp_path)
-    on_server = ("--server", heidi.server.url)
-    new = start(user, "keys", "new", *on_server, "--passphrase", FHE_INHIBITOR_PASSPHRASE="right")
-    assert outcome(new)[0] == 0
-    command = ("classify", *on_server, TEXT)
-    code, out, err = outcome(start(user, *command, FHE_INHIBITOR_PASSPHRASE="wrong"))
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "wrong passphrase" in err
-    code, out, err = outcome(start(user, *command))
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "set FHE_INHIBITOR_PASSPHRASE" in err
-    code, out, err = outcome(start(user, "keys", "new", *on_server))
-    assert (code, err.count("\n")) == (2, 1)
-    assert "already" in err
-
-
-def test_ctrl_c_is_one_line_and_cancels_on_the_server(heidi: RemoteUser) -> None:
-    known = client_jobs(heidi)
-    with heeding_ctrl_c(), stopped_workers(heidi.server):
-        process = start(heidi, "classify", "--server", heidi.server.url, TEXT)
-        new_job(heidi, known)
+def test_ctrl_c_is_one_line_and_cancels_on_the_server(carol: RemoteUser) -> None:
+    known = client_jobs(carol)
+    with heeding_ctrl_c(), stopped_workers(carol.server):
+        process = start(carol, "classify", "--server", carol.server.url, TEXT)
+        new_job(carol, known)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         code, out, err = outcome(process)
     assert (code, out, err.count("\n")) == (130, "", 1)
     assert "interrupted" in err
-    (job,) = [job for job in jobs(heidi) if job.id not in known]
+    (job,) = [job for job in jobs(carol) if job.id not in known]
     assert job.status is Status.CANCELLED

@@ -34,15 +34,6 @@ pytestmark = pytest.mark.fhe
 TEXTS = ["a good film", "bad", "the film is n't very good"]
 
 
-@pytest.fixture(scope="session")
-def carol(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> RemoteUser:
-    """A user whose keys are made and uploaded, and whose cache is full."""
-    user = remote_user(server, "carol", tmp_path_factory.mktemp("carol"))
-    with user.client() as client:
-        client.prepare()
-    return user
-
-
 @pytest.fixture
 def wire(server: Serving) -> Iterator[Wire]:
     with Wire(server) as wire:
@@ -171,16 +162,18 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(carol: RemoteUser) -> None
     assert carol.steps() == ["download"]
 
 
-def test_an_upload_that_is_cut_goes_on(server: Serving, wire: Wire, tmp_path: Path) -> None:
-    frank = remote_user(server, "frank", tmp_path / "frank")
+def test_an_upload_that_is_cut_goes_on(carol: RemoteUser, wire: Wire) -> None:
+    with carol.client() as client:
+        (entry,) = client.keyring.entries()
+        client.delete_keys(entry.evaluation_keys)
     wire.cut_at = (UP, 200_000, b"")
-    with frank.client(wire.url) as client:
+    with carol.client(wire.url) as client:
         client.prepare()
         keys_bytes = client.evaluation_keys_bytes
     assert wire.n_cut == 1
-    (state,) = KeysList.model_validate_json(ask(frank, "/keys").content).keys
+    (state,) = KeysList.model_validate_json(ask(carol, "/keys").content).keys
     assert state.complete and state.size == keys_bytes
-    uploads = [progress.done for progress in frank.progress if progress.step == "upload"]
+    uploads = [progress.done for progress in carol.progress if progress.step == "upload"]
     assert uploads == sorted(uploads) and uploads[-1] == keys_bytes
 
 
@@ -304,6 +297,7 @@ def test_ctrl_c_cancels_on_the_server(carol: RemoteUser) -> None:
     assert job.status is Status.CANCELLED
 
 
+@pytest.mark.slow  # the service's own tests kill servers, too
 def test_a_server_that_dies_meanwhile_is_waited_for(tiny: Tiny, tmp_path: Path) -> None:
     with serve(tiny.folder, tiny.cache, tmp_path / "data") as server:
         grace = remote_user(server, "grace", tmp_path / "grace")
