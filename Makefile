@@ -14,7 +14,7 @@ SST2 ?= ../shared/data/glue/sst2
 SENTENCES ?= ../shared/data/reviews/sentences.txt.gz
 GLUE ?= ../shared/data/glue
 TASK ?= sst2
-RECIPE ?= gradual
+RECIPE ?= aligned
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
 

@@ -49,7 +49,7 @@ READ_IN_FULL = (0.0, 0.05, 0.2, 0.5)  # quantiles of the distance, D0
 NOT_READ = (0.1, 0.3, 0.6, 0.9, 1.0)  # D1
 KEY_SHARES = (0.0, 1.0)  # of the way from the mean key to the mean query
 VALUE_OFFSETS = (0.0, 1.0, 2.0)  # standard deviations, unsigned only
-CALIBRATION_TEXTS = 16
+CALIBRATION_TEXTS = 32
 MAX_SAMPLES = 100_000
 
 

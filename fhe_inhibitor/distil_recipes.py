@@ -1,8 +1,21 @@
 """The recipes of `fhe-inhibitor distill`: which phases, on what, against which teacher.
 
-Two are published (Zhang & Braennvall 2025, arXiv 2503.15983), one is ours, and one makes the
-teacher that they are compared with. Numbers are for two processor cores; an experiment's file can
-set each of them.
+    teacher          the teacher itself, fine-tuned: E0, and the --teacher of the others
+    task-agnostic    E1 of Zhang & Brännvall 2025 (arXiv 2503.15983)
+    task-specific    E2 of the same
+    aligned          ours
+
+E1 teaches attention on any text to speak like the pretrained teacher's and learns the task last.
+E2 has the task's texts alone and changes everything at once, at the small learning rate that a
+network of trained weights stands; its lower layers, whose attention is the furthest from the
+teacher's, hardly move. `aligned` takes from each what works. Like E2 it needs nothing but the
+task and its fine-tuned teacher. Like E1 it first aligns the attention of one layer at a time,
+which stands a larger rate, but with the teacher that knows the task: what a layer learns is what
+this task needs, and no later phase has to unlearn it. Then all layers follow the teacher's hidden
+states (weighted up, so that lower layers go on learning) and probabilities, on the task's texts
+and altered copies, which the teacher labels too.
+
+Numbers are for two processor cores; an experiment's file can set each of them.
 """
 
 from __future__ import annotations
@@ -20,29 +33,26 @@ class Recipe(Record):
     tuned_teacher: bool
 
 
-# E0: the teacher by itself, labels only. Its checkpoint serves the others as --teacher.
-TEACHER = Recipe(
-    name="teacher",
-    tuned_teacher=True,
-    phases=(),
-)
+TEACHER = Recipe(name="teacher", tuned_teacher=True, phases=())
+# How a teacher that knows the language only is fine-tuned, in any recipe.
 TUNING = Phase(name="teacher", hard=1, epochs=3, min_steps=300, learning_rate=5e-5)
 
-# E1: attention learns to speak like the pretrained teacher's, on any text; then the task.
+LAYERS = Phase(
+    name="layers",
+    reads="text",
+    trains="layers",
+    attention=1,
+    epochs=3,
+    min_steps=400,
+    max_steps=600,
+    learning_rate=3e-4,
+)
+
 TASK_AGNOSTIC = Recipe(
     name="task-agnostic",
     tuned_teacher=False,
     phases=(
-        Phase(
-            name="layers",
-            reads="text",
-            trains="layers",
-            attention=1,
-            epochs=3,
-            min_steps=400,
-            max_steps=600,
-            learning_rate=1e-3,
-        ),
+        LAYERS,
         Phase(
             name="hidden",
             reads="text",
@@ -56,42 +66,32 @@ TASK_AGNOSTIC = Recipe(
     ),
 )
 
-# E2: the fine-tuned teacher's probabilities and hidden states, on the task's texts alone.
 TASK_SPECIFIC = Recipe(
     name="task-specific",
     tuned_teacher=True,
     phases=(Phase(name="task", hidden=1, soft=1, epochs=3, min_steps=300, learning_rate=5e-5),),
 )
 
-# Ours.
-GRADUAL = Recipe(
-    name="gradual",
+ALIGNED = Recipe(
+    name="aligned",
     tuned_teacher=True,
     phases=(
-        Phase(
-            name="layers",
-            reads="text",
-            trains="layers",
-            attention=1,
-            epochs=3,
-            min_steps=300,
-            max_steps=400,
-            learning_rate=1e-3,
-        ),
+        LAYERS,
         Phase(
             name="task",
-            hidden=1,
+            hidden=5,
             soft=1,
             hard=0.3,
             epochs=3,
             min_steps=1500,
-            learning_rate=1e-4,
-            augmented=3,
+            max_steps=6000,
+            learning_rate=2e-4,
+            augmented=1,
         ),
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TEACHER, TASK_AGNOSTIC, TASK_SPECIFIC, GRADUAL)}
+RECIPES = {recipe.name: recipe for recipe in (TEACHER, TASK_AGNOSTIC, TASK_SPECIFIC, ALIGNED)}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,8 @@ def run(
     out = Path(out)
     task, recipe = find_task(experiment.task), find_recipe(experiment.recipe)
     experiment.changed(recipe)
+    if find_spec("accelerate") is None:
+        raise InputError("distilling needs accelerate; run `pip install 'fhe-inhibitor[train]'`")
     _claim(out, experiment)
     if (out / RESULT).exists():
         return Result.model_validate_json((out / RESULT).read_text())

@@ -3,7 +3,7 @@
     data: ../shared/data/glue           # a folder of TSV folders, one per task
     experiments:
       - name: recipes                   # a section of the report
-        settings: {recipe: gradual, teacher: "{work}/teachers/{task}"}
+        settings: {recipe: aligned, teacher: "{work}/teachers/{task}"}
         each: {task: [sst2, cola], seed: [0, 1, 2]}
 
 An entry makes one experiment for each combination under `each`; `{work}`, `{data}` and the names
@@ -93,7 +93,7 @@ def run_plan(
 def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Experiment]]:
     """Yield name and settings of each experiment of an entry.
 
-    >>> entry = Entry(name="a", settings={"recipe": "gradual", "teacher": "{work}/{task}"},
+    >>> entry = Entry(name="a", settings={"recipe": "aligned", "teacher": "{work}/{task}"},
     ...               each={"task": ["rte"], "seed": [0, 1]})
     >>> [(name, e.teacher) for name, e in expand(Plan(experiments=[entry]), entry, Path("w"))]
     [('rte-0', 'w/rte'), ('rte-1', 'w/rte')]

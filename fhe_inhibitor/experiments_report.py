@@ -30,7 +30,7 @@ SECTIONS = {
     "recipes": (
         "Recipes",
         "The published recipes (arXiv 2503.15983: E1 is task-agnostic, E2 task-specific) and "
-        "ours, `gradual`, on development sets.",
+        "ours, `aligned`, on development sets.",
     ),
     "ablation": (
         "Thresholds: fixed or learned, derived or not, signed or unsigned",
@@ -84,12 +84,12 @@ def write_report(results: Path, out: Path) -> str:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return a table in Markdown of the score of each recipe and task, in percent.
 
-    >>> rows = [dict(recipe="gradual", task="rte", seed=s, split="validation", metric="score",
+    >>> rows = [dict(recipe="aligned", task="rte", seed=s, split="validation", metric="score",
     ...              value=v, settings={}) for s, v in ((0, 0.5), (1, 0.6))]
     >>> print(table(rows))
     | recipe | rte |
     |---|---|
-    | gradual | 55.00 ± 7.07 (2) |
+    | aligned | 55.00 ± 7.07 (2) |
     """
     scores = _scores(rows)
     differing = _differing([dict(settings) for (_, settings), _ in scores])

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from fhe_inhibitor.derivation import student_from_teacher
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiment import Experiment, Result, read_experiment, run
+from fhe_inhibitor.observation import blended
 from fhe_inhibitor.phases import last_whole_checkpoint
 from tests.conftest import REPOSITORY
 from tests.tiny_teacher import save_teacher, tiny_teacher
@@ -67,7 +68,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def make(base: dict[str, Any], recipe: str, **changes: Any) -> Experiment:
     names = {"task-agnostic": PHASES, "teacher": {"teacher": PHASES["task"]}}
     phases = names.get(recipe, {"task": PHASES["task"]})
-    if recipe == "gradual":
+    if recipe == "aligned":
         phases = {**phases, "layers": PHASES["layers"]}
     return Experiment(**{**base, "recipe": recipe, "phases": phases, **changes})
 
@@ -190,7 +191,7 @@ def test_a_finished_run_is_only_read(base: dict[str, Any], agnostic: Path) -> No
     assert result.rows and not steps and time.monotonic() - start < 1
 
 
-@pytest.mark.parametrize("recipe", ["task-specific", "gradual"])
+@pytest.mark.parametrize("recipe", ["task-specific", "aligned"])
 @pytest.mark.parametrize("kind", ["inhibitor_signed", "dot_product"])
 def test_other_recipes_learn_the_task(
     base: dict[str, Any], tmp_path: Path, recipe: str, kind: str
@@ -203,6 +204,24 @@ def test_other_recipes_learn_the_task(
     scores = {row.recipe: row.value for row in result.rows if row.metric == "score"}
     assert scores[recipe] > 0.5
     assert set(scores) == {recipe, "teacher"}
+
+
+def test_attention_fades_from_the_teacher_to_the_student() -> None:
+    teacher = tiny_teacher(initializer_range=0.3)
+    student = student_from_teacher(teacher, "inhibitor_signed")
+    reference = student_from_teacher(teacher, "dot_product")
+    ids = torch.randint(5, 14, (3, 7), generator=torch.manual_seed(0))
+    mask = torch.ones_like(ids)
+    alone, wanted = student(ids, mask).logits, reference(ids, mask).logits
+    share = [0.0, 0.0]
+    with blended(student, reference, share):
+        torch.testing.assert_close(student(ids, mask).logits, wanted, atol=1e-5, rtol=1e-5)
+        share[:] = [0.5, 0.0]
+        assert not torch.allclose(student(ids, mask).logits, wanted)
+        share[:] = [1.0, 1.0]
+        assert torch.equal(student(ids, mask).logits, alone)
+    share[:] = [0.0, 0.0]
+    assert torch.equal(student(ids, mask).logits, alone)
 
 
 def test_early_stopping_ends_a_phase_and_keeps_its_best(
@@ -283,16 +302,16 @@ def test_a_student_of_another_shape_is_refused(base: dict[str, Any], tmp_path: P
 
 def test_settings_come_from_yaml_and_options(tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
-    path.write_text("recipe: gradual\ntask: rte\nseed: 3\nphases:\n  task: {epochs: 2}\n")
+    path.write_text("recipe: aligned\ntask: rte\nseed: 3\nphases:\n  task: {epochs: 2}\n")
     experiment = read_experiment(path, {"seed": 4, "teacher": None})
     assert (experiment.task, experiment.seed, experiment.teacher) == ("rte", 4, "minilm")
-    path.write_text(json.dumps({"recipe": "gradual", "task": "rte"}))
+    path.write_text(json.dumps({"recipe": "aligned", "task": "rte"}))
     assert read_experiment(path, {}).task == "rte"
     path.write_text("- rte")
     with pytest.raises(InputError, match="holds no settings"):
         read_experiment(path, {})
-    path.write_text("recipe: gradual\ntask: rte\nsped: 3\n")
+    path.write_text("recipe: aligned\ntask: rte\nsped: 3\n")
     with pytest.raises(InputError, match="setting 'sped'"):
         read_experiment(path, {})
     with pytest.raises(InputError, match="setting 'task': field required"):
-        read_experiment(None, {"recipe": "gradual"})
+        read_experiment(None, {"recipe": "aligned"})

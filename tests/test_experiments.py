@@ -87,10 +87,10 @@ def test_results_of_any_maker_make_a_table(tmp_path: Path) -> None:
 
 def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
     rows = [row("teacher", "sst2", 0, 0.9), row("teacher", "rte", 0, 0.6)]
-    rows += [row("gradual", "sst2", 0, 0.88), row("gradual", "rte", 0, 0.61)]
+    rows += [row("aligned", "sst2", 0, 0.88), row("aligned", "rte", 0, 0.61)]
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "a.json").write_text(json.dumps({"rows": rows}))
-    assert "- gradual: -0.50 points over sst2, rte" in write_report(tmp_path, tmp_path)
+    assert "- aligned: -0.50 points over sst2, rte" in write_report(tmp_path, tmp_path)
 
 
 def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_distill_and_evaluate_from_the_command_line(run, plan: Path, tmp_path: P
     ("arguments", "said"),
     [
         (("distill", "--recipe", "magic", "--task", "cola"), "no recipe 'magic'"),
-        (("distill", "--recipe", "gradual", "--task", "sst3"), "no task 'sst3'"),
-        (("distill", "--recipe", "gradual"), "setting 'task': field required"),
+        (("distill", "--recipe", "aligned", "--task", "sst3"), "no task 'sst3'"),
+        (("distill", "--recipe", "aligned"), "setting 'task': field required"),
         (("distill", "--config", "none.yaml"), "none.yaml is no YAML or JSON file"),
         (
-            ("distill", "--recipe", "gradual", "--task", "cola", "--teacher", "/no/such"),
+            ("distill", "--recipe", "aligned", "--task", "cola", "--teacher", "/no/such"),
             "no teacher could be loaded from '/no/such'",
         ),
         (("evaluate", "--task", "cola", "--model", "/no/such", "--data", "DATA"), "no classifier"),
