@@ -21,7 +21,7 @@ SHAPE = NetworkShape(dim=4, n_heads=1, key_dim=1, value_dim=2, last_key_dim=2, m
 def write_tiny_model(
     folder: Path, seed: int = 0, buckets: tuple[int, ...] = (2, 4), shape: NetworkShape = SHAPE
 ) -> Path:
-    """Write a random model that reads up to `buckets[-1]` of `WORDS`; return the folder."""
+    """Write a random model that reads up to `buckets[-1]` of `WORDS`; return its folder."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     entries = ["[PAD]", "[UNK]", *WORDS.split()]
