@@ -77,7 +77,7 @@ benchmark: $(STAMP) ## one attention head, encrypted, n to 16, four circuits; go
 	$(BIN)/fhe-inhibitor benchmark attention $(ARGS)
 
 .PHONY: benchmark-quick
-benchmark-quick: $(STAMP) ## the same to n = 4, a few minutes
+benchmark-quick: $(STAMP) ## the same to n = 4, within five minutes
 	$(BIN)/fhe-inhibitor benchmark attention --quick --out build/benchmarks-quick $(ARGS)
 
 .PHONY: benchmark-plaintext

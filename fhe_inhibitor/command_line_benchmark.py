@@ -16,7 +16,7 @@ import typer
 from fhe_inhibitor.errors import InputError
 
 RESULTS = Path("build/benchmarks")
-QUICK_LENGTH, QUICK_REPETITIONS = 4, 3
+QUICK_LENGTH, QUICK_REPETITIONS, QUICK_BUDGET_S = 4, 3, 280.0
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,7 +51,10 @@ def attention(
     budget_s: Annotated[
         float | None, typer.Option(help="Begin nothing that would end after this time.")
     ] = None,
-    quick: Annotated[bool, typer.Option(help="Lengths to 4, three calls of each.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(help="Lengths to 4, three calls of each, a budget of 280 s if none is set."),
+    ] = False,
     out: OutOption = RESULTS,
 ) -> None:
     """Time encrypted heads of both mechanisms, in turn, at growing lengths."""
@@ -74,6 +77,8 @@ def attention(
         point_s=point_s,
         mode="execute" if mode == "execute" else "simulate",
     )
+    if quick and budget_s is None:
+        budget_s = QUICK_BUDGET_S
     with Display() as display:
         results = benchmark_attention(parameters, out, budget_s, display)
     write_attention(results, out)
