@@ -53,7 +53,7 @@ def attention(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option(help="Lengths to 4, three calls of each, a budget of 280 s if none is set."),
+        typer.Option(help="Lengths to 4, three calls of each; 280 s if no budget is set."),
     ] = False,
     out: OutOption = RESULTS,
 ) -> None:
