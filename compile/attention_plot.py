@@ -41,7 +41,7 @@ def plot_attention(
     over_lengths(lookups, lengths, "lookups of all widths")
     over_lengths(ratios, lengths, "ratio of run times")
     for axes in (times, lookups, ratios):
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     save_figure(figure, out, NAME)
 
 
