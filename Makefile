@@ -113,7 +113,8 @@ lint: $(STAMP) ## ruff and mypy
 
 .PHONY: test
 test: lint ## lint, then all tests but the slow ones, encrypted runs included
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --ignore=tests/service
+	$(BIN)/pytest -m "not slow" tests/service
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## tests without encryption

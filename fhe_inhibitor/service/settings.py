@@ -21,6 +21,7 @@ from fhe_inhibitor.service.protocol import Limits
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
+UNPACKED = 10  # memory that evaluation keys take, over their size as they are sent
 MEBIBYTE = 1 << 20
 
 
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
         """Memory that each worker may use."""
         shared_out = int(0.75 * psutil.virtual_memory().total) // self.workers
         return self.worker_memory_bytes or shared_out
+
+    @property
+    def ready_keys_bytes(self) -> int:
+        """Packed keys that a worker keeps ready: unpacked they fill half of its memory at most."""
+        return min(self.worker_keys_bytes, self.memory_bytes // (2 * UNPACKED))
 
     @property
     def limits(self) -> Limits:

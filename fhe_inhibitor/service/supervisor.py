@@ -116,7 +116,7 @@ class Supervisor:
             lease=lease,
             data_dir=settings.data_dir,
             models=self._models,
-            keys_bytes=settings.worker_keys_bytes,
+            keys_bytes=settings.ready_keys_bytes,
             memory_bytes=settings.memory_bytes,
             reserved_bytes=settings.reserved_bytes,
             max_unfinished_jobs=settings.max_unfinished_jobs,

@@ -76,3 +76,10 @@ def test_a_rate_is_each_users_own(monkeypatch) -> None:
     rates.count("bob")
     now[0] = 1.0
     rates.count("alice")
+
+
+def test_keys_kept_ready_leave_a_worker_memory_to_work_in() -> None:
+    settings = load_settings(worker_memory_bytes=3 << 30)
+    assert 20 * settings.ready_keys_bytes <= 3 << 30
+    plenty = load_settings(worker_memory_bytes=1 << 40)
+    assert plenty.ready_keys_bytes == plenty.worker_keys_bytes
