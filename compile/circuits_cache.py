@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import circuits
 from circuits.network import Network
-from compile.cache import cache_root, load_or_build, locked
+from compile.cache import load_or_build, locked
 from compile.observer import Observer
+from fhe_inhibitor.folders import cache_root
 from fhe_inhibitor.integer_model import IntegerModel
 from fhe_inhibitor.manifest import CONCRETE_VERSION, FORMAT_VERSION, read_manifest
 

@@ -68,7 +68,7 @@ class _States:
             x = self._padded(self.theirs, chosen, mask)
             with torch.autocast(x.device.type, torch.bfloat16):
                 attended = block.attention(x, mask)
-                self._keep(self.theirs, chosen, mask, _finish(block, x, attended))
+                self._keep(self.theirs, chosen, mask, block.finish(x, attended))
             self._keep(targets, chosen, mask, attended)
         return [LayerRow(x, target) for x, target in zip(self.own, targets, strict=True)]
 
@@ -79,7 +79,7 @@ class _States:
         for chosen, _, mask in self._batches():
             x = self._padded(self.own, chosen, mask)
             with torch.autocast(x.device.type, torch.bfloat16):
-                self._keep(self.own, chosen, mask, _finish(block, x, block.attention(x, mask)))
+                self._keep(self.own, chosen, mask, block.finish(x, block.attention(x, mask)))
 
     @torch.no_grad()
     def _batches(self) -> Any:
@@ -95,12 +95,6 @@ class _States:
     def _keep(self, states: list[Tensor], chosen: Any, mask: Tensor, x: Tensor) -> None:
         for index, row, length in zip(chosen, x.detach(), mask.sum(dim=1).tolist(), strict=True):
             states[index] = row[:length].bfloat16().cpu().clone()
-
-
-def _finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """What a block makes of its input and its attention's output."""
-    x = block.sa_layer_norm(attended + x)
-    return block.output_layer_norm(x + block.ffn(x))
 
 
 def align_layers(

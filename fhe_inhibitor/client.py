@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from concrete import fhe
 
-from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.manifest import SPECS_FILE, Encryption, read_manifest
 from fhe_inhibitor.messages import Request, Response, pack_keys, unpack_keys
 from fhe_inhibitor.private_files import is_locked, lock, read_private, unlock, write_private
@@ -82,7 +82,7 @@ class Client:
         try:
             self._keys.load_from_bytes(unpack_keys(self.manifest.keys_hash, data))
         except (RuntimeError, InputError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
             raise InputError(f"{path} holds no keys ({reason}); generate new ones") from error
 
     def evaluation_keys(self) -> bytes:

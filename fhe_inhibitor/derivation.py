@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DistilBertConfig
+from transformers import DistilBertConfig, PreTrainedModel
 
 from fhe_inhibitor import attention as attention_functions
 from fhe_inhibitor.configuration import InhibiDistilBertConfig
@@ -73,7 +73,17 @@ def student_from_teacher(
 
     Raises InputError for a teacher that is no DistilBERT.
     """
-    given: Any = teacher.model.config
+    return from_distilbert(teacher.model, attention_kind, n_tokens)
+
+
+def from_distilbert(
+    model: PreTrainedModel, attention_kind: str = "dot_product", n_tokens: int = MAX_TOKENS
+) -> InhibiDistilBertForSequenceClassification:
+    """Return a DistilBERT as an InhibiDistilBERT, the same one with attention "dot_product".
+
+    Raises InputError for a model that is no DistilBERT.
+    """
+    given: Any = model.config
     if not isinstance(given, DistilBertConfig):
         raise InputError(
             f"the teacher is a {given.model_type!r}; a student's weights come from a 'distilbert'"
@@ -96,7 +106,7 @@ def student_from_teacher(
             label2id=given.label2id,
         )
     )
-    missing, unexpected = student.load_state_dict(teacher.model.state_dict(), strict=False)
+    missing, unexpected = student.load_state_dict(model.state_dict(), strict=False)
     new = {"gamma", "shift", "eta"}
     if unexpected or any(name.rsplit(".")[-1] not in new for name in missing):
         raise InputError(f"the teacher's weights don't fit: {[*unexpected, *missing][:4]}")
@@ -128,8 +138,7 @@ def derive(
             layer.out_lin.bias += (target - layer(x, mask))[read].mean(dim=0)
         after = (layer(x, mask) - target)[read].square().mean()
         fits.append(LayerFit(float(before), float(after), float(target[read].square().mean())))
-        x = block.sa_layer_norm(target + x)
-        x = block.output_layer_norm(x + block.ffn(x))
+        x = block.finish(x, target)
     return fits
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.corpus import TokenizedTexts
+from fhe_inhibitor.observation import soft_loss
 from fhe_inhibitor.processor_settings import flush_denormals, one_thread
 from fhe_inhibitor.public_model import most_important
 from fhe_inhibitor.quantized import calibrate
@@ -177,16 +178,10 @@ def distillation_loss(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, config: DistillationConfig
 ) -> Tensor:
     """Return T^2 KL(teacher || student) at temperature T, plus weighted cross entropy."""
-    temperature = config.temperature
-    soft = nn.functional.kl_div(
-        (logits / temperature).log_softmax(dim=-1),
-        (teacher_logits / temperature).log_softmax(dim=-1),
-        log_target=True,
-        reduction="batchmean",
-    )
+    soft = soft_loss(logits, teacher_logits, config.temperature)
     hard_labels = torch.where(labels < 0, teacher_logits.argmax(dim=-1), labels)
     hard = nn.functional.cross_entropy(logits, hard_labels)
-    return temperature**2 * soft + config.hard_weight * hard
+    return soft + config.hard_weight * hard
 
 
 @torch.inference_mode()

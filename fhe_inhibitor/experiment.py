@@ -299,7 +299,7 @@ class _Run:
                 lambda layer: self._journal(phase=phase.name, layer=layer), learn,
             )  # fmt: skip
         else:
-            choose_trained(model, phase, learn)
+            choose_trained(model, learn)
             train_model(
                 model, reference, phase, settings, rows, folder,
                 self._journal(phase=phase.name), self.task, self.held_out,

@@ -1,4 +1,4 @@
-"""Where files of a user lie: what can be made again in a cache, keys in a folder of their own."""
+"""Where files of a user lie: what can be made again in a cache, all else with the user's data."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def keys_root(folder: str | Path | None = None) -> Path:
     """Return `folder`, else the one FHE_INHIBITOR_KEYS names, else `keys` in the user's data."""
     named = folder or os.environ.get(KEYS_VARIABLE)
     return Path(named) if named else user_data_path(_NAME, appauthor=False) / "keys"
+
+
+def service_root() -> Path:
+    """Return the folder of a server's own files, `service` in the user's data."""
+    return user_data_path(_NAME, appauthor=False) / "service"

@@ -110,13 +110,22 @@ def _public_projections(network: Network) -> dict[str, Linear]:
     }
 
 
+def checkpoint_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a shipped checkpoint for its name, any other path as it is."""
+    return CHECKPOINTS / name_or_path if str(name_or_path) in _shipped() else Path(name_or_path)
+
+
+def _shipped() -> list[str]:
+    """Return the names of the shipped checkpoints."""
+    return sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir())
+
+
 def _find(name_or_path: str | Path) -> Path:
     """Return the folder of a checkpoint, its files all there."""
-    shipped = sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir())
-    path = CHECKPOINTS / name_or_path if str(name_or_path) in shipped else Path(name_or_path)
+    path = checkpoint_folder(name_or_path)
     if not path.is_dir():
         raise InputError(
-            f"no model {str(name_or_path)!r}: pass a folder, or one of {', '.join(shipped)}"
+            f"no model {str(name_or_path)!r}: pass a folder, or one of {', '.join(_shipped())}"
         )
     for name in (CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():

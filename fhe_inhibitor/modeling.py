@@ -217,9 +217,12 @@ class TransformerBlock(nn.Module):
                 self.output_step = Step.signed(config.dim, bits.activation_bits)
 
     def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
-        attended = self.attention(x, attention_mask, n_queries)
+        return self.finish(x[:, :n_queries], self.attention(x, attention_mask, n_queries))
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return the block's output of its queries' input and what they attended to."""
         if not self.shape.constant_query:  # the residual of a constant query is a bias
-            attended = attended + x[:, :n_queries]
+            attended = attended + x
         x = self.sa_layer_norm(attended)
         return self.output_layer_norm(x + self.ffn(x)) if self.shape.hidden_dim else x
 

@@ -25,8 +25,13 @@ from transformers import (
 )
 
 from fhe_inhibitor import integer_format
-from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import CHECKPOINTS, CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.integer_model import (
+    CONFIG_FILE,
+    INTEGER_FILE,
+    IntegerModel,
+    checkpoint_folder,
+)
 from fhe_inhibitor.onnx_float import float_graph
 from fhe_inhibitor.onnx_graph import OPSET
 from fhe_inhibitor.onnx_quantized import quantized_graph
@@ -138,8 +143,7 @@ def _compare(made: Made, out: Path) -> Export:
 
 
 def _find(name_or_path: str | Path) -> Path:
-    folder = CHECKPOINTS / name_or_path
-    folder = folder if folder.is_dir() else Path(name_or_path)
+    folder = checkpoint_folder(name_or_path)
     if not (folder / CONFIG_FILE).is_file():
         raise InputError(
             f"no model {str(name_or_path)!r}: pass the name of a shipped checkpoint, or a folder "
@@ -159,8 +163,7 @@ def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
         return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise InputError(f"no model could be loaded from {folder} ({line})") from error
+        raise InputError(f"no model could be loaded from {folder} ({first_line(error)})") from error
 
 
 def _encode(

@@ -16,7 +16,7 @@ import onnx
 from torch import Tensor, nn
 from transformers import DistilBertForSequenceClassification, PreTrainedModel
 
-from fhe_inhibitor.configuration import InhibiDistilBertConfig
+from fhe_inhibitor.derivation import from_distilbert
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import (
     InhibiDistilBertForSequenceClassification,
@@ -37,7 +37,7 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
     Raises InputError for another architecture, or an activation that ONNX has no operator for.
     """
     if isinstance(model, DistilBertForSequenceClassification):
-        model = inhibidistilbert_from(model)
+        model = from_distilbert(model)
     if not isinstance(model, InhibiDistilBertForSequenceClassification):
         raise InputError(
             f"a {model.config.model_type!r} can't be exported; wanted an 'inhibidistilbert' or a "
@@ -61,22 +61,6 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
     return graph.to_model(
         INPUTS, {"logits": (logits, FLOAT, ["batch", model.num_labels])}, {"form": "float"}
     )
-
-
-def inhibidistilbert_from(
-    teacher: DistilBertForSequenceClassification,
-) -> InhibiDistilBertForSequenceClassification:
-    """Return a DistilBERT as the InhibiDistilBERT with dot-product attention that it equals."""
-    given = teacher.config
-    names = ("vocab_size", "max_position_embeddings", "dim", "n_layers", "n_heads", "hidden_dim")
-    config = InhibiDistilBertConfig(
-        **{name: getattr(given, name) for name in (*names, "activation", "pad_token_id")},
-        num_labels=given.num_labels,
-        attention_kind="dot_product",
-    )
-    model = InhibiDistilBertForSequenceClassification(config).eval()
-    model.load_state_dict(teacher.state_dict(), strict=False)  # gamma and shift are 1 and 0
-    return model
 
 
 def _embed(graph: Graph, model: InhibiDistilBertForSequenceClassification) -> str:

@@ -254,7 +254,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return whole[max(whole)] if whole else None
 
 
-def choose_trained(model: nn.Module, phase: Phase, learn_thresholds: bool) -> None:
+def choose_trained(model: nn.Module, learn_thresholds: bool) -> None:
     """Let everything but the embeddings learn, and gamma, shift and eta if asked to."""
     for name, weight in model.named_parameters():
         is_threshold = name.rsplit(".")[-1] in THRESHOLDS

@@ -31,6 +31,7 @@ from fhe_inhibitor.remote_options import RemoteOptions
 from fhe_inhibitor.service.protocol import (
     IDEMPOTENCY_KEY,
     LAST_EVENT,
+    LOOPBACK,
     PREFIX,
     UPLOAD_OFFSET,
     Error,
@@ -49,7 +50,6 @@ POLL_S = 1.0
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 WAIT_S = 1.0  # where the server asks to come back and doesn't say when
 MAX_SHOWN = 300
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Answer = TypeVar("Answer", bound=BaseModel)
 

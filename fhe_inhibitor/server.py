@@ -22,7 +22,7 @@ from mlir._mlir_libs._concretelang._compiler import Library, ServerProgram
 from mlir._mlir_libs._concretelang._compiler import ServerKeyset as EvaluationKeys
 from mlir._mlir_libs._concretelang._compiler import TransportValue as Value
 
-from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.manifest import SERVER_FOLDER, Task, read_manifest
 from fhe_inhibitor.messages import Request, Response, unpack_keys
 
@@ -53,7 +53,7 @@ class Server:
             self._program = ServerProgram(library, False)
         except RuntimeError as error:
             raise InputError(
-                f"{folder / SERVER_FOLDER} can't be loaded ({_first_line(error)}); "
+                f"{folder / SERVER_FOLDER} can't be loaded ({first_line(error)}); "
                 "compile the model again"
             ) from error
 
@@ -68,7 +68,7 @@ class Server:
             return EvaluationKeys.deserialize(keys)
         except RuntimeError as error:
             raise InputError(
-                f"{len(data)} bytes are no evaluation keys ({_first_line(error)}): send them again"
+                f"{len(data)} bytes are no evaluation keys ({first_line(error)}): send them again"
             ) from error
 
     def tasks(self, n: int) -> tuple[Task, ...]:
@@ -123,7 +123,7 @@ class Server:
             return tuple(circuit.call(arguments, evaluation_keys))
         except RuntimeError as error:
             raise InputError(
-                f"{function} refuses its input ({_first_line(error)}); it was not made for these "
+                f"{function} refuses its input ({first_line(error)}); it was not made for these "
                 "circuits and keys"
             ) from error
 
@@ -134,7 +134,3 @@ def read_value(name: str, data: bytes) -> Value:
         return Value.deserialize(data)
     except RuntimeError as error:
         raise InputError(f"ciphertext {name!r} can't be read") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import fhe_inhibitor.modeling  # noqa: F401  (registers InhibiDistilBERT with transformers)
-from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.metrics import measure
 from fhe_inhibitor.tasks import Example, Task
 from fhe_inhibitor.teacher import MAX_TOKENS, length_batches, pad
@@ -45,10 +45,9 @@ def load_classifier(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
         model = AutoModelForSequenceClassification.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
-        first = str(error).strip().split("\n")[0]
         raise InputError(
-            f"no classifier could be loaded from {name!r} ({first}); pass a folder that "
-            f"`fhe-inhibitor distill` made, or a hub name on a machine with network access"
+            f"no classifier could be loaded from {name!r} ({first_line(error)}); pass a folder "
+            f"that `fhe-inhibitor distill` made, or a hub name on a machine with network access"
         ) from None
     if model.config.num_labels != task.n_labels:
         raise InputError(

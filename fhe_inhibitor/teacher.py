@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.errors import InputError, first_line
 
 OFFLINE_TEACHER = "minilm"
 MODEL_TYPES = ("distilbert", "bert")
@@ -95,7 +95,7 @@ def load_teacher(
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"no teacher could be loaded from {str(name_or_path)!r} ({_first_line(error)}); pass "
+            f"no teacher could be loaded from {str(name_or_path)!r} ({first_line(error)}); pass "
             f"a folder with config.json, model.safetensors and tokenizer.json, a hub name on a "
             f"machine with network access, or {OFFLINE_TEACHER!r}"
         ) from error
@@ -260,7 +260,3 @@ def _check_config(config: Any, name: str | Path, n_labels: int | None) -> None:
         )
     if n_labels is not None and config.num_labels != n_labels:
         raise InputError(f"{str(name)!r} has {config.num_labels} labels; wanted {n_labels}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

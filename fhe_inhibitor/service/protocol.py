@@ -63,6 +63,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 MAX_IDEMPOTENCY_KEY = 128
 OCTETS = "application/octet-stream"
 LAST_EVENT = "end"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # where a token crosses no network
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(description="Seconds since 1970, UTC.")]

@@ -11,22 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from platformdirs import user_data_path
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as Toml
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.folders import service_root
 from fhe_inhibitor.service.protocol import Limits
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
 UNPACKED = 10  # memory that evaluation keys take, over their size as they are sent
 MEBIBYTE = 1 << 20
-
-
-def _default_data_dir() -> Path:
-    return user_data_path("fhe-inhibitor", appauthor=False) / "service"
 
 
 class Settings(BaseSettings):
@@ -37,7 +33,7 @@ class Settings(BaseSettings):
     worker_threads: of each; the cores shared out if None. worker_memory_bytes: that each may use,
     because a forged ciphertext can ask for any amount; three quarters of the machine's shared out
     if None. worker_keys_bytes: evaluation keys that each keeps ready, of the clients it served
-    last; unpacked they take about ten times as much.
+    last; unpacked they take about ten times as much, but half of its memory at most.
     max_*: of one user. reserved_bytes: of the disk, left free.
     """
 
@@ -45,7 +41,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8765, ge=0, lt=65536)
-    data_dir: Path = Field(default_factory=_default_data_dir)
+    data_dir: Path = Field(default_factory=service_root)
     tokens_file: Path | None = None
     certificate: Path | None = None
     certificate_key: Path | None = None

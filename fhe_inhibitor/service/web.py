@@ -32,7 +32,7 @@ from fhe_inhibitor.service.database import is_full
 from fhe_inhibitor.service.dependencies import ServiceHere, refusals
 from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.middleware import BodyLimit, Observed
-from fhe_inhibitor.service.protocol import Error
+from fhe_inhibitor.service.protocol import LOOPBACK, Error
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import Settings
@@ -43,7 +43,6 @@ LOCK_FILE = "lock"
 SHUTDOWN_S = 5
 BACKLOG = 2048
 MAX_CONNECTIONS = 1000
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def create_app(service: Service) -> FastAPI:
