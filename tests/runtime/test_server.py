@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_progress_adds_up(inhibitor: Execution) -> None:
     assert tuple(d.task for d in done) == tasks
     assert [(d.index, d.total) for d in done] == [(i + 1, len(tasks)) for i in range(len(tasks))]
     assert all(d.seconds > 0 for d in done)
+
+
+@pytest.mark.fhe
+def test_a_broken_connection_is_an_error_like_any_other(inhibitor: Execution) -> None:
+    """Concrete's scheduler would end the process: it catches SIGPIPE from the first run on."""
+    x, padding = random_inputs(np.random.default_rng(0), inhibitor.network, 3)
+    request = inhibitor.client.encrypt(x, padding)
+    inhibitor.server.run(request, inhibitor.evaluation_keys)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with pytest.raises(BrokenPipeError):
+        os.write(writing, b"x")
+    os.close(writing)
 
 
 @pytest.mark.fhe
