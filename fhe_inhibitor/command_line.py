@@ -215,13 +215,22 @@ def train(
     baselines: Annotated[
         bool, typer.Option(help="Train the bag of words and the dot-product student too.")
     ] = True,
+    size: Annotated[
+        str, typer.Option(metavar="nano|full-depth", help="Of the student; nano is shipped.")
+    ] = "nano",
     seed: int = 0,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
     from fhe_inhibitor import recipe
 
+    if size not in recipe.SIZES:
+        raise InputError(f"no size {size!r}; wanted one of {', '.join(recipe.SIZES)}")
     chosen = recipe.Recipe(
-        data=data, teacher=teacher, sentences=str(sentences) if sentences else None, seed=seed
+        data=data,
+        teacher=teacher,
+        sentences=str(sentences) if sentences else None,
+        size=recipe.SIZES[size],
+        seed=seed,
     )
     _print_json(recipe.train(chosen, out, work, baselines))
 

@@ -38,7 +38,12 @@ from fhe_inhibitor.modeling import (
     InhibiDistilBertConfig,
     InhibiDistilBertForSequenceClassification,
 )
-from fhe_inhibitor.student import BagOfWords, fold_embedding, with_feature_embedding
+from fhe_inhibitor.student import (
+    BagOfWords,
+    fold_embedding,
+    make_sparse,
+    with_feature_embedding,
+)
 from fhe_inhibitor.teacher import OFFLINE_TEACHER, Teacher, load_teacher, predict_logits
 
 INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
@@ -66,6 +71,72 @@ NANO: dict[str, Any] = {
     "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "keys_per_sum": [0, 4]},
 }
 
+FULL_DEPTH: dict[str, Any] = {
+    "max_position_embeddings": 24,
+    "dim": 384,
+    "n_layers": 6,
+    "n_heads": 12,
+    "hidden_dim": 1536,
+    "threshold": "head_offset",
+    "max_relative_offset": 2,
+    "classifier_query": "constant",
+    "normalization": "static",
+    "activation": "relu",
+    "shift": 1.0,
+    "dropout": 0.0,
+    "n_tokens": 24,
+    "default_tokens": 12,
+    "buckets": [8, 12, 16, 24],
+    "token_importance": "public",
+    "quantization": {
+        "key_bits": 3,
+        "value_bits": 4,
+        "feature_bits": 2,
+        "weight_bits": 5,
+        "logit_bits": 8,
+        "fan_in": 16,
+        "keys_per_sum": 4,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A student's shape, and what it takes to train it.
+
+    student: arguments of `InhibiDistilBertConfig`. sparse: its `fan_in` inputs an output are
+    drawn at the start, see `student.make_sparse`; else all may grow. embedding_width, free_dim:
+    of `student.FeatureEmbedding`.
+    """
+
+    student: dict[str, Any]
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    sparse: bool = False
+    embedding_width: int = 256
+    free_dim: int | None = None
+
+
+SIZES = {
+    "nano": Size(NANO),
+    "full-depth": Size(
+        FULL_DEPTH,
+        DistillationConfig(
+            steps=5500,
+            batch_size=128,
+            learning_rate=1e-3,
+            free_learning_rate=3e-4,
+            float_fraction=8 / 11,
+            token_counts=(8, 12, 16),
+            token_weights=(0.2, 0.5, 0.3),
+            ema_decay=0.998,
+            bfloat16=True,
+        ),
+        sparse=True,
+        embedding_width=512,
+        free_dim=24,
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -74,8 +145,8 @@ class Recipe:
     data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
     teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
     this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
-    n_texts: size of the corpus. n_phrases: how many phrases the vocabulary holds.
-    student: arguments of `InhibiDistilBertConfig`.
+    n_texts: size of the corpus. n_phrases: how many phrases the vocabulary holds. size: of the
+    student, a name of `SIZES` or one of your own.
     """
 
     data: str
@@ -85,8 +156,7 @@ class Recipe:
     teacher_epochs: float = 3
     n_texts: int = 500_000
     n_phrases: int = 35_000
-    student: dict[str, Any] = field(default_factory=lambda: dict(NANO))
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    size: Size = SIZES["nano"]
     seed: int = 0
 
 
@@ -152,15 +222,18 @@ def make_student(
     recipe: Recipe, attention_kind: str, vocab_size: int
 ) -> InhibiDistilBertForSequenceClassification:
     """Return an untrained student; for dot products the same shape, bits and options."""
-    torch.manual_seed(recipe.distillation.seed)
+    torch.manual_seed(recipe.seed)
     config = InhibiDistilBertConfig(
         vocab_size=vocab_size,
         attention_kind=attention_kind,
         id2label=dict(enumerate(recipe.labels)),
         label2id={label: i for i, label in enumerate(recipe.labels)},
-        **recipe.student,
+        **recipe.size.student,
     )
-    return InhibiDistilBertForSequenceClassification(config)
+    student = InhibiDistilBertForSequenceClassification(config)
+    if recipe.size.sparse:
+        make_sparse(student)
+    return student
 
 
 def train_student(
@@ -173,8 +246,9 @@ def train_student(
 ) -> dict[str, Any]:
     """Distil one student to the checkpoint `out` and return its accuracies by token count."""
     student = make_student(recipe, attention_kind, len(corpus.features))
-    student = with_feature_embedding(student, torch.from_numpy(corpus.features))
-    student = _distil(student, recipe.distillation, corpus, work / attention_kind)
+    features, size = torch.from_numpy(corpus.features), recipe.size
+    student = with_feature_embedding(student, features, size.embedding_width, size.free_dim)
+    student = _distil(student, recipe, corpus, work / out.name)
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     integer_model = save_checkpoint(fold_embedding(student), tokenizer, corpus.importance, out)
     return {
@@ -190,10 +264,10 @@ def train_bag_of_words(
     recipe: Recipe, corpus: Corpus, work: Path, rows: dict[str, list[LabelledText]]
 ) -> dict[str, Any]:
     """Distil the linear baseline on the same texts and return its accuracies by token count."""
-    torch.manual_seed(recipe.distillation.seed)
+    torch.manual_seed(recipe.seed)
     model = BagOfWords(torch.from_numpy(corpus.features), len(recipe.labels))
-    counts = recipe.student["buckets"]
-    _distil(model, recipe.distillation, corpus, work / "bag_of_words")
+    counts = recipe.size.student["buckets"]
+    _distil(model, recipe, corpus, work / "bag_of_words")
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     tables = {name: tokenized(tokenizer, split, corpus) for name, split in rows.items()}
     return {
@@ -219,9 +293,10 @@ def tokenized(tokenizer: Tokenizer, rows: Sequence[LabelledText], corpus: Corpus
 
 
 def _distil(
-    model: torch.nn.Module, config: DistillationConfig, corpus: Corpus, checkpoint: Path
+    model: torch.nn.Module, recipe: Recipe, corpus: Corpus, checkpoint: Path
 ) -> torch.nn.Module:
     """Distil with a progress bar, resumably."""
+    config = replace(recipe.size.distillation, seed=recipe.seed)
     table = text_table(corpus.texts, corpus.importance)
     with Progress() as progress:
         task = progress.add_task(f"distil {checkpoint.name}", total=config.steps)
