@@ -121,11 +121,11 @@ SIZES = {
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
-            steps=5500,
+            steps=4500,
             batch_size=128,
             learning_rate=1e-3,
             free_learning_rate=3e-4,
-            float_fraction=8 / 11,
+            float_fraction=11 / 15,
             token_counts=(8, 12, 16),
             token_weights=(0.2, 0.5, 0.3),
             ema_decay=0.998,
