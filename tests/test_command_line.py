@@ -121,6 +121,7 @@ def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_
         (["evaluate"], ["--data"]),
         (["evaluate", "--data", "nowhere.tsv"], ["nowhere.tsv is not a file"]),
         (["evaluate", "--data", "nowhere.tsv", "--limit", "0"], ["--limit"]),
+        (["train", "--data", "d", "--out", "o", "--size", "big"], ["'big'", "nano, full-depth"]),
     ],
 )
 def test_bad_arguments_are_refused(run, model: Path, arguments: list[str], words) -> None:

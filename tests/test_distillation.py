@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,12 @@ from fhe_inhibitor.distillation import (
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
-from fhe_inhibitor.student import BagOfWords, fold_embedding, with_feature_embedding
+from fhe_inhibitor.student import (
+    BagOfWords,
+    fold_embedding,
+    make_sparse,
+    with_feature_embedding,
+)
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
@@ -47,30 +53,32 @@ def task() -> tuple[TokenizedTexts, np.ndarray, np.ndarray]:
     return texts, features, np.abs(features[:, 0])
 
 
-def make_student(features: np.ndarray) -> InhibiDistilBertForSequenceClassification:
+def make_student(
+    features: np.ndarray, width: int = 256, free_dim: int | None = None, **changes: Any
+) -> InhibiDistilBertForSequenceClassification:
     torch.manual_seed(0)
-    config = InhibiDistilBertConfig(
-        vocab_size=VOCAB,
-        max_position_embeddings=0,
-        dim=8,
-        n_layers=2,
-        n_heads=1,
-        hidden_dim=0,
-        key_head_dim=[2, 3],
-        value_head_dim=4,
-        attention_window=[1, 0],
-        threshold="head_offset",
-        classifier_query="constant",
-        normalization="static",
-        dropout=0.0,
-        initializer_range=0.3,
-        n_tokens=6,
-        buckets=[4, 6],
-        token_importance="public",
-        quantization={"key_bits": 2, "value_bits": 2},
-    )
-    model = InhibiDistilBertForSequenceClassification(config)
-    return with_feature_embedding(model, torch.from_numpy(features))
+    shape = {
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 0,
+        "dim": 8,
+        "n_layers": 2,
+        "n_heads": 1,
+        "hidden_dim": 0,
+        "key_head_dim": [2, 3],
+        "value_head_dim": 4,
+        "attention_window": [1, 0],
+        "threshold": "head_offset",
+        "classifier_query": "constant",
+        "normalization": "static",
+        "dropout": 0.0,
+        "initializer_range": 0.3,
+        "n_tokens": 6,
+        "buckets": [4, 6],
+        "token_importance": "public",
+        "quantization": {"key_bits": 2, "value_bits": 2},
+    }
+    model = InhibiDistilBertForSequenceClassification(InhibiDistilBertConfig(**shape | changes))
+    return with_feature_embedding(model, torch.from_numpy(features), width, free_dim)
 
 
 def accuracy(model: torch.nn.Module, task, n: int) -> float:
@@ -88,6 +96,29 @@ def test_student_and_baseline_learn_a_small_task(task, tmp_path: Path) -> None:
     bag = BagOfWords(torch.from_numpy(features), 2)
     bag = distil(bag, table, importance, replace(CONFIG, ema_decay=0.95))
     assert accuracy(bag, task, 6) > 0.85
+
+
+def test_a_sparse_student_stays_sparse(task) -> None:
+    texts, features, importance = task
+    table = text_table(texts, importance)
+    quantization = {"key_bits": 2, "value_bits": 2, "fan_in": 5}
+    sizes = {"dim": 16, "hidden_dim": 24, "quantization": quantization, "activation": "relu"}
+    student = make_student(features, width=32, free_dim=3, **sizes)
+    make_sparse(student)
+    kept = {
+        name: weight != 0
+        for name, weight in student.named_parameters()
+        if name.endswith("lin.weight") or "ffn" in name and name.endswith("weight")
+    }
+    assert {int(mask.sum(dim=1).max()) for mask in kept.values()} == {4, 5}  # a residual is a fifth
+    before = student.pre_classifier.weight.clone()
+    student = distil(student, table, importance, replace(CONFIG, steps=10, bfloat16=True))
+    weights = dict(student.named_parameters())
+    assert all(not weights[name][~mask].any() for name, mask in kept.items())
+    assert not torch.equal(before, student.pre_classifier.weight)
+    rows = student.get_input_embeddings()(torch.arange(VOCAB))
+    fold_embedding(student)
+    assert torch.equal(rows, student.get_input_embeddings().weight)
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
