@@ -148,6 +148,11 @@ def evaluate(
     from fhe_inhibitor.command_line_view import Display, print_evaluation
 
     if task is not None:
+        if mode != "disable" or tokens is not None:
+            raise InputError(
+                "--task measures a float model, in the clear and on all tokens: "
+                "drop --mode and --tokens"
+            )
         rows = work.evaluate_task(task, data, model, limit)
         if as_json:
             _print_json({"model": model, "task": task, "rows": rows})

@@ -121,6 +121,10 @@ def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_
         (["evaluate"], ["--data"]),
         (["evaluate", "--data", "nowhere.tsv"], ["nowhere.tsv is not a file"]),
         (["evaluate", "--data", "nowhere.tsv", "--limit", "0"], ["--limit"]),
+        (
+            ["evaluate", "--task", "sst2", "--tokens", "8"],
+            ["float model", "drop --mode and --tokens"],
+        ),
         (["train", "--data", "d", "--out", "o", "--size", "big"], ["'big'", "nano, full-depth"]),
     ],
 )
