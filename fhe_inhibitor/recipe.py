@@ -121,7 +121,7 @@ SIZES = {
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
-            steps=4500,
+            steps=3000,
             batch_size=128,
             learning_rate=1e-3,
             free_learning_rate=3e-4,
