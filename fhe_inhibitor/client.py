@@ -20,7 +20,7 @@ from concrete import fhe
 
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.manifest import SPECS_FILE, Encryption, read_manifest
-from fhe_inhibitor.messages import Request, Response, pack_keys, unpack_keys
+from fhe_inhibitor.messages import Request, Response, is_stream, pack_keys, unpack_keys
 from fhe_inhibitor.private_files import is_locked, lock, read_private, unlock, write_private
 
 
@@ -133,6 +133,8 @@ class Client:
         self._need_keys()
         task = self.manifest.program(response.n).tasks[-1]
         logits = response.ciphertexts.get(task.outputs[0], b"")
+        if not is_stream(logits):
+            raise InputError("the response holds no logits of these circuits")
         try:
             decrypted = self._client.decrypt(
                 fhe.Value.deserialize(logits), function_name=task.function

@@ -72,6 +72,9 @@ def test_malformed_requests_are_refused(inhibitor: Execution) -> None:
         "wanted ": Request(3, {**good.ciphertexts, "surplus": b""}),
         "can't be read": Request(3, {**good.ciphertexts, name: b"garbage"}),
         "can't be read ": Request(3, {**good.ciphertexts, name: data[: len(data) // 2]}),
+        # Sizes that Concrete would take at their word, for gigabytes or minutes.
+        "can't be read  ": Request(3, {**good.ciphertexts, name: data[:7] + b"\x7f" + data[8:]}),
+        "can't be read   ": Request(3, {**good.ciphertexts, name: data[:11] + b"\1" + data[12:]}),
         "refuses its input": Request(3, {**good.ciphertexts, name: longer.ciphertexts[name]}),
         "refuses its input ": Request(
             3, dict(zip(good.ciphertexts, reversed(list(good.ciphertexts.values())), strict=True))
