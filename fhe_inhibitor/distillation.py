@@ -189,14 +189,23 @@ def distillation_loss(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, texts: TextTable, importance: np.ndarray, n: int) -> np.ndarray:
-    """Return the model's logits `[n_texts, n_labels]` on n tokens of each text, without noise."""
+def predict(
+    model: nn.Module, texts: TextTable, importance: np.ndarray, n: int, seed: int | None = None
+) -> np.ndarray:
+    """Return the model's logits `[n_texts, n_labels]` on n tokens of each text.
+
+    seed: draws the noise of encrypted rounding, in a quantized model; None rounds exactly.
+    """
     model.eval()
+    if seed is not None:
+        torch.manual_seed(seed)
+        model.noisy = True
     weights = torch.from_numpy(importance)
     logits = []
     for rows in torch.arange(len(texts)).split(512):
         ids, mask = select_tokens(texts.ids[rows], texts.lengths[rows], weights, n)
         logits.append(model(input_ids=ids, attention_mask=mask).logits)
+    model.noisy = False
     return torch.cat(logits).numpy()
 
 

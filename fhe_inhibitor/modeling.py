@@ -304,7 +304,8 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
     """InhibiDistilBERT with DistilBERT's classification head on the first position.
 
     `quantized` (off at first) switches the forward pass to the integers of the circuits; it
-    needs a quantization configuration and calibrated steps.
+    needs a quantization configuration and calibrated steps. Then `noisy` (off at first) draws the
+    noise of encrypted rounding outside of training too.
     """
 
     def __init__(self, config: InhibiDistilBertConfig) -> None:
@@ -314,7 +315,7 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         self.pre_classifier = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, config.num_labels)
         self.dropout = nn.Dropout(config.dropout)
-        self.quantized = False
+        self.quantized, self.noisy = False, False
         if bits := config.quantization_config_or_none:
             self.features_step = Step.unsigned(config.dim, bits.feature_bits)
         self.post_init()

@@ -3,7 +3,7 @@
 `QuantizedNetwork(model)` reads the float weights and steps of an InhibiDistilBERT with a
 quantization configuration and arranges them as project, attend, feed_forward and classify.
 Calling it trains (integers, straight-through gradients, rounding noise while the model is in
-training mode); `to_circuit` gives the integer parameters, equal entry by entry.
+training mode or `noisy`); `to_circuit` gives the integer parameters, equal entry by entry.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class QuantizedNetwork:
         self.model = model
         self.config = model.config
         self.bits: QuantizationConfig = self.config.quantization_config_or_none
-        self.noise_std = self.bits.rounding_noise if model.training else 0.0
+        is_noisy = model.training or model.noisy
+        self.noise_std = self.bits.rounding_noise if is_noisy else 0.0
         step = model.distilbert.embeddings.step
         self.layers = []
         for block in model.distilbert.transformer.layer:

@@ -32,7 +32,7 @@ from fhe_inhibitor.distillation import (
     predict,
     text_table,
 )
-from fhe_inhibitor.evaluation import evaluate
+from fhe_inhibitor.evaluation import accuracy
 from fhe_inhibitor.finetuning import finetune
 from fhe_inhibitor.modeling import (
     InhibiDistilBertConfig,
@@ -250,14 +250,23 @@ def train_student(
     student = with_feature_embedding(student, features, size.embedding_width, size.free_dim)
     student = _distil(student, recipe, corpus, work / out.name)
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
-    integer_model = save_checkpoint(fold_embedding(student), tokenizer, corpus.importance, out)
+    save_checkpoint(fold_embedding(student), tokenizer, corpus.importance, out)
+    # In torch, for its speed; the checkpoint's integers are the same ones.
+    tables = {name: tokenized(tokenizer, split, corpus) for name, split in rows.items()}
     return {
         str(n): {
-            name: asdict(evaluate(integer_model, split, n, n_draws=NOISE_DRAWS))
-            for name, split in rows.items()
+            name: asdict(accuracy(_draws(student, table, corpus, n), rows[name]))
+            for name, table in tables.items()
         }
-        for n in integer_model.buckets
+        for n in size.student["buckets"]
     }
+
+
+def _draws(
+    student: InhibiDistilBertForSequenceClassification, table: TextTable, corpus: Corpus, n: int
+) -> list[np.ndarray]:
+    """Return logits with the noise of encrypted rounding, one array per draw."""
+    return [predict(student, table, corpus.importance, n, seed) for seed in range(NOISE_DRAWS)]
 
 
 def train_bag_of_words(

@@ -159,6 +159,9 @@ def test_a_trained_student_converts_exactly(task, tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model = save_checkpoint(student, tokenizer, importance, tmp_path / "student")
     expected = predict(student, table, importance, 6)
+    noisy = predict(student, table, importance, 6, seed=1)
+    assert (noisy != expected).any()
+    assert np.array_equal(noisy, predict(student, table, importance, 6, seed=1))
     for i in range(100):
         text = " ".join(words[token] for token in texts[i])
         tokens = model.tokenize(text, 6)
