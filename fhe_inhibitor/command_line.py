@@ -223,6 +223,9 @@ def train(
     size: Annotated[
         str, typer.Option(metavar="nano|full-depth", help="Of the student; nano is shipped.")
     ] = "nano",
+    held_out: Annotated[
+        int, typer.Option(min=1, help="Full sentences to keep out of train, to choose by.")
+    ] = 1000,
     seed: int = 0,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
@@ -234,6 +237,7 @@ def train(
         data=data,
         teacher=teacher,
         sentences=str(sentences) if sentences else None,
+        held_out=held_out,
         size=recipe.SIZES[size],
         seed=seed,
     )

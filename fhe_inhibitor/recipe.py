@@ -34,6 +34,7 @@ from fhe_inhibitor.distillation import (
 )
 from fhe_inhibitor.evaluation import accuracy
 from fhe_inhibitor.finetuning import finetune
+from fhe_inhibitor.measurements import describe_machine
 from fhe_inhibitor.modeling import (
     InhibiDistilBertConfig,
     InhibiDistilBertForSequenceClassification,
@@ -48,6 +49,7 @@ from fhe_inhibitor.teacher import OFFLINE_TEACHER, Teacher, load_teacher, predic
 
 INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
 NOISE_DRAWS = 5
+PACKAGES = ("torch", "transformers")
 
 NANO: dict[str, Any] = {
     "max_position_embeddings": 0,
@@ -145,8 +147,9 @@ class Recipe:
     data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
     teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
     this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
-    n_texts: size of the corpus. n_phrases: how many phrases the vocabulary holds. size: of the
-    student, a name of `SIZES` or one of your own.
+    held_out: sentences kept out of train, to choose by. n_texts: size of the corpus.
+    n_phrases: how many phrases the vocabulary holds. size: of the student, a name of `SIZES` or
+    one of your own.
     """
 
     data: str
@@ -154,6 +157,7 @@ class Recipe:
     sentences: str | None = None
     labels: tuple[str, ...] = ("negative", "positive")
     teacher_epochs: float = 3
+    held_out: int = 1000
     n_texts: int = 500_000
     n_phrases: int = 35_000
     size: Size = SIZES["nano"]
@@ -171,7 +175,7 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
     out, work = Path(out), Path(work)
     work.mkdir(parents=True, exist_ok=True)
     splits = load_splits(recipe.data, len(recipe.labels))
-    kept, held_out = hold_out(splits["train"], seed=recipe.seed)
+    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
     teacher = make_teacher(recipe, kept, work)
     sentences = read_sentences(recipe.sentences) if recipe.sentences else []
     corpus = build_corpus(
@@ -198,6 +202,8 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
         sibling = out.with_name(f"{out.name}-dot-product")
         results[DOT_PRODUCT] = train_student(recipe, corpus, DOT_PRODUCT, sibling, work, rows)
         results["bag_of_words"] = train_bag_of_words(recipe, corpus, work, rows)
+    results["rows"] = _rows(recipe, results)
+    results["machine"] = describe_machine(PACKAGES).model_dump()
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
@@ -317,6 +323,25 @@ def _distil(
             checkpoint.with_suffix(".safetensors"),
             lambda step, loss: progress.update(task, completed=step),
         )
+
+
+def _rows(recipe: Recipe, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the students' accuracies as `experiments report` reads them."""
+    shape = {"layers": recipe.size.student["n_layers"], "dim": recipe.size.student["dim"]}
+    return [
+        {
+            "recipe": "train",
+            "task": recipe.data.replace(":", "/").rstrip("/").rpartition("/")[2],
+            "seed": recipe.seed,
+            "split": split,
+            "metric": "score",
+            "value": measured["value"],
+            "settings": {**shape, "attention_kind": kind, "tokens": int(n)},
+        }
+        for kind in (INHIBITOR, DOT_PRODUCT)
+        for n, splits in results.get(kind, {}).items()
+        for split, measured in splits.items()
+    ]
 
 
 def _portable(recipe: Recipe) -> dict[str, Any]:
