@@ -13,6 +13,7 @@ STAMP := .venv/installed
 SST2 ?= ../shared/data/glue/sst2
 SENTENCES ?= ../shared/data/reviews/sentences.txt.gz
 GLUE ?= ../shared/data/glue
+SIZE ?= nano
 TASK ?= sst2
 RECIPE ?= aligned
 # Options for the command behind a target, for example ARGS="--mode simulate".
@@ -89,9 +90,9 @@ benchmark-report: $(STAMP) ## docs/benchmarks.md from the results of both
 	$(BIN)/fhe-inhibitor benchmark report $(ARGS)
 
 .PHONY: train
-train: $(STAMP) ## the recipe that made the shipped checkpoint
-	$(BIN)/fhe-inhibitor train --data $(SST2) --sentences $(SENTENCES) \
-	    --out build/inhibidistilbert-nano-sst2 $(ARGS)
+train: $(STAMP) ## the recipe that made the shipped checkpoint, or one of SIZE=full-depth
+	$(BIN)/fhe-inhibitor train --size $(SIZE) --data $(SST2) --sentences $(SENTENCES) \
+	    --out build/inhibidistilbert-$(SIZE)-sst2 $(ARGS)
 
 .PHONY: distill
 distill: $(STAMP) ## a student of full depth on TASK, by RECIPE: hours; see the README

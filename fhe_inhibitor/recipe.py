@@ -148,8 +148,8 @@ class Recipe:
     teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
     this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
     held_out: sentences kept out of train, to choose by. n_texts: size of the corpus.
-    n_phrases: how many phrases the vocabulary holds. size: of the student, a name of `SIZES` or
-    one of your own.
+    n_phrases: how many phrases the vocabulary holds. size: of the student, one of `SIZES` or
+    of your own.
     """
 
     data: str
