@@ -33,7 +33,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.quantization import round_ste
 
 RATE = 20.0
-SHRINKS = torch.logspace(math.log10(0.05), 0, 24).tolist()  # parts of the whole range to keep
+SHRINKS = torch.logspace(math.log10(0.05), 0, 20).tolist()  # parts of the whole range to keep
 MAX_SAMPLES = 1 << 15  # of an activation
 
 
@@ -84,15 +84,11 @@ class Grid(nn.Module):
         if self.sample is not None:
             self.sample.append(_some(x.detach().flatten()))
             return x
-        n_shared = x.numel() / self.change.numel()
-        if self.change.requires_grad and n_shared:
-            # LSQ's gradient scale, or sums over thousands of values would rule the gradient's norm.
-            scale = 1 / (RATE * math.sqrt(n_shared * self.high))
-            change = scale * self.change + (1 - scale) * self.change.detach()
-            size = self.fitted * (RATE * change).exp()
-        else:
-            size = self.size
-        return on_grid(x.float(), size, self.zero, self.low, self.high)
+        size = self.size
+        fixed = size.detach()
+        # LSQ's gradient scale, or sums over thousands of values would rule the gradient's norm.
+        scale = 1 / (RATE * math.sqrt(x.numel() / size.numel() * self.high))
+        return on_grid(x.float(), fixed + scale * (size - fixed), self.zero, self.low, self.high)
 
     @torch.no_grad()
     def fit_rows(self, rows: Tensor) -> None:
