@@ -19,7 +19,6 @@ eq. 3), in the logarithm, at RATE times the learning rate of the weights.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -34,7 +33,7 @@ from fhe_inhibitor.quantization import round_ste
 
 RATE = 20.0
 SHRINKS = torch.logspace(math.log10(0.05), 0, 20).tolist()  # parts of the whole range to keep
-MAX_SAMPLES = 1 << 15  # of an activation
+MAX_OF_TEXT, MAX_SAMPLES = 1 << 12, 1 << 15  # values of an activation to fit on
 
 
 def on_grid(x: Tensor, size: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
@@ -82,7 +81,7 @@ class Grid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` on the grid, float32; while a sample is drawn, `x` itself."""
         if self.sample is not None:
-            self.sample.append(_some(x.detach().flatten()))
+            self.sample.append(_some(x.detach().flatten(), MAX_OF_TEXT))
             return x
         size = self.size
         fixed = size.detach()
@@ -104,27 +103,32 @@ class Grid(nn.Module):
 
     @torch.no_grad()
     def fit_sample(self) -> None:
-        """Choose size and zero that round the drawn sample with least squared error."""
+        """Choose size and zero that round the drawn sample with least squared error.
+
+        The range shrinks at both ends alike, then at either one.
+        """
         assert self.sample is not None
         values, self.sample = torch.cat(self.sample).float(), None
-        ends = values.min().clamp(max=0), values.max().clamp(min=0)
-        values = _some(values)
+        whole = kept = values.min().clamp(max=0), values.max().clamp(min=0)
+        values = _some(values, MAX_SAMPLES)
         least = torch.tensor(torch.inf)
-        for left, right in itertools.product(SHRINKS, SHRINKS):
-            size = (right * ends[1] - left * ends[0]).clamp(min=1e-8) / self.high
-            zero = (-left * ends[0] / size).round()
-            error = (on_grid(values, size, zero, self.low, self.high) - values).square().sum()
-            if error < least:
-                least = error
-                self.fitted.fill_(size)
-                self.zero.fill_(zero)
+        for ends in ((0, 1), (0,), (1,)):
+            for shrink in SHRINKS:
+                low, high = (shrink * whole[end] if end in ends else kept[end] for end in (0, 1))
+                size = (high - low).clamp(min=1e-8) / self.high
+                zero = (-low / size).round()
+                error = (on_grid(values, size, zero, self.low, self.high) - values).square().sum()
+                if error < least:
+                    least, kept = error, (low, high)
+                    self.fitted.fill_(size)
+                    self.zero.fill_(zero)
 
 
-def _some(values: Tensor) -> Tensor:
-    """At most MAX_SAMPLES of them, the same ones each time."""
-    if len(values) <= MAX_SAMPLES:
+def _some(values: Tensor, n: int) -> Tensor:
+    """At most n of them, the same ones each time."""
+    if len(values) <= n:
         return values
-    drawn = torch.randint(len(values), (MAX_SAMPLES,), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(len(values), (n,), generator=torch.Generator().manual_seed(0))
     return values[drawn.to(values.device)]
 
 
