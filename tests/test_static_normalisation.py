@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fhe_inhibitor.configuration import ATTENTION_KINDS
-from fhe_inhibitor.derivation import student_from_teacher
+from fhe_inhibitor.derivation import derive, student_from_teacher
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification, StaticNorm
 from fhe_inhibitor.static_normalisation import fit_static, make_static
@@ -27,7 +27,9 @@ ROWS = [row[: 3 + index % 5] for index, row in enumerate(IDS.tolist())]
 
 @pytest.fixture(params=ATTENTION_KINDS)
 def student(request: pytest.FixtureRequest) -> Any:
-    return student_from_teacher(tiny_teacher(initializer_range=0.1), request.param)
+    student = student_from_teacher(tiny_teacher(initializer_range=0.1), request.param)
+    derive(student, ROWS)
+    return student
 
 
 def test_where_statistics_are_constant_it_is_layer_norm() -> None:
