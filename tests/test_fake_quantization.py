@@ -45,7 +45,7 @@ def test_eight_bits_are_close_and_four_are_further(student: Any) -> None:
     logits = student(IDS).logits
     errors = {n: (quantized(student, n)(IDS).logits - logits).square().mean() for n in (8, 6, 4)}
     assert errors[8] < errors[6] < errors[4]
-    assert errors[8] < 1e-2 * logits.var()
+    assert errors[8] < 2e-2 * logits.var()
 
 
 @contextmanager
