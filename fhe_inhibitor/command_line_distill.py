@@ -15,7 +15,10 @@ def distill(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the student to make.")],
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="teacher|task-agnostic|task-specific|aligned", help="What to do."),
+        typer.Option(
+            metavar="teacher|task-agnostic|task-specific|aligned|converted|retrained",
+            help="What to do.",
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="A GLUE task such as sst2, or imdb.")] = None,
     teacher: Annotated[

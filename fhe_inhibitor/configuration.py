@@ -96,6 +96,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
         classifier_query: "cls" reads the first token; "constant" ends the network with one
             learned query, whose distances to the keys then are tables.
         normalization: "layer_norm", or "static" (a learned affine, no statistics).
+        embedding_layer_norm: whether a static model keeps the embeddings' LayerNorm, which the
+            client computes.
         n_tokens: most tokens the model reads. default_tokens: how many it reads if not told
             otherwise; fewer cost less. buckets: sequence lengths that circuits are built for.
         token_importance: "public" keeps the most important tokens by a public list, "none"
@@ -103,6 +105,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
         client_boundary: "embedding", or "projection": the client looks up the first layer's
             projections too, and the server skips that stage.
         quantization: a `QuantizationConfig` as a dictionary, or None for a float model.
+        fake_quantization_bits: of weights and activations in float arithmetic (see
+            `fake_quantization`), or None.
         p_error: failure probability of one encrypted lookup.
 
     Raises InputError for values that don't fit together.
@@ -132,6 +136,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         shift: float = 0.5,
         classifier_query: str = "cls",
         normalization: str = "layer_norm",
+        embedding_layer_norm: bool = False,
         activation: str = "gelu",
         dropout: float = 0.1,
         attention_dropout: float = 0.1,
@@ -142,6 +147,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         token_importance: str = "none",
         client_boundary: str = "embedding",
         quantization: dict[str, Any] | None = None,
+        fake_quantization_bits: int | None = None,
         p_error: float = 2**-20,
         pad_token_id: int = 0,
         **kwargs: Any,
@@ -161,6 +167,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.shift = shift
         self.classifier_query = classifier_query
         self.normalization = normalization
+        self.embedding_layer_norm = embedding_layer_norm
         self.activation = activation
         self.dropout = dropout
         self.attention_dropout = attention_dropout
@@ -171,6 +178,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.token_importance = token_importance
         self.client_boundary = client_boundary
         self.quantization = quantization
+        self.fake_quantization_bits = fake_quantization_bits
         self.p_error = p_error
         super().__init__(pad_token_id=pad_token_id, **kwargs)
         self._check()
@@ -228,10 +236,18 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 f"buckets are {self.buckets}, wanted lengths of 1 to n_tokens = {self.n_tokens}, "
                 "n_tokens among them"
             )
+        fake_bits = self.fake_quantization_bits
+        if fake_bits is not None and not (isinstance(fake_bits, int) and 2 <= fake_bits <= 8):
+            raise InputError(f"fake_quantization_bits is {fake_bits!r}, wanted 2 to 8, or None")
         if self.quantization is not None:
             self.quantization = asdict(QuantizationConfig(**self.quantization))
             if self.normalization != "static":
                 raise InputError('a quantized model needs normalization="static"')
+            if self.embedding_layer_norm or self.fake_quantization_bits:
+                raise InputError(
+                    "a quantized model's embeddings are integers: it has no LayerNorm there, and "
+                    "no fake quantization"
+                )
             layers = [self.layer(index) for index in range(self.n_layers)]
             if any(layer.keys_per_sum and layer.attention_window for layer in layers):
                 raise InputError("keys_per_sum needs full attention, attention_window 0")

@@ -4,6 +4,8 @@
     task-agnostic    E1 of Zhang & Brännvall 2025 (arXiv 2503.15983)
     task-specific    E2 of the same
     aligned          ours
+    converted        a student as it is, or with static norms or of few bits: after training
+    retrained        the same, then trained for 600 steps more: in training
 
 E1 teaches attention on any text to speak like the pretrained teacher's and learns the task last.
 E2 has the task's texts alone and changes everything at once, at the small learning rate that a
@@ -14,6 +16,11 @@ which stands a larger rate, but with the teacher that knows the task: what a lay
 this task needs, and no later phase has to unlearn it. Then all layers follow the teacher's hidden
 states (weighted up, so that lower layers go on learning) and probabilities, on the task's texts
 and altered copies, which the teacher labels too.
+
+The last two start from a student that another recipe made (`student`; without one, from the
+teacher's weights, which are the dot-product student), and change what the experiment's
+`normalization` and `bits` say. Retraining follows the fine-tuned teacher's hidden states and
+probabilities like E2, so that it mends what the change broke and doesn't learn another network.
 
 Numbers are for two processor cores; an experiment's file can set each of them.
 """
@@ -26,14 +33,18 @@ from fhe_inhibitor.phases import Phase
 
 
 class Recipe(Record):
-    """Phases in order. tuned_teacher: the teacher is fine-tuned on the task before they begin."""
+    """Phases in order. tuned_teacher: the teacher is fine-tuned on the task before they begin.
+
+    makes_student: False if the teacher is all that it makes.
+    """
 
     name: str
     phases: tuple[Phase, ...]
     tuned_teacher: bool
+    makes_student: bool = True
 
 
-TEACHER = Recipe(name="teacher", tuned_teacher=True, phases=())
+TEACHER = Recipe(name="teacher", tuned_teacher=True, phases=(), makes_student=False)
 # How a teacher that knows the language only is fine-tuned, in any recipe.
 TUNING = Phase(name="teacher", hard=1, epochs=3, min_steps=300, learning_rate=5e-5)
 
@@ -91,7 +102,20 @@ ALIGNED = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TEACHER, TASK_AGNOSTIC, TASK_SPECIFIC, ALIGNED)}
+CONVERTED = Recipe(name="converted", tuned_teacher=True, phases=())
+
+RETRAINED = Recipe(
+    name="retrained",
+    tuned_teacher=True,
+    phases=(
+        Phase(name="retrain", hidden=1, soft=1, min_steps=600, max_steps=600, learning_rate=1e-4),
+    ),
+)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (TEACHER, TASK_AGNOSTIC, TASK_SPECIFIC, ALIGNED, CONVERTED, RETRAINED)
+}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -31,8 +31,10 @@ from fhe_inhibitor.data import read_sentences
 from fhe_inhibitor.derivation import CALIBRATION_TEXTS, LayerFit, derive, student_from_teacher
 from fhe_inhibitor.distil_recipes import TUNING, Recipe, find_recipe
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.fake_quantization import quantize
 from fhe_inhibitor.measurements import Machine, Record, describe_machine, make_folder
 from fhe_inhibitor.phases import Journal, Phase, Settings, choose_trained, train_model
+from fhe_inhibitor.static_normalisation import make_static
 from fhe_inhibitor.task_rows import (
     UNKNOWN,
     TokenRow,
@@ -53,6 +55,7 @@ from fhe_inhibitor.teacher import MAX_TOKENS, OFFLINE_TEACHER, Teacher, as_disti
 
 RESULT, JOURNAL, SETTINGS, WORK = "result.json", "journal.jsonl", "experiment.json", "work"
 PACKAGES = ("torch", "transformers", "accelerate")
+CONVERSION_TEXTS = 256  # that static norms and ranges are fitted on
 OnStep = Callable[[dict[str, Any], int, int], None]
 
 
@@ -62,6 +65,8 @@ class Experiment(Settings):
     data: a folder of TSV files, or None for the hub. text: a file of unlabelled texts, or None
     for the task's own. student: a folder to start from in place of the teacher's weights.
     initial: of gamma, eta and delta; "default" is 1, 1 and the configuration's shift.
+    normalization: "static" makes the student's static before its phases begin, and bits
+    fake-quantizes its weights and activations (see `fake_quantization`); None is float.
     held_out: examples kept out of train, to stop early by; they are measured too. limit: train
     on so many examples only. phases: changes of the recipe's phases, by their name.
     """
@@ -74,6 +79,8 @@ class Experiment(Settings):
     student: str | None = None
     attention_kind: Literal["inhibitor_signed", "inhibitor", "dot_product"] = "inhibitor_signed"
     initial: Literal["derived", "default"] = "derived"
+    normalization: Literal["layer_norm", "static"] = "layer_norm"
+    bits: Literal[4, 6, 8] | None = None
     learn_thresholds: bool = True
     max_tokens: PositiveInt = MAX_TOKENS
     held_out: NonNegativeInt = 0
@@ -159,6 +166,11 @@ def run(
     out = Path(out)
     task, recipe = find_task(experiment.task), find_recipe(experiment.recipe)
     experiment.changed(recipe)
+    if not recipe.makes_student and (experiment.bits or experiment.normalization != "layer_norm"):
+        raise InputError(
+            f"the recipe {recipe.name} makes no student whose bits or normalization could change; "
+            f"wanted another recipe, such as converted"
+        )
     if find_spec("accelerate") is None:
         raise InputError("distilling needs accelerate; run `pip install 'fhe-inhibitor[train]'`")
     _claim(out, experiment)
@@ -209,7 +221,7 @@ class _Run:
         self._check_inputs(teacher)
         teacher = self._tuned(teacher) if self.recipe.tuned_teacher else teacher
         model = teacher.model
-        if self.recipe.phases:
+        if self.recipe.makes_student:
             model = self._student(teacher)
             reference = student_from_teacher(teacher, "dot_product").to(self.device)
             reference.requires_grad_(False)
@@ -259,7 +271,7 @@ class _Run:
 
     def _tuned(self, teacher: Teacher) -> Teacher:
         """Return the teacher fine-tuned on the task, if it isn't yet or nothing else is asked."""
-        if teacher.is_tuned and self.recipe.phases:
+        if teacher.is_tuned and self.recipe.makes_student:
             return teacher
         model: Any = teacher.model.to(self.device)
         phase = self.experiment.change(TUNING)
@@ -269,14 +281,22 @@ class _Run:
     def _student(self, teacher: Teacher) -> Any:
         experiment = self.experiment
         if experiment.student:
-            return _load_student(experiment, self.task, teacher).to(self.device)
-        student = student_from_teacher(teacher, experiment.attention_kind).to(self.device)
-        if experiment.initial == "derived":
-            texts = random.Random(0).sample(
-                self.splits[TRAIN], min(CALIBRATION_TEXTS, len(self.splits[TRAIN]))
-            )
-            self.initial = derive(student, [row.ids for row in self._encode(teacher, texts)])
+            student = _load_student(experiment, self.task, teacher).to(self.device)
+        else:
+            student = student_from_teacher(teacher, experiment.attention_kind).to(self.device)
+            if experiment.initial == "derived":
+                self.initial = derive(student, self._drawn(teacher, CALIBRATION_TEXTS))
+        if experiment.normalization == "static":
+            make_static(student, self._drawn(teacher, CONVERSION_TEXTS))
+        if experiment.bits:
+            quantize(student, experiment.bits, self._drawn(teacher, CONVERSION_TEXTS))
         return student
+
+    def _drawn(self, teacher: Teacher, n_texts: int) -> list[list[int]]:
+        """Token ids of some of the texts to train on, the same ones for any seed."""
+        examples = self.splits[TRAIN]
+        drawn = random.Random(0).sample(examples, min(n_texts, len(examples)))
+        return [row.ids for row in self._encode(teacher, drawn)]
 
     def _phase(self, phase: Phase, model: Any, reference: Any, teacher: Teacher) -> None:
         """Run a phase, or load what it ended with."""
@@ -335,7 +355,7 @@ class _Run:
     def _measure(self, model: Any, teacher: Teacher) -> list[Row]:
         """The task's metrics on every split but train: of the student, and of its teacher."""
         measured = {self.recipe.name: model}
-        if self.recipe.tuned_teacher and self.recipe.phases:
+        if self.recipe.tuned_teacher and self.recipe.makes_student:
             measured["teacher"] = teacher.model.to(self.device)
         return [
             Row(
@@ -345,7 +365,7 @@ class _Run:
                 metric=metric,
                 value=value,
                 split=split,
-                settings={} if name == "teacher" else self._settings(),
+                settings={} if name == "teacher" else self._settings(model),
             )
             for name, measured_model in measured.items()
             for split, examples in self.splits.items()
@@ -361,9 +381,15 @@ class _Run:
         kept = ("layer", "step", "loss", "held_out")
         return [{k: row[k] for k in kept if k in row} for row in rows if "layer" in row]
 
-    def _settings(self) -> dict[str, Any]:
-        names = ("attention_kind", "initial", "learn_thresholds")
-        return {name: getattr(self.experiment, name) for name in names}
+    def _settings(self, model: Any) -> dict[str, Any]:
+        """What tells the student's rows apart; of a float one with LayerNorm neither is named."""
+        experiment = self.experiment
+        names = ("initial", "learn_thresholds")
+        settings = {name: getattr(experiment, name) for name in names}
+        settings["attention_kind"] = model.config.attention_kind  # of the student that was named
+        if experiment.normalization != "layer_norm":
+            settings["normalization"] = experiment.normalization
+        return {**settings, "bits": experiment.bits} if experiment.bits else settings
 
 
 def _checksum(parts: Iterable[Any]) -> int:

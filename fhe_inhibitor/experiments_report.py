@@ -36,10 +36,15 @@ SECTIONS = {
         "Thresholds: fixed or learned, derived or not, signed or unsigned",
         "The same recipe with one thing changed at a time.",
     ),
-    "quantization": ("Quantization: 8, 6 and 4 bits", "After training, and in training."),
+    "quantization": (
+        "Quantization: 8, 6 and 4 bits",
+        "Weights and activations, fake-quantized: after training (`converted`), and in 600 steps "
+        "of training (`retrained`). No bits: the float student.",
+    ),
     "static-normalisation": (
         "Static normalisation in place of LayerNorm",
-        "What can be compiled; its cost, and after a short re-training.",
+        "What can be compiled: its cost (`converted`), and after 600 steps of re-training "
+        "(`retrained`). No normalization: LayerNorm.",
     ),
     "compilable": (
         "The full-depth student that can be compiled",

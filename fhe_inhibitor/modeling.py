@@ -22,6 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from fhe_inhibitor import fused_inhibitor
 from fhe_inhibitor.attention import dot_product, relative_offsets
 from fhe_inhibitor.configuration import InhibiDistilBertConfig, LayerConfig
+from fhe_inhibitor.fake_quantization import add_grids
 from fhe_inhibitor.quantization import Step
 from fhe_inhibitor.quantized import QuantizedNetwork
 
@@ -65,9 +66,8 @@ class Embeddings(nn.Module):
             else None
         )
         # A static normalisation of a table is part of the table.
-        self.LayerNorm = (
-            nn.LayerNorm(config.dim, eps=1e-12) if config.normalization == "layer_norm" else None
-        )
+        normalised = config.normalization == "layer_norm" or config.embedding_layer_norm
+        self.LayerNorm = nn.LayerNorm(config.dim, eps=1e-12) if normalised else None
         self.dropout = nn.Dropout(config.dropout)
         if bits := config.quantization_config_or_none:
             self.step = Step.signed(config.dim, bits.activation_bits)
@@ -319,6 +319,8 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         if bits := config.quantization_config_or_none:
             self.features_step = Step.unsigned(config.dim, bits.feature_bits)
         self.post_init()
+        if config.fake_quantization_bits:
+            add_grids(self, config.fake_quantization_bits)
 
     def forward(
         self,

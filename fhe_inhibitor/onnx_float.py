@@ -34,7 +34,8 @@ LARGEST = float(np.finfo(np.float32).max)
 def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
     """Return the graph of a classifier's float forward pass.
 
-    Raises InputError for another architecture, or an activation that ONNX has no operator for.
+    Raises InputError for another architecture, an activation that ONNX has no operator for, or
+    a fake-quantized student.
     """
     if isinstance(model, DistilBertForSequenceClassification):
         model = from_distilbert(model)
@@ -47,6 +48,11 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
         raise InputError(
             f"activation {model.config.activation!r} can't be exported; wanted one of "
             f"{', '.join(ACTIVATIONS)}"
+        )
+    if model.config.fake_quantization_bits:
+        raise InputError(
+            "a fake-quantized student can't be exported; export the float student it was made "
+            "from, which --quantized --calibration FILE quantizes"
         )
     graph = Graph()
     with graph.scope("distilbert.embeddings"):

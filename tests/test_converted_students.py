@@ -1,0 +1,166 @@
+"""Students of few bits and with static norms, by the command line: made, measured, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiment import Experiment, Result, read_experiment
+from fhe_inhibitor.experiment import run as run_experiment
+from fhe_inhibitor.experiments import expand, read_plan
+from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.task_rows import load_classifier
+from fhe_inhibitor.tasks import find_task
+from tests.conftest import REPOSITORY
+from tests.test_command_line import run  # noqa: F401  (a fixture)
+from tests.test_experiment import KILL, journal, write_task
+from tests.tiny_teacher import save_teacher, tiny_teacher
+
+torch.set_num_threads(1)
+
+pytest.importorskip("accelerate")
+
+PHASE = {"min_steps": 30, "max_steps": 30, "batch_size": 16, "learning_rate": 0.003}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tiny teacher that knows its task, and an inhibitor student of it."""
+    folder = tmp_path_factory.mktemp("converted")
+    teacher = save_teacher(tiny_teacher(initializer_range=0.2, dropout=0.0), folder / "untuned")
+    shared = {"task": "cola", "data": str(write_task(folder / "data")), "save_steps": 10}
+    tuning = {**shared, "teacher": str(teacher), "phases": {"teacher": PHASE}}
+    run_experiment(Experiment(recipe="teacher", **tuning), folder / "teacher")
+    shared["teacher"] = str(folder / "teacher")
+    of_student = {**shared, "recipe": "task-specific", "phases": {"task": PHASE}}
+    run_experiment(Experiment(**of_student), folder / "student")
+    return {**shared, "student": str(folder / "student")}
+
+
+def make(base: dict[str, Any], recipe: str, **changes: Any) -> Experiment:
+    phases = {"phases": {"retrain": PHASE}} if recipe == "retrained" else {}
+    return Experiment(**{**base, **phases, "recipe": recipe, **changes})
+
+
+def scores(result: Result) -> dict[str, float]:
+    return {row.recipe: row.value for row in result.rows if row.metric == "score"}
+
+
+def test_a_student_as_it_is_keeps_its_score(base: dict[str, Any], tmp_path: Path) -> None:
+    before = Result.model_validate_json((Path(base["student"]) / "result.json").read_text())
+    result = run_experiment(make(base, "converted"), tmp_path / "out")
+    assert scores(result)["converted"] == scores(before)["task-specific"]
+    assert result.rows[0].settings["attention_kind"] == "inhibitor_signed"
+    assert not {"bits", "normalization"} & set(result.rows[0].settings)
+
+
+@pytest.mark.parametrize("kind", ["inhibitor_signed", "dot_product"])
+def test_few_bits_in_training_and_what_evaluate_makes_of_them(
+    run,  # noqa: F811
+    base: dict[str, Any],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """Training brings the loss down; the folder gives the figures that its result states."""
+    settings = {**base, "recipe": "retrained", "bits": 4, "log_steps": 5}
+    if kind == "dot_product":  # the teacher's weights are its student
+        del settings["student"]
+    phases = {"retrain": {**PHASE, "learning_rate": 0.001}}
+    settings |= {"attention_kind": kind, "phases": phases}
+    (tmp_path / "e.yaml").write_text(json.dumps(settings))
+    made = run("distill", "--config", tmp_path / "e.yaml", "--out", tmp_path / "out", "--json")
+    assert made.code == 0
+    rows = [row for row in json.loads(made.out)["rows"] if row["recipe"] == "retrained"]
+    assert rows[0]["settings"]["bits"] == 4 and rows[0]["settings"]["attention_kind"] == kind
+    losses = [row["loss"] for row in journal(tmp_path / "out")]
+    assert losses[-1] < losses[0]
+    evaluated = run(
+        "evaluate", "--model", tmp_path / "out", "--task", "cola", "--json", "--data", base["data"]
+    )
+    measured = {row["metric"]: row["value"] for row in json.loads(evaluated.out)["rows"]}
+    assert measured == {row["metric"]: row["value"] for row in rows}
+
+
+def test_static_norms_are_made_and_trained(base: dict[str, Any], tmp_path: Path) -> None:
+    result = run_experiment(make(base, "retrained", normalization="static"), tmp_path / "out")
+    assert result.rows[0].settings["normalization"] == "static"
+    model = InhibiDistilBertForSequenceClassification.from_pretrained(tmp_path / "out")
+    converted = run_experiment(make(base, "converted", normalization="static"), tmp_path / "other")
+    assert converted.rows and model.config.normalization == "static"
+    other = load_file(tmp_path / "other" / "model.safetensors")
+    moved = {n for n, w in model.state_dict().items() if not torch.equal(w, other[n])}
+    name = "distilbert.transformer.layer.1.output_layer_norm.weight"
+    assert name in moved and not any("embeddings." in n for n in moved)
+
+
+def test_a_killed_run_ends_like_one_that_was_not(base: dict[str, Any], tmp_path: Path) -> None:
+    experiment = make(base, "retrained", bits=4, normalization="static")
+    run_experiment(experiment, tmp_path / "whole")
+    out = tmp_path / "killed"
+    arguments = [sys.executable, "-c", KILL, experiment.model_dump_json(), str(out), "retrain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(arguments, cwd=REPOSITORY, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    steps: list[int] = []
+    run_experiment(experiment, out, lambda place, step, n: steps.append(step))
+    assert steps[0] == 20
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, weight in load_file(out / "model.safetensors").items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_a_quantized_student_is_no_start_of_another(base: dict[str, Any], tmp_path: Path) -> None:
+    run_experiment(make(base, "converted", bits=8), tmp_path / "eight")
+    load_classifier(str(tmp_path / "eight"), find_task("cola"))
+    again = make(base, "converted", bits=4, student=str(tmp_path / "eight"))
+    with pytest.raises(InputError, match="quantized already"):
+        run_experiment(again, tmp_path / "four")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bits": 5}, "setting 'bits': input should be 4, 6 or 8"),
+        ({"normalization": "batch"}, "setting 'normalization': input should be 'layer_norm' or"),
+        ({"recipe": "teacher", "bits": 8}, "the recipe teacher makes no student"),
+    ],
+)
+def test_bad_settings_are_refused(
+    base: dict[str, Any], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run_experiment(
+            read_experiment(None, {**base, "recipe": "converted", **changes}), tmp_path / "out"
+        )
+
+
+def test_the_plan_names_each_student_once(tmp_path: Path) -> None:
+    """Of both sections: floats, bits and norms of both kinds, with the folders they start from."""
+    plan = read_plan(REPOSITORY / "demos" / "experiments.yaml")
+    runs = [
+        (entry.name, variant, experiment)
+        for entry in plan.experiments
+        for variant, experiment in expand(plan, entry, tmp_path)
+    ]
+    kept = {
+        str(tmp_path / entry.name / variant)
+        for entry in plan.experiments
+        if entry.keep
+        for variant, _ in expand(plan, entry, tmp_path)
+    }
+    for section, n_runs in (("quantization", 16), ("static-normalisation", 8)):
+        here = [(variant, one) for name, variant, one in runs if name == section]
+        assert len({variant for variant, _ in here}) == len(here) == n_runs
+        for _, one in here:
+            assert one.teacher in kept
+            assert one.student in kept if one.attention_kind != "dot_product" else not one.student
