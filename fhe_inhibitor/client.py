@@ -20,7 +20,7 @@ from concrete import fhe
 
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.manifest import SPECS_FILE, Encryption, read_manifest
-from fhe_inhibitor.messages import Request, Response, is_stream, pack_keys, unpack_keys
+from fhe_inhibitor.messages import Request, Response, pack_keys, unpack_keys, whole_stream
 from fhe_inhibitor.private_files import is_locked, lock, read_private, unlock, write_private
 
 
@@ -133,12 +133,9 @@ class Client:
         self._need_keys()
         task = self.manifest.program(response.n).tasks[-1]
         logits = response.ciphertexts.get(task.outputs[0], b"")
-        if not is_stream(logits):
-            raise InputError("the response holds no logits of these circuits")
         try:
-            decrypted = self._client.decrypt(
-                fhe.Value.deserialize(logits), function_name=task.function
-            )
+            value = fhe.Value.deserialize(whole_stream(logits))
+            decrypted = self._client.decrypt(value, function_name=task.function)
         except RuntimeError as error:
             raise InputError("the response holds no logits of these circuits") from error
         return np.asarray(decrypted, dtype=np.int64).reshape(-1)

@@ -40,7 +40,7 @@ class DistillationConfig:
     probabilities at `temperature`. labelled_share: share of each batch that is drawn from the
     texts with true labels, which are real; the rest is drawn from all. token_counts,
     token_weights: how many tokens a batch reads, and how often. bfloat16: multiply matrices in
-    it before quantization, where it gains what it costs to convert.
+    it in the float phase; the sums of the quantized one need float32 to be exact.
     """
 
     steps: int = 6000

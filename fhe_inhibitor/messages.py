@@ -83,22 +83,28 @@ class Response(Message):
     """A server's encrypted logits."""
 
 
-def is_stream(data: bytes) -> bool:
-    """Return whether bytes are one whole Cap'n Proto stream, as Concrete serializes all it has.
+def whole_stream(data: bytes) -> bytes:
+    """Return bytes that are one whole Cap'n Proto stream, as Concrete serializes all it has.
 
     Little-endian uint32: number of segments less 1, size of each in words of 8 bytes; then the
     segments, from a multiple of 8 on. Concrete itself believes a forged size: its reader takes
-    16 GB, or writes error messages for half a minute.
+    16 GB, or writes error messages for half a minute. Raises RuntimeError for other bytes, as that
+    reader does.
 
-    >>> is_stream(bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(8)), is_stream(b"garbage")
-    (True, False)
+    >>> whole_stream(bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(8)).hex()
+    '00000000010000000000000000000000'
+    >>> whole_stream(b"garbage")
+    Traceback (most recent call last):
+    ...
+    RuntimeError: not a whole Cap'n Proto stream
     """
     n_segments = int.from_bytes(data[:4], "little") + 1
     start = 8 * (n_segments // 2 + 1)
-    if len(data) < start:
-        return False
-    sizes = struct.unpack_from(f"<{n_segments}I", data, 4)
-    return len(data) == start + 8 * sum(sizes)
+    if len(data) >= start:
+        sizes = struct.unpack_from(f"<{n_segments}I", data, 4)
+        if len(data) == start + 8 * sum(sizes):
+            return data
+    raise RuntimeError("not a whole Cap'n Proto stream")
 
 
 def pack_keys(parameters_hash: str, keys: bytes) -> bytes:

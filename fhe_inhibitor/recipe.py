@@ -254,7 +254,7 @@ def train_student(
     student = make_student(recipe, attention_kind, len(corpus.features))
     features, size = torch.from_numpy(corpus.features), recipe.size
     student = with_feature_embedding(student, features, size.embedding_width, size.free_dim)
-    student = _distil(student, recipe, corpus, work / out.name)
+    student = _distil(student, recipe, corpus, work / f"{out.name}.safetensors")
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     save_checkpoint(fold_embedding(student), tokenizer, corpus.importance, out)
     # In torch, for its speed; the checkpoint's integers are the same ones.
@@ -282,7 +282,7 @@ def train_bag_of_words(
     torch.manual_seed(recipe.seed)
     model = BagOfWords(torch.from_numpy(corpus.features), len(recipe.labels))
     counts = recipe.size.student["buckets"]
-    _distil(model, recipe, corpus, work / "bag_of_words")
+    _distil(model, recipe, corpus, work / "bag_of_words.safetensors")
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     tables = {name: tokenized(tokenizer, split, corpus) for name, split in rows.items()}
     return {
@@ -314,13 +314,13 @@ def _distil(
     config = replace(recipe.size.distillation, seed=recipe.seed)
     table = text_table(corpus.texts, corpus.importance)
     with Progress() as progress:
-        task = progress.add_task(f"distil {checkpoint.name}", total=config.steps)
+        task = progress.add_task(f"distil {checkpoint.stem}", total=config.steps)
         return distil(
             model,
             table,
             corpus.importance,
             config,
-            checkpoint.with_suffix(".safetensors"),
+            checkpoint,
             lambda step, loss: progress.update(task, completed=step),
         )
 

@@ -24,7 +24,7 @@ from mlir._mlir_libs._concretelang._compiler import TransportValue as Value
 
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.manifest import SERVER_FOLDER, Task, read_manifest
-from fhe_inhibitor.messages import Request, Response, is_stream, unpack_keys
+from fhe_inhibitor.messages import Request, Response, unpack_keys, whole_stream
 
 __all__ = ["EvaluationKeys", "Server", "TaskDone", "Value"]
 
@@ -64,10 +64,8 @@ class Server:
         that were forged to look as if they belonged to these circuits can crash the process.
         """
         keys = unpack_keys(self.manifest.keys_hash, data)
-        if not is_stream(keys):
-            raise InputError(f"{len(data)} bytes are no evaluation keys: send them again")
         try:
-            return EvaluationKeys.deserialize(keys)
+            return EvaluationKeys.deserialize(whole_stream(keys))
         except RuntimeError as error:
             raise InputError(
                 f"{len(data)} bytes are no evaluation keys ({first_line(error)}): send them again"
@@ -132,9 +130,7 @@ class Server:
 
 def read_value(name: str, data: bytes) -> Value:
     """Return the ciphertext of that name. Raises InputError for bytes that are none."""
-    if not is_stream(data):
-        raise InputError(f"ciphertext {name!r} can't be read")
     try:
-        return Value.deserialize(data)
+        return Value.deserialize(whole_stream(data))
     except RuntimeError as error:
         raise InputError(f"ciphertext {name!r} can't be read") from error
