@@ -108,7 +108,7 @@ RETRAINED = Recipe(
     name="retrained",
     tuned_teacher=True,
     phases=(
-        Phase(name="retrain", hidden=1, soft=1, min_steps=600, max_steps=600, learning_rate=1e-4),
+        Phase(name="retrain", hidden=1, soft=1, min_steps=600, max_steps=600, learning_rate=5e-5),
     ),
 )
 

@@ -81,6 +81,7 @@ def write_report(results: Path, out: Path) -> str:
             parts.append(table([row for result in found for row in result["rows"]]))
         if found and name == "recipes":
             parts.append(_gaps([row for result in found for row in result["rows"]]))
+            parts.append(_costs(sections["layers"] + found))
     page = "\n\n".join(part.strip("\n") for part in parts) + "\n"
     (out / PAGE).write_text(page, encoding="utf-8")
     return page
@@ -150,6 +151,18 @@ def _gaps(rows: Sequence[dict[str, Any]]) -> str:
         gap = 100 * np.mean([of_tasks[task] - teacher[task] for task in shared])
         lines.append(f"- {recipe}: {gap:+.2f} points over {', '.join(shared)}")
     return "Mean difference to the teacher:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _costs(results: Sequence[dict[str, Any]]) -> str:
+    """Minutes of each phase and the largest memory, of the results that say so."""
+    columns = "experiment | minutes of each phase | peak memory of the process so far, GB"
+    lines = [f"| {columns} |", "|---" * 3 + "|"]
+    for result in results:
+        if "phase_s" in result:
+            phases = (f"{name} {seconds / 60:.1f}" for name, seconds in result["phase_s"].items())
+            memory = result["peak_memory_bytes"] / 1e9
+            lines.append(f"| {result['variant']} | {', '.join(phases)} | {memory:.1f} |")
+    return "What they took:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
