@@ -32,6 +32,7 @@ from fhe_inhibitor.derivation import CALIBRATION_TEXTS, LayerFit, derive, studen
 from fhe_inhibitor.distil_recipes import TUNING, Recipe, find_recipe
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.fake_quantization import quantize
+from fhe_inhibitor.int8_checkpoint import save_int8
 from fhe_inhibitor.measurements import Machine, Record, describe_machine, make_folder
 from fhe_inhibitor.phases import Journal, Phase, Settings, choose_trained, train_model
 from fhe_inhibitor.static_normalisation import make_static
@@ -228,7 +229,10 @@ class _Run:
             for phase in self.experiment.changed(self.recipe):
                 self._phase(phase, model, reference, teacher)
         rows = self._measure(model, teacher)
-        model.save_pretrained(self.out)
+        if self.experiment.bits:
+            save_int8(model, self.out)
+        else:
+            model.save_pretrained(self.out)
         teacher.tokenizer.save_pretrained(self.out)
         result = Result(
             experiment=self.experiment,

@@ -29,7 +29,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiment import RESULT, Experiment, OnStep, read_experiment, run
 from fhe_inhibitor.measurements import Record
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = "model*.safetensors"
 
 
 class Entry(Record):
@@ -85,7 +85,8 @@ def run_plan(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes((folder / RESULT).read_bytes())
                 if not entry.keep:
-                    (folder / WEIGHTS).unlink()
+                    for weights in folder.glob(WEIGHTS):
+                        weights.unlink()
             written.append(path)
     return written
 

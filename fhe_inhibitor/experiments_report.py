@@ -44,7 +44,7 @@ SECTIONS = {
     "static-normalisation": (
         "Static normalisation in place of LayerNorm",
         "What can be compiled: its cost (`converted`), and after 600 steps of re-training "
-        "(`retrained`). No normalization: LayerNorm.",
+        "(`retrained`); with LayerNorm, see the students without bits above.",
     ),
     "compilable": (
         "The full-depth student that can be compiled",

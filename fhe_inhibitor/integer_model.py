@@ -125,7 +125,8 @@ def _find(name_or_path: str | Path) -> Path:
     path = checkpoint_folder(name_or_path)
     if not path.is_dir():
         raise InputError(
-            f"no model {str(name_or_path)!r}: pass a folder, or one of {', '.join(_shipped())}"
+            f"no model {str(name_or_path)!r}: pass a folder, or one of "
+            f"{', '.join(n for n in _shipped() if (CHECKPOINTS / n / INTEGER_FILE).is_file())}"
         )
     for name in (CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():

@@ -22,6 +22,8 @@ from transformers import (
 
 import fhe_inhibitor.modeling  # noqa: F401  (registers InhibiDistilBERT with transformers)
 from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.int8_checkpoint import INT8_FILE, load_int8
+from fhe_inhibitor.integer_model import checkpoint_folder
 from fhe_inhibitor.metrics import measure
 from fhe_inhibitor.tasks import Example, Task
 from fhe_inhibitor.teacher import MAX_TOKENS, length_batches, pad
@@ -37,12 +39,19 @@ class TokenRow(NamedTuple):
 
 
 def load_classifier(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Load a float classifier of the task, teacher or student, and its tokenizer.
+    """Load a classifier of the task, teacher or student, and its tokenizer.
 
-    Raises InputError for a folder or hub name without one, and for another number of labels.
+    name: a shipped checkpoint, a folder or a hub name. Raises InputError where there is none, and
+    for another number of labels.
     """
+    folder = checkpoint_folder(name)
+    name = str(folder)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(name)
+        model: Any = (
+            load_int8(folder)
+            if (folder / INT8_FILE).is_file()
+            else AutoModelForSequenceClassification.from_pretrained(name)
+        )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(

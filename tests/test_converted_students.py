@@ -18,6 +18,8 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiment import Experiment, Result, read_experiment
 from fhe_inhibitor.experiment import run as run_experiment
 from fhe_inhibitor.experiments import expand, read_plan
+from fhe_inhibitor.fake_quantization import Grid, quantize
+from fhe_inhibitor.int8_checkpoint import INT8_FILE, load_int8, save_int8
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.task_rows import load_classifier
 from fhe_inhibitor.tasks import find_task
@@ -114,9 +116,40 @@ def test_a_killed_run_ends_like_one_that_was_not(base: dict[str, Any], tmp_path:
     steps: list[int] = []
     run_experiment(experiment, out, lambda place, step, n: steps.append(step))
     assert steps[0] == 20
-    expected = load_file(tmp_path / "whole" / "model.safetensors")
-    for name, weight in load_file(out / "model.safetensors").items():
+    expected = load_file(tmp_path / "whole" / INT8_FILE)
+    for name, weight in load_file(out / INT8_FILE).items():
         assert torch.equal(weight, expected[name]), name
+
+
+@pytest.mark.parametrize("n_bits", [4, 8])
+def test_an_int8_file_holds_the_student(base: dict[str, Any], tmp_path: Path, n_bits: int) -> None:
+    """Weights are int8, in a quarter of the bytes, and the logits stay what they were."""
+    model: Any = load_classifier(base["student"], find_task("cola"))[0]
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, model.config.vocab_size, (8, 10), generator=random)
+    quantize(model, n_bits, ids.tolist())
+    with torch.no_grad():
+        for grid in (m for m in model.modules() if isinstance(m, Grid)):
+            grid.change += 0.01 * torch.randn(grid.change.shape, generator=random)
+        save_int8(model, tmp_path)
+        loaded = load_int8(tmp_path)
+        assert torch.allclose(loaded(ids).logits, model(ids).logits, atol=1e-5)
+    of_dtype = {False: 0, True: 0}
+    for tensor in load_file(tmp_path / INT8_FILE).values():
+        of_dtype[tensor.dtype == torch.int8] += tensor.numel()
+    n_matrices = sum(w.numel() for w in model.parameters() if w.ndim == 2 and w.shape[1] > 1)
+    assert of_dtype[True] >= 0.99 * n_matrices
+
+
+def test_no_int8_file_of_a_float_student_or_of_pieces(base: dict[str, Any], tmp_path: Path) -> None:
+    model = load_classifier(base["student"], find_task("cola"))[0]
+    with pytest.raises(InputError, match="only a fake-quantized student"):
+        save_int8(model, tmp_path)
+    quantize(model, 8, [[5, 6, 7]])
+    save_int8(model, tmp_path)
+    (tmp_path / INT8_FILE).write_bytes((tmp_path / INT8_FILE).read_bytes()[:1000])
+    with pytest.raises(InputError, match="no int8 student could be loaded"):
+        load_classifier(str(tmp_path), find_task("cola"))
 
 
 def test_a_quantized_student_is_no_start_of_another(base: dict[str, Any], tmp_path: Path) -> None:
