@@ -81,7 +81,7 @@ def write_report(results: Path, out: Path) -> str:
             parts.append(table([row for result in found for row in result["rows"]]))
         if found and name == "recipes":
             parts.append(_gaps([row for result in found for row in result["rows"]]))
-            parts.append(_costs(sections["layers"] + found))
+            parts.append(_costs({name: sections[name] for name in ("layers", "recipes")}))
     page = "\n\n".join(part.strip("\n") for part in parts) + "\n"
     (out / PAGE).write_text(page, encoding="utf-8")
     return page
@@ -138,9 +138,10 @@ def _cell(of_seeds: dict[Any, float]) -> str:
 
 
 def _gaps(rows: Sequence[dict[str, Any]]) -> str:
-    """How far each recipe's mean over the tasks is from its teacher's, over tasks both have."""
+    """How far a recipe's mean over the development sets is from its teacher's, of shared tasks."""
     means: dict[str, dict[str, float]] = defaultdict(dict)
-    for ((recipe, _), task), of_seeds in _scores(rows).items():
+    developed = [row for row in rows if row.get("split", "validation") == "validation"]
+    for ((recipe, _), task), of_seeds in _scores(developed).items():
         means[recipe][task] = float(np.mean(list(of_seeds.values())))
     teacher = means.get("teacher", {})
     lines = []
@@ -153,15 +154,15 @@ def _gaps(rows: Sequence[dict[str, Any]]) -> str:
     return "Mean difference to the teacher:\n\n" + "\n".join(lines) if lines else ""
 
 
-def _costs(results: Sequence[dict[str, Any]]) -> str:
+def _costs(sections: dict[str, list[dict[str, Any]]]) -> str:
     """Minutes of each phase and the largest memory, of the results that say so."""
     columns = "experiment | minutes of each phase | peak memory of the process so far, GB"
     lines = [f"| {columns} |", "|---" * 3 + "|"]
-    for result in results:
-        if "phase_s" in result:
+    for section, results in sections.items():
+        for result in (result for result in results if "phase_s" in result):
             phases = (f"{name} {seconds / 60:.1f}" for name, seconds in result["phase_s"].items())
             memory = result["peak_memory_bytes"] / 1e9
-            lines.append(f"| {result['variant']} | {', '.join(phases)} | {memory:.1f} |")
+            lines.append(f"| {section} {result['variant']} | {', '.join(phases)} | {memory:.1f} |")
     return "What they took:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
 
 

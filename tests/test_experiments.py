@@ -88,12 +88,15 @@ def test_results_of_any_maker_make_a_table(tmp_path: Path) -> None:
 def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
     rows = [row("teacher", "sst2", 0, 0.9), row("teacher", "rte", 0, 0.6)]
     rows += [row("aligned", "sst2", 0, 0.88), row("aligned", "rte", 0, 0.61)]
+    rows += [
+        row(recipe, "rte", 0, 0.1) | {"split": "held_out"} for recipe in ("teacher", "aligned")
+    ]
     (tmp_path / "recipes").mkdir()
     costs = {"phase_s": {"layers": 90.0, "task": 30.0}, "peak_memory_bytes": 2_000_000_000}
     (tmp_path / "recipes" / "a.json").write_text(json.dumps({"rows": rows, **costs}))
     page = write_report(tmp_path, tmp_path)
     assert "- aligned: -0.50 points over sst2, rte" in page
-    assert "| a | layers 1.5, task 0.5 | 2.0 |" in page
+    assert "| recipes a | layers 1.5, task 0.5 | 2.0 |" in page
 
 
 def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> None:
