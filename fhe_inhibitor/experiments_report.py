@@ -181,7 +181,7 @@ def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
             axes.plot(steps, values, color=shade, label=f"layer {layer}")
         axes.set(xlabel="step", ylabel="mean squared error, held out", yscale="log")
         axes.grid(True, which="major", linewidth=0.3)
-        axes.legend()
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
         name = f"layers-{result['variant']}"
         save_figure(figure, figures, name)
         parts += [_layer_table(result, errors), f"![error of each layer]({FOLDER}/{name}.png)"]
