@@ -4,8 +4,8 @@ A plain embedding table of a small student overfits. Here a row is a small netwo
 what the teacher knows of the isolated word (see `fhe_inhibitor.vocabulary`), plus a strongly
 regularised free table. After training both fold into one ordinary table.
 
-A wide student is sparse from the start: encrypted noise leaves the integer weights of an output a
-norm of about 11, which 384 of them could only spend on zeros and ones.
+A wide student is sparse from the start: the table of an output must reach as far as the sum of its
+inputs can go, so that with 384 of them a typical sum would move by one or two entries in 32.
 """
 
 from __future__ import annotations
