@@ -5,7 +5,7 @@
     task-specific    E2 of the same
     aligned          ours
     converted        a student as it is, or with static norms or of few bits: after training
-    retrained        the same, then trained for 1,500 steps more: in training
+    retrained        the same, then trained for 600 steps more: in training
 
 E1 teaches attention on any text to speak like the pretrained teacher's and learns the task last.
 E2 has the task's texts alone and changes everything at once, at the small learning rate that a
@@ -108,7 +108,7 @@ RETRAINED = Recipe(
     name="retrained",
     tuned_teacher=True,
     phases=(
-        Phase(name="retrain", hidden=1, soft=1, min_steps=1500, max_steps=1500, learning_rate=2e-4),
+        Phase(name="retrain", hidden=1, soft=1, min_steps=600, max_steps=600, learning_rate=5e-5),
     ),
 )
 

@@ -38,8 +38,8 @@ SECTIONS = {
     ),
     "quantization": (
         "Quantization: 8, 6 and 4 bits",
-        "Weights and activations, fake-quantized: after training (`converted`), and in 1,500 "
-        "steps of training (`retrained`). No bits: the float student.",
+        "Weights and activations, fake-quantized: after training (`converted`), and in 600 steps "
+        "of training (`retrained`; 1,500 larger ones for 4 bits). No bits: the float student.",
     ),
     "static-normalisation": (
         "Static normalisation in place of LayerNorm",

@@ -41,7 +41,8 @@ def over_lengths(axes: Any, lengths: list[int], ylabel: str, log: bool = True) -
 
 
 def save_figure(figure: Any, out: Path, name: str) -> None:
-    """Write the figure as PNG and SVG, and forget it."""
-    for suffix in ("png", "svg"):
-        figure.savefig(out / f"{name}.{suffix}", dpi=DPI)
+    """Write the figure as PNG and SVG, the same bytes for the same figure, and forget it."""
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out / f"{name}.png", dpi=DPI)
+        figure.savefig(out / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)

@@ -152,6 +152,14 @@ def test_no_int8_file_of_a_float_student_or_of_pieces(base: dict[str, Any], tmp_
         load_classifier(str(tmp_path), find_task("cola"))
 
 
+def test_the_shipped_student_of_full_depth_reads() -> None:
+    model, tokenizer = load_classifier("inhibidistilbert-6-384-sst2-int8", find_task("sst2"))
+    texts = ["a warm , funny and moving film .", "a dull , lifeless and badly acted mess ."]
+    with torch.inference_mode():
+        logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    assert logits.argmax(dim=-1).tolist() == [1, 0]
+
+
 def test_a_quantized_student_is_no_start_of_another(base: dict[str, Any], tmp_path: Path) -> None:
     run_experiment(make(base, "converted", bits=8), tmp_path / "eight")
     load_classifier(str(tmp_path / "eight"), find_task("cola"))
