@@ -38,12 +38,12 @@ SECTIONS = {
     ),
     "quantization": (
         "Quantization: 8, 6 and 4 bits",
-        "Weights and activations, fake-quantized: after training (`converted`), and in 600 steps "
-        "of training (`retrained`; 1,500 larger ones for 4 bits). No bits: the float student.",
+        "Weights and activations, fake-quantized: after training (`converted`), and in "
+        "training (`retrained`, its steps as in the plan). No bits: the float student.",
     ),
     "static-normalisation": (
         "Static normalisation in place of LayerNorm",
-        "What can be compiled: its cost (`converted`), and after 600 steps of re-training "
+        "What can be compiled: its cost (`converted`), and after a short re-training "
         "(`retrained`); with LayerNorm, see the students without bits above.",
     ),
     "compilable": (

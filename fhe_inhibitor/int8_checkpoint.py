@@ -7,20 +7,20 @@ thresholds) stays float32. Loaded, it computes what it computed, and it can go o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from fhe_inhibitor.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 
 INT8_FILE = "model.int8.safetensors"
-SIZE = "size"  # of an embedding's rows; a Linear's are in its grid
 
 
 @torch.no_grad()
@@ -31,17 +31,12 @@ def save_int8(model: Any, folder: Path) -> None:
     """
     high = _largest_code(model.config)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    for prefix, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            parametrized: Any = module.parametrizations["weight"]
-            key, size = f"{prefix}.parametrizations.weight.original", parametrized[0].size
-        elif isinstance(module, nn.Embedding):
-            # Each row was rounded with its largest value at the end of the codes.
-            key, size = f"{prefix}.weight", module.weight.abs().amax(dim=1, keepdim=True) / high
-            size = size.clamp(min=torch.finfo(torch.float32).tiny)
-            state[f"{prefix}.{SIZE}"] = size
-        else:
-            continue
+    for key, grid in _coded_weights(model):
+        if grid is not None:
+            size = grid.size
+        else:  # each row was rounded with its largest value at the end of the codes
+            size = state[key].abs().amax(dim=1, keepdim=True) / high
+            size = state[_size_of(key)] = size.clamp(min=torch.finfo(torch.float32).tiny)
         state[key] = (state[key] / size).round().clamp(-high, high).to(torch.int8)
     model.config.save_pretrained(folder)
     save_file(state, folder / INT8_FILE)
@@ -52,28 +47,35 @@ def load_int8(folder: Path) -> InhibiDistilBertForSequenceClassification:
     """Load what `save_int8` wrote. Raises InputError for files that don't fit."""
     try:
         config = InhibiDistilBertConfig.from_pretrained(folder, local_files_only=True)
-        model = InhibiDistilBertForSequenceClassification(config)
         _largest_code(config)
-        state: dict[str, Tensor] = load_file(folder / INT8_FILE)
-        sizes = {
-            f"{name}.weight": state.pop(f"{name}.{SIZE}")
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Embedding)
-        }
-        codes = {key: state.pop(key) for key in list(state) if state[key].dtype == torch.int8}
-        model.load_state_dict({**state, **{key: code.float() for key, code in codes.items()}})
+        model = InhibiDistilBertForSequenceClassification(config)
+        state = load_file(folder / INT8_FILE)
+        weights = list(_coded_weights(model))
+        folded = {key: state.pop(_size_of(key)) for key, grid in weights if grid is None}
+        model.load_state_dict(state)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"no int8 student could be loaded from {folder} ({first_line(error)}); pass a folder "
             f"with config.json and {INT8_FILE} as `fhe-inhibitor distill` writes them"
         ) from None
-    for name, module in model.named_modules():
+    for key, grid in weights:
+        model.get_parameter(key).mul_(folded[key] if grid is None else grid.size)
+    return model.eval()
+
+
+def _coded_weights(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Each weight that is codes, by its key, and its grid; None for an embedding's: folded."""
+    for prefix, module in model.named_modules():
         if isinstance(module, nn.Linear):
             parametrized: Any = module.parametrizations["weight"]
-            parametrized.original.mul_(parametrized[0].size)
+            yield f"{prefix}.parametrizations.weight.original", parametrized[0]
         elif isinstance(module, nn.Embedding):
-            module.weight.mul_(sizes[f"{name}.weight"])
-    return model.eval()
+            yield f"{prefix}.weight", None
+
+
+def _size_of(key: str) -> str:
+    """The key of the step sizes of an embedding's rows."""
+    return f"{key.removesuffix('.weight')}.size"
 
 
 def _largest_code(config: InhibiDistilBertConfig) -> int:

@@ -115,9 +115,9 @@ def checkpoint_folder(name_or_path: str | Path) -> Path:
     return CHECKPOINTS / name_or_path if str(name_or_path) in _shipped() else Path(name_or_path)
 
 
-def _shipped() -> list[str]:
-    """Return the names of the shipped checkpoints."""
-    return sorted(path.name for path in CHECKPOINTS.glob("*") if path.is_dir())
+def _shipped(file: str = CONFIG_FILE) -> list[str]:
+    """Return the names of the shipped checkpoints that have such a file."""
+    return sorted(path.parent.name for path in CHECKPOINTS.glob(f"*/{file}"))
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -126,7 +126,7 @@ def _find(name_or_path: str | Path) -> Path:
     if not path.is_dir():
         raise InputError(
             f"no model {str(name_or_path)!r}: pass a folder, or one of "
-            f"{', '.join(n for n in _shipped() if (CHECKPOINTS / n / INTEGER_FILE).is_file())}"
+            f"{', '.join(_shipped(INTEGER_FILE))}"
         )
     for name in (CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE):
         if not (path / name).is_file():

@@ -5,7 +5,7 @@ what the teacher knows of the isolated word (see `fhe_inhibitor.vocabulary`), pl
 regularised free table. After training both fold into one ordinary table.
 
 A wide student is sparse from the start: the table of an output must reach as far as the sum of its
-inputs can go, so that with 384 of them a typical sum would move by one or two entries in 32.
+inputs can go, so that with 384 of them typical sums would share one or two entries in 32.
 """
 
 from __future__ import annotations

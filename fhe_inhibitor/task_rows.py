@@ -46,12 +46,10 @@ def load_classifier(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
     """
     folder = checkpoint_folder(name)
     name = str(folder)
+    model: Any = load_int8(folder) if (folder / INT8_FILE).is_file() else None
     try:
-        model: Any = (
-            load_int8(folder)
-            if (folder / INT8_FILE).is_file()
-            else AutoModelForSequenceClassification.from_pretrained(name)
-        )
+        if model is None:
+            model = AutoModelForSequenceClassification.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
