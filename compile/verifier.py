@@ -16,7 +16,7 @@ from circuits.network import Network
 from compile.plan import Stage, Wire, network_stages, network_wires
 from fhe_inhibitor.errors import InputError
 
-MAX_LOOKUP_BITS = 5
+MAX_LOOKUP_BITS = 6  # at 2.5 times the cost of 5
 
 
 class VerificationError(InputError):

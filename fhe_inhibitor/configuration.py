@@ -23,10 +23,14 @@ class QuantizationConfig:
     output's integer weights; encrypted noise grows with it, and beyond about 11 every lookup of
     the network gets dearer. fan_in: inputs that an output keeps, those of its largest weights,
     or 0 for all; fewer inputs reach less far, so that a table of the same bits has finer steps.
-    keys_per_sum: how many keys a query adds before a lookup that saturates, or 0 for all; one
-    number, or one per layer; only for full attention. table_bits: the widest lookup. logit_bits:
-    signed integer logits, sums without a lookup. rounding_noise: standard deviation of the noise
-    of approximate encrypted rounding, in rounding steps.
+    classifier_fan_in: inputs that the classifier keeps, the same for all labels, or 0 for all;
+    fewer leave more of logit_bits to each. keys_per_sum: how many keys a query adds before a
+    lookup that saturates, or 0 for all; one number, or one per layer; only for full attention.
+    table_bits: the widest lookup, of sums: over inputs, over keys, over a key's channels.
+    zero_points: give each channel of the residual stream, the feed-forward values and the heads'
+    outputs its own, for channels whose mean is far from 0; it costs nothing under encryption.
+    logit_bits: signed integer logits, sums without a lookup. rounding_noise: standard deviation
+    of the noise of approximate encrypted rounding, in rounding steps.
     """
 
     activation_bits: int = 4
@@ -36,8 +40,10 @@ class QuantizationConfig:
     weight_bits: int = 4
     weight_norm: float = 11.0
     fan_in: int = 0
+    classifier_fan_in: int = 0
     keys_per_sum: int | Sequence[int] = 0
     table_bits: int = 5
+    zero_points: bool = False
     logit_bits: int = 7
     rounding_noise: float = 0.1
 
@@ -53,8 +59,10 @@ class QuantizationConfig:
         for keys in sums if isinstance(sums, (list, tuple)) else (sums,):
             if not (isinstance(keys, int) and keys >= 0 and keys != 1):
                 raise InputError(f"keys_per_sum is {sums!r}, wanted 0 or integers from 2")
-        if not (isinstance(self.fan_in, int) and (self.fan_in == 0 or self.fan_in >= 2)):
-            raise InputError(f"fan_in is {self.fan_in!r}, wanted 0 or an integer from 2")
+        for name in ("fan_in", "classifier_fan_in"):
+            given = getattr(self, name)
+            if not (isinstance(given, int) and (given == 0 or given >= 2)):
+                raise InputError(f"{name} is {given!r}, wanted 0 or an integer from 2")
         if not 0 <= self.rounding_noise < 0.5:
             raise InputError(f"rounding_noise is {self.rounding_noise}, wanted 0 to 0.5 steps")
 

@@ -23,7 +23,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,20 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
         held_out=TokenizedTexts(**_load(folder / "held_out.npz")),
         complete=n_texts == len(texts["labels"]),
     )
+
+
+def led_by(corpus: Corpus, token: int) -> Corpus:
+    """Return a corpus whose texts all begin with `token`, which nothing is more important than."""
+
+    def lead(texts: TokenizedTexts) -> TokenizedTexts:
+        starts = np.arange(len(texts) + 1)
+        ids = np.insert(texts.ids, texts.offsets[:-1], token)
+        return replace(texts, ids=ids, offsets=texts.offsets + starts)
+
+    importance = corpus.importance.copy()
+    importance[token] = np.inf
+    texts, held_out = lead(corpus.texts), lead(corpus.held_out)
+    return replace(corpus, importance=importance, texts=texts, held_out=held_out)
 
 
 def _saved(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:

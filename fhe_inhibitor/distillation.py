@@ -1,9 +1,13 @@
 """Distil a small quantized student: soft labels, importance-chosen tokens, noise in the loop.
 
-Training has two phases. In float the student learns the task; then every activation's step is
-calibrated and the forward pass is the integer network's, rounding noise included. The weights
-that are kept are an exponential moving average. One model serves every sequence length: each
-batch draws how many tokens it may read.
+Training has two phases. In float the student learns the task, and a wide one loses most of its
+weights (`pruning`); then every activation's step is calibrated and the forward pass is the integer
+network's, rounding noise included. The weights that are kept are an exponential moving average.
+One model serves every sequence length: each batch draws how many tokens it may read.
+
+The targets are the teacher's logits of the whole text, which lie in the corpus; or, for a student
+of the teacher's shape, what a reference says to the very tokens that the student reads: logits and
+each layer's hidden states (`phrase_teacher`).
 """
 
 from __future__ import annotations
@@ -20,14 +24,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fhe_inhibitor.compilable import centre_keys
 from fhe_inhibitor.corpus import TokenizedTexts
-from fhe_inhibitor.observation import soft_loss
+from fhe_inhibitor.observation import Observed, layer_losses, soft_loss
 from fhe_inhibitor.processor_settings import flush_denormals, one_thread
+from fhe_inhibitor.pruning import prune
 from fhe_inhibitor.public_model import most_important
 from fhe_inhibitor.quantized import calibrate
 
 MAX_TEXT_TOKENS = 40
-CHECKPOINT_STEPS = 500
+CHECKPOINT_STEPS = 250
+PRUNING_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,17 @@ class DistillationConfig:
     texts with true labels, which are real; the rest is drawn from all. token_counts,
     token_weights: how many tokens a batch reads, and how often. bfloat16: multiply matrices in
     it in the float phase; the sums of the quantized one need float32 to be exact.
+    embedding_rate: learning rate of what makes the embeddings but the free table, None for that of
+    the rest. hidden_weight: of the reference's hidden states, mean squared error over all layers.
+    pruned_between: the steps between which the inputs of each output fall to the quantization's
+    (`pruning`), as shares of the float phase; None keeps all. centre_keys: move queries and keys to
+    the middle of their codes before steps are calibrated (`compilable`).
     """
 
     steps: int = 6000
     batch_size: int = 256
     learning_rate: float = 3e-3
+    embedding_rate: float | None = None
     free_learning_rate: float = 1e-3
     free_weight_decay: float = 0.5
     float_fraction: float = 0.4
@@ -58,6 +71,9 @@ class DistillationConfig:
     token_counts: tuple[int, ...] = (8, 10, 12, 16, 24)
     token_weights: tuple[float, ...] = (0.1, 0.1, 0.2, 0.4, 0.2)
     bfloat16: bool = False
+    hidden_weight: float = 0.0
+    pruned_between: tuple[float, float] | None = None
+    centre_keys: bool = False
     seed: int = 0
 
 
@@ -103,12 +119,13 @@ def select_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Return the n most important tokens of each text, in order: ids and mask, int64 `[B, n]`.
 
-    dropout: probability that a token is left out before the choice.
+    dropout: probability that a token is left out before the choice; one of infinite importance
+    never is.
     """
     position = torch.arange(ids.shape[1])
     present = position < lengths[:, None]
     if dropout:
-        present &= torch.rand(ids.shape) >= dropout
+        present &= (torch.rand(ids.shape) >= dropout) | importance[ids].isinf()
     score = importance[ids].masked_fill(~present, -torch.inf)
     # A stable sort takes the first of equally important tokens, as the client does.
     chosen = torch.sort(score, dim=1, descending=True, stable=True).indices[:, :n]
@@ -128,12 +145,15 @@ def distil(
     config: DistillationConfig,
     checkpoint: Path | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    reference: Callable[[Tensor, Tensor], Observed] | None = None,
 ) -> nn.Module:
     """Train `model` on the teacher's logits and return its averaged weights, in eval mode.
 
     model: takes `input_ids` and `attention_mask`, returns `.logits`; quantized after the float
     phase if it has a quantization configuration. checkpoint: a file to resume from, written
-    every `CHECKPOINT_STEPS` steps. Deterministic for a seed: it computes on one thread.
+    every `CHECKPOINT_STEPS` steps. reference: what the student should be on the tokens that it
+    reads, logits and `states` as its own `hidden_states`; if None, the texts' logits are the
+    targets. Deterministic for a seed: it computes on one thread.
     """
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
     average = _average(model, config)
@@ -147,6 +167,7 @@ def distil(
             model.quantized = True
     rate = _schedule(config, switch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate, last_epoch=start - 1)
+    wanted = {"output_hidden_states": True} if reference else {}
     model.train()
     for step, (rows, n) in enumerate(_batches(texts, config, start), start):
         if step % CHECKPOINT_STEPS == 0:
@@ -154,17 +175,21 @@ def distil(
         ids, mask = select_tokens(
             texts.ids[rows], texts.lengths[rows], weights, n, config.word_dropout
         )
+        if config.pruned_between and quantizes and step < switch and step % PRUNING_STEPS == 0:
+            begin, end = (share * switch for share in config.pruned_between)
+            progress = min(1.0, max(0.0, (step - begin) / (end - begin)))
+            prune(model, progress, ids, mask)
         if step == switch:
+            if config.centre_keys:
+                centre_keys(model, ids, mask)
             calibrate(model, ids, mask)
             average = _average(model, config)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16 and step < switch):
-            logits = model(input_ids=ids, attention_mask=mask).logits
-        loss = distillation_loss(
-            logits.float(),
-            texts.logits[rows],
-            texts.labels[rows],
-            config,
-        )
+            output = model(input_ids=ids, attention_mask=mask, **wanted)
+        target = reference(ids, mask) if reference else Observed(texts.logits[rows])
+        loss = distillation_loss(output.logits.float(), target.logits, texts.labels[rows], config)
+        if reference:
+            loss = loss + config.hidden_weight * _hidden_loss(output, target, mask)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -186,6 +211,18 @@ def distillation_loss(
     hard_labels = torch.where(labels < 0, teacher_logits.argmax(dim=-1), labels)
     hard = nn.functional.cross_entropy(logits, hard_labels)
     return soft + config.hard_weight * hard
+
+
+def _hidden_loss(output: Any, target: Observed, mask: Tensor) -> Tensor:
+    """Return the mean over layers of the error of hidden states, at the positions that are there.
+
+    The last layer of a quantized student has the first position only.
+    """
+    losses = [
+        layer_losses([own], [wanted[:, : own.shape[1]]], mask[:, : own.shape[1]])[0]
+        for own, wanted in zip(output.hidden_states, target.states, strict=True)
+    ]
+    return torch.stack(losses).mean()
 
 
 @torch.inference_mode()
@@ -210,15 +247,23 @@ def predict(
 
 
 def _parameter_groups(model: nn.Module, config: DistillationConfig) -> Sequence[dict[str, Any]]:
-    free = [p for name, p in model.named_parameters() if ".free." in name]
-    rest = [p for name, p in model.named_parameters() if ".free." not in name]
+    def of(name: str) -> str:
+        if ".free." in name:
+            return "free"
+        return "embedding" if ".word_embeddings." in name else "rest"
+
     groups = [
-        (rest, config.learning_rate, 0.01),
-        (free, config.free_learning_rate, config.free_weight_decay),
+        ([p for name, p in model.named_parameters() if of(name) == kind], rate, decay)
+        for kind, rate, decay in (
+            ("rest", config.learning_rate, 0.01),
+            ("embedding", config.embedding_rate or config.learning_rate, 0.01),
+            ("free", config.free_learning_rate, config.free_weight_decay),
+        )
     ]
     return [
         {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
         for parameters, rate, decay in groups
+        if parameters
     ]
 
 

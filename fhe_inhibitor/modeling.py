@@ -9,7 +9,8 @@ on, the forward pass computes in the integers that the circuits compute in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,6 +119,7 @@ class SelfAttention(nn.Module):
                 "dot_product": Step.centred,
             }[self.kind]
             make_output = Step.unsigned if self.kind == "inhibitor" else Step.signed
+            free = bits.zero_points
             self.key_steps = nn.ModuleList(self._key_step(layer.key_bits) for _ in heads)
             self.value_steps = nn.ModuleList(make_value(1, layer.value_bits) for _ in heads)
             if self.kind == "dot_product":
@@ -126,7 +128,7 @@ class SelfAttention(nn.Module):
                 self.reciprocal_steps = nn.ModuleList(Step.unsigned(1, 4) for _ in heads)
                 self.sum_steps = nn.ModuleList(Step.signed(layer.value_head_dim, 4) for _ in heads)
             self.output_steps = nn.ModuleList(
-                make_output(layer.value_head_dim, bits.activation_bits) for _ in heads
+                make_output(layer.value_head_dim, bits.activation_bits, free) for _ in heads
             )
 
     def _key_step(self, n_bits: int) -> Step:
@@ -194,7 +196,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         if bits := config.quantization_config_or_none:
             make_step = Step.unsigned if config.activation == "relu" else Step.signed
-            self.hidden_step = make_step(hidden_dim, bits.activation_bits)
+            self.hidden_step = make_step(hidden_dim, bits.activation_bits, bits.zero_points)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.lin2(self.activation(self.lin1(x))))
@@ -212,9 +214,10 @@ class TransformerBlock(nn.Module):
             self.ffn = FeedForward(config, self.shape.hidden_dim)
             self.output_layer_norm = make_norm(config)
         if bits := config.quantization_config_or_none:
-            self.attended_step = Step.signed(config.dim, bits.activation_bits)
+            make_step = partial(Step.signed, config.dim, bits.activation_bits, bits.zero_points)
+            self.attended_step = make_step()
             if self.shape.hidden_dim:
-                self.output_step = Step.signed(config.dim, bits.activation_bits)
+                self.output_step = make_step()
 
     def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
         return self.finish(x[:, :n_queries], self.attention(x, attention_mask, n_queries))
@@ -261,6 +264,8 @@ class InhibiDistilBertPreTrainedModel(PreTrainedModel):
                 nn.init.normal_(module.query, std=self.config.initializer_range)
         elif isinstance(module, Step):
             nn.init.zeros_(module.log_size)
+            if module.zero_point is not None:
+                nn.init.zeros_(module.zero_point)
 
 
 class InhibiDistilBertModel(InhibiDistilBertPreTrainedModel):
@@ -334,13 +339,14 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         """Return logits `[B, num_labels]`, and a loss if `labels` `[B]` are given.
 
         The loss is cross entropy, or the squared error of a single output (a regression). Hidden
-        states are a float model's: the embeddings, then each layer's, `[B, n, dim]`.
+        states are the embeddings, then each layer's, `[B, n, dim]`; a quantized model's last is of
+        the first position only.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        states = None
+        states: Sequence[Tensor] = ()
         if self.quantized:
-            logits = QuantizedNetwork(self)(input_ids, attention_mask)
+            logits, states = QuantizedNetwork(self)(input_ids, attention_mask)
         elif output_hidden_states:
             states = self.distilbert(input_ids, attention_mask, True).hidden_states
             logits = self._classify(states[-1][:, 0])
@@ -351,7 +357,9 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
             loss = nn.functional.mse_loss(logits[:, 0], labels)
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
-        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=tuple(states) if output_hidden_states else None
+        )
         return output if return_dict else output.to_tuple()
 
     def _first_position(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

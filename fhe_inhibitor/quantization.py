@@ -66,21 +66,29 @@ def round_to_step(x: Tensor, lsbs: int, noise_std: float) -> Tensor:
 
 
 class Step(nn.Module):
-    """A quantizer: `clamp(round(x / size + centre), low, high)`, its size learned per channel.
+    """A quantizer: `clamp(round(x / size + centre + zero_point), low, high)`.
 
-    size: exp(log_size), `[channels]`. Gradients reach it as in LSQ, through the rounding.
+    size: exp(log_size), learned per channel, `[channels]`. Gradients reach it as in LSQ, through
+    the rounding. zero_point: what 0 becomes, learned too, `[channels]`, or None where that is the
+    `centre`. No integer: the next layer's table takes it back.
     """
 
-    def __init__(self, channels: int, low: int, high: int, centre: float = 0.0) -> None:
+    zero_point: nn.Parameter | None
+
+    def __init__(
+        self, channels: int, low: int, high: int, centre: float = 0.0, has_zero_point: bool = False
+    ) -> None:
         super().__init__()
         self.low, self.high, self.centre = low, high, centre
         self.log_size = nn.Parameter(torch.zeros(channels))
+        self.zero_point = nn.Parameter(torch.zeros(channels)) if has_zero_point else None
         self.calibrating = False
 
     @classmethod
-    def signed(cls, channels: int, n_bits: int) -> Step:
+    def signed(cls, channels: int, n_bits: int, has_zero_point: bool = False) -> Step:
         """Integers -2^(b-1) ... 2^(b-1) - 1."""
-        return cls(channels, -(1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1)
+        half = 1 << (n_bits - 1)
+        return cls(channels, -half, half - 1, has_zero_point=has_zero_point)
 
     @classmethod
     def symmetric(cls, channels: int, n_bits: int) -> Step:
@@ -88,9 +96,9 @@ class Step(nn.Module):
         return cls(channels, 1 - (1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1)
 
     @classmethod
-    def unsigned(cls, channels: int, n_bits: int) -> Step:
-        """Integers 0 ... 2^b - 1, for values that are not negative."""
-        return cls(channels, 0, (1 << n_bits) - 1)
+    def unsigned(cls, channels: int, n_bits: int, has_zero_point: bool = False) -> Step:
+        """Integers 0 ... 2^b - 1, for values that are not negative or have a zero point."""
+        return cls(channels, 0, (1 << n_bits) - 1, has_zero_point=has_zero_point)
 
     @classmethod
     def centred(cls, channels: int, n_bits: int) -> Step:
@@ -114,27 +122,57 @@ class Step(nn.Module):
             self.calibrate(x.detach())
         return self.integers(x)
 
+    @property
+    def shift(self) -> Tensor:
+        """What is to be taken from an integer before it is multiplied by the size, `[channels]`."""
+        zero = torch.zeros_like(self.log_size) if self.zero_point is None else self.zero_point
+        return zero + self.centre
+
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of `x` without a change of size."""
-        return round_ste(clamp_leaky(x / self.size + self.centre, self.low, self.high))
+        return round_ste(clamp_leaky(x / self.size + self.shift, self.low, self.high))
+
+    def reals(self, integers: Tensor) -> Tensor:
+        """Return what integers `[..., channels]` stand for."""
+        return (integers - self.shift) * self.size
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Set the size that quantizes the sample `x` `[..., channels]` with least squared error."""
+        """Set the size that quantizes the sample `x` `[..., channels]` with least squared error.
+
+        With a zero point, set that too: what lies between the middle of the range of values and
+        their mean becomes the middle of the codes.
+        """
         sample = x.reshape(-1, x.shape[-1])
         sample = sample[torch.randperm(len(sample))[:4096]]
         if len(self.log_size) == 1:
             sample = sample.reshape(-1, 1)
-        reach = max(abs(self.low - self.centre), self.high - self.centre)
+        if self.zero_point is None:
+            self.log_size.copy_(self._fit(sample, self.centre)[0])
+            return
+        middle, mean = (self.low + self.high) / 2, sample.mean(dim=0)
+        ends = (sample.amax(dim=0) + sample.amin(dim=0)) / 2
+        least = torch.full_like(mean, torch.inf)
+        for share in torch.linspace(0, 1, 5):
+            centre = torch.lerp(mean, ends, share)
+            log_size, error = self._fit(sample - centre, middle)
+            better, zero_point = error < least, middle - centre / log_size.exp()
+            least = torch.where(better, error, least)
+            self.log_size.copy_(torch.where(better, log_size, self.log_size))
+            self.zero_point.copy_(torch.where(better, zero_point, self.zero_point))
+
+    def _fit(self, sample: Tensor, middle: float) -> tuple[Tensor, Tensor]:
+        """Return the logarithm of the size of least squared error, and that error."""
+        reach = max(abs(self.low - middle), self.high - middle)
         largest = sample.abs().amax(dim=0).clamp(min=1e-4) / reach
         best_size, best_error = largest, torch.full_like(largest, torch.inf)
         for shrink in torch.linspace(0.15, 1.0, 35):
             size = shrink * largest
-            codes = (sample / size + self.centre + 0.5).floor().clamp(self.low, self.high)
-            error = (((codes - self.centre) * size - sample) ** 2).sum(dim=0)
+            codes = (sample / size + middle + 0.5).floor().clamp(self.low, self.high)
+            error = (((codes - middle) * size - sample) ** 2).sum(dim=0)
             best_size = torch.where(error < best_error, size, best_size)
             best_error = torch.minimum(error, best_error)
-        self.log_size.copy_(best_size.log())
+        return best_size.log(), best_error
 
 
 def lookup_lsbs(span: float, table_bits: int) -> int:
@@ -208,6 +246,11 @@ class JoinedSteps:
         return torch.cat([step.size for step in self.steps])
 
     @property
+    def shift(self) -> Tensor:
+        """Of each channel, see `Step`."""
+        return torch.cat([step.shift for step in self.steps])
+
+    @property
     def range(self) -> tuple[int, int]:
         """Smallest and largest integer."""
         return self.steps[0].range
@@ -215,11 +258,15 @@ class JoinedSteps:
 
 @dataclass(frozen=True)
 class IntegerWeights:
-    """Integer weights `[out, in (+ 1)]`, the last column a residual's; scale, offset `[out]`."""
+    """Integer weights `[out, in (+ 1)]`, the last column a residual's; scale, offset `[out]`.
+
+    zero: the accumulator of inputs that stand for 0, `[out]`.
+    """
 
     weight: Tensor
     scale: Tensor
     offset: Tensor
+    zero: Tensor
     lsbs: int
 
 
@@ -249,6 +296,7 @@ class TableLinear:
         """The integer weights, with gradients to the float weights and the steps."""
         rows = self.weight * self.input_step.size  # [out, in]
         low, high = (torch.full((rows.shape[1],), float(end)) for end in self.input_step.range)
+        shift = self.input_step.shift
         if self.residual_step is not None:
             rows = torch.cat([rows, self.residual_step.size[:, None]], dim=1)
             ends = torch.tensor([self.residual_step.range], dtype=torch.float32)
@@ -272,7 +320,10 @@ class TableLinear:
         weight = round_ste((rows / scale[:, None]).clamp(-largest, largest))
         fixed = weight.detach()
         offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)
-        return IntegerWeights(weight, scale, offset, lsbs)
+        zero = offset + weight[:, : len(shift)] @ shift
+        if self.residual_step is not None:
+            zero = zero + weight[:, -1] * self.residual_step.shift
+        return IntegerWeights(weight, scale, offset, zero, lsbs)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, noise_std: float = 0) -> Tensor:
         """Return output integers `[..., out]` of input integers `[..., in]`."""
@@ -284,7 +335,7 @@ class TableLinear:
 
     def _real(self, accumulator: Tensor) -> Tensor:
         """Return the real pre-activation of a rounded accumulator."""
-        return (accumulator - self.integers.offset) * self.integers.scale + self.bias
+        return (accumulator - self.integers.zero) * self.integers.scale + self.bias
 
     @torch.no_grad()
     def to_circuit(self) -> Linear:

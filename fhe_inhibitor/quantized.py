@@ -23,6 +23,7 @@ from fhe_inhibitor.quantization import (
     Step,
     TableLinear,
     clamp_leaky,
+    keep_largest,
     round_ste,
     row_scales,
     to_integers,
@@ -64,17 +65,23 @@ class QuantizedNetwork:
         self.layers = []
         for block in model.distilbert.transformer.layer:
             self.layers.append(self._layer(block, step))
-            step = block.output_step if block.shape.hidden_dim else block.attended_step
+            step = _output_step(block)
         self.features = self._linear(model.pre_classifier, step, model.features_step)
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return real logits `[B, n_labels]`."""
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return real logits `[B, n_labels]` and hidden states, each `[B, n, dim]`.
+
+        The states are the embeddings and each layer's, as real numbers; the last layer's is
+        `[B, 1, dim]`, of the first position.
+        """
         x = self.embed(input_ids)
+        states = [self.model.distilbert.embeddings.step.reals(x)]
         for index, layer in enumerate(self.layers):
             x = self._run_layer(layer, x, attention_mask, index == len(self.layers) - 1)
+            states.append(_output_step(layer.block).reals(x))
         x = self.features(x, noise_std=self.noise_std)[:, 0]
         weight, offset, scale = self._logits()
-        return (x @ weight.T + offset) * scale
+        return (x @ weight.T + offset) * scale, states
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the integers that the client encrypts, `[B, n, dim]`."""
@@ -218,6 +225,9 @@ class QuantizedNetwork:
         # Softmax ignores what all logits have in common; without it they need fewer bits.
         weight, bias = (w - w.mean(dim=0) for w in (classifier.weight, classifier.bias))
         weight = weight * step.size
+        if 0 < bits.classifier_fan_in < weight.shape[1]:
+            heaviest = weight.detach().abs().sum(dim=0, keepdim=True)
+            weight = weight * (keep_largest(heaviest, bits.classifier_fan_in) > 0)
         span = torch.full((weight.shape[1],), float(step.high - step.low))
         largest = float((1 << (bits.logit_bits - 1)) - 1)
         scale = row_scales(weight, span, bits.weight_bits, bits.weight_norm, 2 * largest).max()
@@ -264,6 +274,11 @@ class QuantizedNetwork:
             hidden=None if layer.hidden is None else layer.hidden.to_circuit(),
             output=None if layer.output is None else layer.output.to_circuit(),
         )
+
+
+def _output_step(block: nn.Module) -> Step:
+    """Return what the integers that leave a block stand for."""
+    return block.output_step if block.shape.hidden_dim else block.attended_step
 
 
 def _readable(x: Tensor, n_queries: int, window: int) -> Tensor:

@@ -12,6 +12,7 @@ made on the sentences held out from train; the task's validation set is only rep
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,16 @@ import torch
 from rich.progress import Progress
 from tokenizers import Tokenizer
 
+from fhe_inhibitor.compilable import compilable_student
 from fhe_inhibitor.conversion import save_checkpoint
-from fhe_inhibitor.corpus import Corpus, build_corpus
-from fhe_inhibitor.data import LabelledText, hold_out, load_splits, read_sentences
+from fhe_inhibitor.corpus import Corpus, TokenizedTexts, build_corpus, led_by
+from fhe_inhibitor.data import (
+    LabelledText,
+    full_sentences,
+    hold_out,
+    load_splits,
+    read_sentences,
+)
 from fhe_inhibitor.distillation import (
     DistillationConfig,
     TextTable,
@@ -32,6 +40,7 @@ from fhe_inhibitor.distillation import (
     predict,
     text_table,
 )
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.evaluation import accuracy
 from fhe_inhibitor.finetuning import finetune
 from fhe_inhibitor.measurements import describe_machine
@@ -39,16 +48,13 @@ from fhe_inhibitor.modeling import (
     InhibiDistilBertConfig,
     InhibiDistilBertForSequenceClassification,
 )
-from fhe_inhibitor.student import (
-    BagOfWords,
-    fold_embedding,
-    make_sparse,
-    with_feature_embedding,
-)
+from fhe_inhibitor.phrase_teacher import PhraseTeacher
+from fhe_inhibitor.student import BagOfWords, fold_embedding, with_feature_embedding
 from fhe_inhibitor.teacher import OFFLINE_TEACHER, Teacher, load_teacher, predict_logits
 
 INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
 NOISE_DRAWS = 5
+N_SENTENCES = 128
 PACKAGES = ("torch", "transformers")
 
 NANO: dict[str, Any] = {
@@ -73,31 +79,27 @@ NANO: dict[str, Any] = {
     "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "keys_per_sum": [0, 4]},
 }
 
+# Sizes and activation are the teacher's.
 FULL_DEPTH: dict[str, Any] = {
-    "max_position_embeddings": 24,
-    "dim": 384,
-    "n_layers": 6,
-    "n_heads": 12,
-    "hidden_dim": 1536,
-    "threshold": "head_offset",
-    "max_relative_offset": 2,
-    "classifier_query": "constant",
+    "threshold": "head",
+    "classifier_query": "cls",
     "normalization": "static",
-    "activation": "relu",
-    "shift": 1.0,
     "dropout": 0.0,
-    "n_tokens": 24,
-    "default_tokens": 12,
-    "buckets": [8, 12, 16, 24],
+    "n_tokens": 16,  # [CLS] is one of them
+    "default_tokens": 13,
+    "buckets": [9, 13, 16],
     "token_importance": "public",
     "quantization": {
         "key_bits": 3,
         "value_bits": 4,
-        "feature_bits": 2,
-        "weight_bits": 5,
+        "feature_bits": 3,
+        "weight_bits": 6,
+        "weight_norm": 22.0,
+        "table_bits": 6,
+        "zero_points": True,
         "logit_bits": 8,
-        "fan_in": 16,
-        "keys_per_sum": 4,
+        "fan_in": 64,
+        "classifier_fan_in": 24,
     },
 }
 
@@ -106,14 +108,14 @@ FULL_DEPTH: dict[str, Any] = {
 class Size:
     """A student's shape, and what it takes to train it.
 
-    student: arguments of `InhibiDistilBertConfig`. sparse: its `fan_in` inputs an output are
-    drawn at the start, see `student.make_sparse`; else all may grow. embedding_width, free_dim:
-    of `student.FeatureEmbedding`.
+    student: arguments of `InhibiDistilBertConfig`. from_teacher: it has the teacher's sizes, starts
+    from its weights and follows its hidden states, see `compilable`; else it starts at random and
+    follows logits. embedding_width, free_dim: of `student.FeatureEmbedding`.
     """
 
     student: dict[str, Any]
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    sparse: bool = False
+    from_teacher: bool = False
     embedding_width: int = 256
     free_dim: int | None = None
 
@@ -123,17 +125,22 @@ SIZES = {
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
-            steps=3000,
-            batch_size=128,
-            learning_rate=1e-3,
+            steps=4000,
+            batch_size=64,
+            learning_rate=3e-4,
+            embedding_rate=1e-3,
             free_learning_rate=3e-4,
-            float_fraction=11 / 15,
-            token_counts=(8, 12, 16),
+            float_fraction=0.75,
+            hard_weight=0.0,
+            token_counts=(9, 13, 16),
             token_weights=(0.2, 0.5, 0.3),
-            ema_decay=0.998,
+            ema_decay=0.995,
             bfloat16=True,
+            hidden_weight=5.0,
+            pruned_between=(0.3, 0.8),
+            centre_keys=True,
         ),
-        sparse=True,
+        from_teacher=True,
         embedding_width=512,
         free_dim=24,
     ),
@@ -174,35 +181,23 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
     """
     out, work = Path(out), Path(work)
     work.mkdir(parents=True, exist_ok=True)
-    splits = load_splits(recipe.data, len(recipe.labels))
-    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
-    teacher = make_teacher(recipe, kept, work)
-    sentences = read_sentences(recipe.sentences) if recipe.sentences else []
-    corpus = build_corpus(
-        teacher,
-        kept,
-        held_out,
-        sentences,
-        n_texts=recipe.n_texts,
-        n_phrases=recipe.n_phrases,
-        seed=recipe.seed,
-        cache_dir=work / "corpus",
-    )
-    rows = {"held_out": held_out, "validation": splits["validation"]}
+    material = make_material(recipe, work)
     results: dict[str, Any] = {
         "recipe": _portable(recipe),
-        "n_texts": len(corpus.texts),
+        "n_texts": len(material.corpus.texts),
         "teacher": {
-            name: _share(predict_logits(teacher, [r.text for r in split]), split)
-            for name, split in rows.items()
+            name: _share(predict_logits(material.teacher, [r.text for r in split]), split)
+            for name, split in material.rows.items()
         },
-        INHIBITOR: train_student(recipe, corpus, INHIBITOR, out, work, rows),
+        INHIBITOR: train_student(recipe, material, INHIBITOR, out, work),
     }
     if baselines:
         sibling = out.with_name(f"{out.name}-dot-product")
-        results[DOT_PRODUCT] = train_student(recipe, corpus, DOT_PRODUCT, sibling, work, rows)
-        results["bag_of_words"] = train_bag_of_words(recipe, corpus, work, rows)
-    results["rows"] = _rows(recipe, results)
+        results[DOT_PRODUCT] = train_student(recipe, material, DOT_PRODUCT, sibling, work)
+        results["bag_of_words"] = train_bag_of_words(recipe, material, work)
+    student = InhibiDistilBertConfig.from_pretrained(out)
+    shape = {"layers": student.n_layers, "dim": student.dim}
+    results["rows"] = _rows(recipe, results, shape)
     results["machine"] = describe_machine(PACKAGES).model_dump()
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
@@ -224,110 +219,169 @@ def make_teacher(recipe: Recipe, kept: list[LabelledText], work: Path) -> Teache
     )
 
 
+@dataclass(frozen=True)
+class Material:
+    """What the students of a recipe are made from.
+
+    rows: labelled texts of held_out and validation. corpus: its texts begin with `first`, [CLS]
+    for students that classify by it. reader: the teacher by phrases, and sentences: whole ones to
+    derive from, of students that start from the teacher.
+    """
+
+    rows: dict[str, list[LabelledText]]
+    teacher: Teacher
+    corpus: Corpus
+    tokenizer: Tokenizer
+    first: tuple[int, ...] = ()
+    reader: PhraseTeacher | None = None
+    sentences: tuple[str, ...] = ()
+
+    def table(self, rows: Sequence[LabelledText]) -> TextTable:
+        """Return labelled texts as students read them, without teacher logits."""
+        encodings = self.tokenizer.encode_batch([row.text for row in rows])
+        ids = [[*self.first, *encoding.ids] for encoding in encodings]
+        texts = TokenizedTexts(
+            ids=np.array([i for row in ids for i in row], np.int32),
+            offsets=np.cumsum([0, *map(len, ids)]),
+            logits=np.zeros((len(rows), self.corpus.texts.logits.shape[1]), np.float32),
+            labels=np.array([row.label for row in rows]),
+        )
+        return text_table(texts, self.corpus.importance)
+
+
+def make_material(recipe: Recipe, work: Path) -> Material:
+    """Load or make teacher and corpus in the work folder."""
+    splits = load_splits(recipe.data, len(recipe.labels))
+    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
+    teacher = make_teacher(recipe, kept, work)
+    corpus = build_corpus(
+        teacher,
+        kept,
+        held_out,
+        read_sentences(recipe.sentences) if recipe.sentences else [],
+        n_texts=recipe.n_texts,
+        n_phrases=recipe.n_phrases,
+        seed=recipe.seed,
+        cache_dir=work / "corpus",
+    )
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+    rows = {"held_out": held_out, "validation": splits["validation"]}
+    material = Material(rows, teacher, corpus, tokenizer)
+    if recipe.size.student["classifier_query"] == "cls":
+        first = tokenizer.token_to_id("[CLS]")
+        if first is None:
+            raise InputError(
+                "the teacher's tokenizer has no [CLS], which students of this size classify by; "
+                "wanted one like DistilBERT's"
+            )
+        material = replace(material, corpus=led_by(corpus, first), first=(first,))
+    if recipe.size.from_teacher:
+        texts = [row.text for row in kept]
+        whole = [texts[index] for index in full_sentences(texts)]
+        sentences = tuple(random.Random(recipe.seed).sample(whole, min(len(whole), N_SENTENCES)))
+        reader = PhraseTeacher(teacher, tokenizer)
+        material = replace(material, reader=reader, sentences=sentences)
+    return material
+
+
 def make_student(
-    recipe: Recipe, attention_kind: str, vocab_size: int
+    recipe: Recipe, attention_kind: str, material: Material
 ) -> InhibiDistilBertForSequenceClassification:
     """Return an untrained student; for dot products the same shape, bits and options."""
     torch.manual_seed(recipe.seed)
-    config = InhibiDistilBertConfig(
-        vocab_size=vocab_size,
-        attention_kind=attention_kind,
-        id2label=dict(enumerate(recipe.labels)),
-        label2id={label: i for i, label in enumerate(recipe.labels)},
-        **recipe.size.student,
-    )
+    size, features = recipe.size, torch.from_numpy(material.corpus.features)
+    settings = {
+        "attention_kind": attention_kind,
+        "id2label": dict(enumerate(recipe.labels)),
+        "label2id": {label: i for i, label in enumerate(recipe.labels)},
+        **size.student,
+    }
+    if material.reader is not None:
+        return compilable_student(
+            material.teacher,
+            material.reader,
+            features,
+            material.sentences,
+            width=size.embedding_width,
+            free_dim=size.free_dim,
+            **settings,
+        )
+    config = InhibiDistilBertConfig(vocab_size=len(features), **settings)
     student = InhibiDistilBertForSequenceClassification(config)
-    if recipe.size.sparse:
-        make_sparse(student)
-    return student
+    return with_feature_embedding(student, features, size.embedding_width, size.free_dim)
 
 
 def train_student(
     recipe: Recipe,
-    corpus: Corpus,
+    material: Material,
     attention_kind: str,
     out: Path,
     work: Path,
-    rows: dict[str, list[LabelledText]],
 ) -> dict[str, Any]:
     """Distil one student to the checkpoint `out` and return its accuracies by token count."""
-    student = make_student(recipe, attention_kind, len(corpus.features))
-    features, size = torch.from_numpy(corpus.features), recipe.size
-    student = with_feature_embedding(student, features, size.embedding_width, size.free_dim)
-    student = _distil(student, recipe, corpus, work / f"{out.name}.safetensors")
-    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
-    save_checkpoint(fold_embedding(student), tokenizer, corpus.importance, out)
+    student = make_student(recipe, attention_kind, material)
+    student = _distil(student, recipe, material, work / f"{out.name}.safetensors")
+    importance = material.corpus.importance
+    listed = np.where(np.isinf(importance), 0, importance)  # the client puts [CLS] first anyway
+    save_checkpoint(fold_embedding(student), material.tokenizer, listed, out)
     # In torch, for its speed; the checkpoint's integers are the same ones.
-    tables = {name: tokenized(tokenizer, split, corpus) for name, split in rows.items()}
+    tables = {name: material.table(split) for name, split in material.rows.items()}
     return {
         str(n): {
-            name: asdict(accuracy(_draws(student, table, corpus, n), rows[name]))
+            name: asdict(accuracy(_draws(student, table, importance, n), material.rows[name]))
             for name, table in tables.items()
         }
-        for n in size.student["buckets"]
+        for n in recipe.size.student["buckets"]
     }
 
 
 def _draws(
-    student: InhibiDistilBertForSequenceClassification, table: TextTable, corpus: Corpus, n: int
+    student: InhibiDistilBertForSequenceClassification,
+    table: TextTable,
+    importance: np.ndarray,
+    n: int,
 ) -> list[np.ndarray]:
     """Return logits with the noise of encrypted rounding, one array per draw."""
-    return [predict(student, table, corpus.importance, n, seed) for seed in range(NOISE_DRAWS)]
+    return [predict(student, table, importance, n, seed) for seed in range(NOISE_DRAWS)]
 
 
-def train_bag_of_words(
-    recipe: Recipe, corpus: Corpus, work: Path, rows: dict[str, list[LabelledText]]
-) -> dict[str, Any]:
+def train_bag_of_words(recipe: Recipe, material: Material, work: Path) -> dict[str, Any]:
     """Distil the linear baseline on the same texts and return its accuracies by token count."""
     torch.manual_seed(recipe.seed)
-    model = BagOfWords(torch.from_numpy(corpus.features), len(recipe.labels))
-    counts = recipe.size.student["buckets"]
-    _distil(model, recipe, corpus, work / "bag_of_words.safetensors")
-    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
-    tables = {name: tokenized(tokenizer, split, corpus) for name, split in rows.items()}
+    importance = material.corpus.importance
+    model = BagOfWords(torch.from_numpy(material.corpus.features), len(recipe.labels))
+    _distil(model, recipe, material, work / "bag_of_words.safetensors")
+    tables = {name: material.table(split) for name, split in material.rows.items()}
     return {
         str(n): {
-            name: _share(predict(model, table, corpus.importance, n), rows[name])
+            name: _share(predict(model, table, importance, n), material.rows[name])
             for name, table in tables.items()
         }
-        for n in counts
+        for n in recipe.size.student["buckets"]
     }
 
 
-def tokenized(tokenizer: Tokenizer, rows: Sequence[LabelledText], corpus: Corpus) -> TextTable:
-    """Return labelled texts as a table, without teacher logits."""
-    encodings = [encoding.ids for encoding in tokenizer.encode_batch([r.text for r in rows])]
-    texts = replace(
-        corpus.held_out,
-        ids=np.array([i for ids in encodings for i in ids], np.int32),
-        offsets=np.cumsum([0, *map(len, encodings)]),
-        logits=np.zeros((len(rows), corpus.texts.logits.shape[1]), np.float32),
-        labels=np.array([row.label for row in rows]),
-    )
-    return text_table(texts, corpus.importance)
-
-
 def _distil(
-    model: torch.nn.Module, recipe: Recipe, corpus: Corpus, checkpoint: Path
+    model: torch.nn.Module, recipe: Recipe, material: Material, checkpoint: Path
 ) -> torch.nn.Module:
     """Distil with a progress bar, resumably."""
     config = replace(recipe.size.distillation, seed=recipe.seed)
-    table = text_table(corpus.texts, corpus.importance)
+    corpus = material.corpus
     with Progress() as progress:
         task = progress.add_task(f"distil {checkpoint.stem}", total=config.steps)
         return distil(
             model,
-            table,
+            text_table(corpus.texts, corpus.importance),
             corpus.importance,
             config,
             checkpoint,
             lambda step, loss: progress.update(task, completed=step),
+            None if isinstance(model, BagOfWords) else material.reader,
         )
 
 
-def _rows(recipe: Recipe, results: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(recipe: Recipe, results: dict[str, Any], shape: dict[str, int]) -> list[dict[str, Any]]:
     """Return the students' accuracies as `experiments report` reads them."""
-    shape = {"layers": recipe.size.student["n_layers"], "dim": recipe.size.student["dim"]}
     return [
         {
             "recipe": "train",

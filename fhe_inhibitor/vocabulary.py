@@ -172,6 +172,28 @@ def entry_names(tokenizer: Tokenizer) -> list[str]:
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
+def entry_pieces(
+    student_tokenizer: Tokenizer, teacher_tokenizer: PreTrainedTokenizerFast
+) -> list[list[int]]:
+    """Return the teacher's ids of each entry of a vocabulary with phrases, one or more.
+
+    Those that it has where the entry stands in a text: several for a phrase or a word that it
+    doesn't know whole, that of ##ing for the continuation "ing"; a special entry's own.
+    """
+    known = teacher_tokenizer.get_vocab()
+    pieces: list[list[int]] = []
+    entries = entry_names(student_tokenizer)
+    texts = [entry.replace(SPACE, " ").strip() for entry in entries]
+    whole = teacher_tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for entry, text, ids in zip(entries, texts, whole, strict=True):
+        if is_special(entry):
+            ids = [known.get(entry, known["[UNK]"])]
+        elif not entry.startswith(SPACE) and CONTINUATION + text in known:
+            ids = [known[CONTINUATION + text]]
+        pieces.append(ids or [known["[UNK]"]])
+    return pieces
+
+
 def is_special(entry: str) -> bool:
     """Return whether an entry stands for no text: [PAD], [unused7]."""
     return len(entry) > 2 and entry[0] == "[" and entry[-1] == "]"

@@ -24,10 +24,10 @@ from fhe_inhibitor.distillation import (
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.observation import Observed
 from fhe_inhibitor.student import (
     BagOfWords,
     fold_embedding,
-    make_sparse,
     with_feature_embedding,
 )
 
@@ -98,27 +98,56 @@ def test_student_and_baseline_learn_a_small_task(task, tmp_path: Path) -> None:
     assert accuracy(bag, task, 6) > 0.85
 
 
-def test_a_sparse_student_stays_sparse(task) -> None:
+def test_a_student_follows_a_reference_and_loses_inputs(task) -> None:
     texts, features, importance = task
     table = text_table(texts, importance)
-    quantization = {"key_bits": 2, "value_bits": 2, "fan_in": 5}
-    sizes = {"dim": 16, "hidden_dim": 24, "quantization": quantization, "activation": "relu"}
-    student = make_student(features, width=32, free_dim=3, **sizes)
-    make_sparse(student)
-    kept = {
-        name: weight != 0
-        for name, weight in student.named_parameters()
-        if name.endswith("lin.weight") or "ffn" in name and name.endswith("weight")
-    }
-    assert {int(mask.sum(dim=1).max()) for mask in kept.values()} == {4, 5}  # a residual is a fifth
-    before = student.pre_classifier.weight.clone()
-    student = distil(student, table, importance, replace(CONFIG, steps=10, bfloat16=True))
-    weights = dict(student.named_parameters())
-    assert all(not weights[name][~mask].any() for name, mask in kept.items())
-    assert not torch.equal(before, student.pre_classifier.weight)
+    quantization = {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "fan_in": 12}
+    sizes = {"dim": 16, "hidden_dim": 24, "quantization": quantization, "classifier_query": "cls"}
+    target = make_student(features, **sizes)
+    asked = []
+
+    def reference(ids: torch.Tensor, mask: torch.Tensor) -> Observed:
+        asked.append((ids.shape, mask.sum()))
+        with torch.no_grad():
+            output = target(ids, mask, output_hidden_states=True)
+        return Observed(output.logits, states=list(output.hidden_states))
+
+    @torch.no_grad()
+    def error(student: torch.nn.Module) -> float:
+        ids, mask = select_tokens(table.ids, table.lengths, torch.from_numpy(importance), 6)
+        states = student(ids, mask, output_hidden_states=True).hidden_states
+        wanted = reference(ids, mask).states
+        pairs = zip(states, wanted, strict=True)
+        return sum(float((a - b[:, : a.shape[1]]).square().mean()) for a, b in pairs)
+
+    def perturbed() -> InhibiDistilBertForSequenceClassification:
+        student = make_student(features, width=32, free_dim=3, **sizes)
+        with torch.no_grad():
+            for parameter in student.distilbert.transformer.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+        return student
+
+    config = replace(CONFIG, hidden_weight=5.0, pruned_between=(0.2, 0.8), ema_decay=0.9)
+    in_float = replace(config, float_fraction=1.0)
+    student = distil(perturbed(), table, importance, in_float, reference=reference)
+    assert len(asked) == config.steps
+    assert error(student) < 0.5 * error(perturbed())
+    weights = student.distilbert.transformer.layer[0].ffn.lin2.weight.abs()  # 24 inputs
+    assert weights.topk(12, dim=1).values.sum() > 0.95 * weights.sum()
     rows = student.get_input_embeddings()(torch.arange(VOCAB))
-    fold_embedding(student)
-    assert torch.equal(rows, student.get_input_embeddings().weight)
+    assert torch.equal(rows, fold_embedding(student).get_input_embeddings().weight)
+    short = distil(perturbed(), table, importance, replace(config, steps=20), reference=reference)
+    assert short.quantized
+
+
+def test_infinite_importance_is_read_first_and_always(task) -> None:
+    texts, _, importance = task
+    importance = importance.astype(np.float32)
+    importance[1] = np.inf
+    table = text_table(texts, importance)
+    ids = torch.cat([torch.ones(len(table), 1, dtype=torch.int64), table.ids], dim=1)
+    kept, mask = select_tokens(ids, table.lengths + 1, torch.from_numpy(importance), 3, 0.9)
+    assert (kept[:, 0] == 1).all() and mask[:, 0].all()
 
 
 def test_an_interrupted_training_ends_as_if_it_had_not_been(

@@ -130,14 +130,17 @@ def make(kind: str, query: str, hidden_dim: int, bits: dict[str, Any], seed: int
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 @pytest.mark.parametrize("query", ["cls", "constant"])
 @pytest.mark.parametrize("hidden_dim", [0, 10])
-@pytest.mark.parametrize("attention_bits", [2, 3])
-def test_conversion_is_exact(kind: str, query: str, hidden_dim: int, attention_bits: int) -> None:
+@pytest.mark.parametrize(("attention_bits", "zero_points"), [(2, False), (3, False), (3, True)])
+def test_conversion_is_exact(
+    kind: str, query: str, hidden_dim: int, attention_bits: int, zero_points: bool
+) -> None:
     bits = {
         "key_bits": attention_bits,
         "value_bits": [attention_bits, 4],
         "keys_per_sum": [0, 3 * (attention_bits - 2)],
         "weight_bits": 5,
         "table_bits": 6,
+        "zero_points": zero_points,
     }
     model, ids, mask = make(kind, query, hidden_dim, bits)
     network, scale = QuantizedNetwork(model).to_circuit()
@@ -195,3 +198,34 @@ def test_training_reaches_every_parameter() -> None:
         model(ids, mask, labels=torch.randint(0, 2, (24,))).loss.backward()
         silent = [name for name, p in model.named_parameters() if p.grad is None]
         assert not silent, (kind, silent)
+
+
+def test_labels_read_the_same_few_features() -> None:
+    """Fewer leave each weight more of the logits' range."""
+    model, ids, mask = make("inhibitor", "cls", 10, {"classifier_fan_in": 3})
+    dense, _, _ = make("inhibitor", "cls", 10, {})
+    weight = QuantizedNetwork(model).to_circuit()[0].classifier.weight
+    assert 1 <= np.count_nonzero(weight.any(axis=1)) <= 3
+    assert (
+        np.abs(weight).max()
+        > np.abs(QuantizedNetwork(dense).to_circuit()[0].classifier.weight).max()
+    )
+    states = model(ids, mask, output_hidden_states=True).hidden_states
+    assert [len(state[0]) for state in states] == [ids.shape[1], ids.shape[1], 1]
+    step = model.distilbert.transformer.layer[-1].output_step
+    integers = (states[-1] / step.size).round()
+    assert integers.min() >= step.low and integers.max() <= step.high
+
+
+def test_a_zero_point_serves_a_channel_far_from_0() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 2) * torch.tensor([1.0, 0.1]) + torch.tensor([0.0, 5.0])
+    errors = {}
+    for has_zero_point in (False, True):
+        step = Step.signed(2, 4, has_zero_point)
+        step.calibrate(x)
+        codes = step.integers(x)
+        assert codes.min() >= -8 and codes.max() <= 7
+        errors[has_zero_point] = (step.reals(codes) - x).square().mean(dim=0)
+    assert errors[True][1] < 0.02 * errors[False][1]
+    assert errors[True][0] < 1.3 * errors[False][0]

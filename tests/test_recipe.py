@@ -6,24 +6,22 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from compile.verifier import MAX_LOOKUP_BITS, verify
+from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.distillation import DistillationConfig
 from fhe_inhibitor.experiments_report import table
 from fhe_inhibitor.integer_model import IntegerModel
-from fhe_inhibitor.recipe import SIZES, Recipe, Size, make_student, train
+from fhe_inhibitor.recipe import SIZES, Material, Recipe, Size, make_material, make_student, train
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
 STUDENT = {
     **SIZES["full-depth"].student,
-    "dim": 8,
-    "hidden_dim": 8,
-    "n_layers": 2,
-    "n_heads": 2,
-    "max_position_embeddings": 6,
     "n_tokens": 6,
     "default_tokens": 4,
     "buckets": [4, 6],
@@ -31,8 +29,15 @@ STUDENT = {
 }
 SIZE = Size(
     STUDENT,
-    DistillationConfig(steps=8, batch_size=16, token_counts=(4, 6), token_weights=(0.5, 0.5)),
-    sparse=True,
+    DistillationConfig(
+        steps=8,
+        batch_size=16,
+        token_counts=(4, 6),
+        token_weights=(0.5, 0.5),
+        hidden_weight=1.0,
+        pruned_between=(0.0, 0.5),
+    ),
+    from_teacher=True,
     free_dim=3,
 )
 WORDS = ("a", "fine", "poor", "film", ",", ".", "dull", "not", "very")
@@ -56,12 +61,27 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return Recipe(str(data), str(teacher), held_out=9, n_texts=120, n_phrases=3, size=SIZE)
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def material(recipe: Recipe, work: Path) -> Material:
+    return make_material(recipe, work)
+
+
 def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
-    recipe: Recipe, tmp_path: Path
+    recipe: Recipe, work: Path, tmp_path: Path
 ) -> None:
-    results = train(recipe, tmp_path / "student", tmp_path / "work")
+    results = train(recipe, tmp_path / "student", work)
     model = IntegerModel.load(tmp_path / "student")
-    assert model.network.dim == 8
+    assert model.network.dim == 32  # the teacher's
+    tokens = model.tokenize("not a fine film , very dull", 4)
+    assert model.tokenizer.id_to_token(int(tokens.ids[0])) == "[CLS]"
+    assert len(tokens.ids) == 4
+    assert not np.isinf(model.importance).any()
+    verify(model.network, 4)  # raises unless all ranges are proved
     assert IntegerModel.load(tmp_path / "student-dot-product").network.layers[0].attention != (
         model.network.layers[0].attention
     )
@@ -75,17 +95,28 @@ def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
     assert str(tmp_path) not in (tmp_path / "student" / "results.json").read_text()
 
 
-def test_the_seed_decides_the_student(recipe: Recipe) -> None:
+def test_the_seed_decides_the_student(recipe: Recipe, material: Material) -> None:
     def weights(seed: int) -> torch.Tensor:
-        return make_student(replace(recipe, seed=seed), "inhibitor", 20).pre_classifier.weight
+        student = make_student(replace(recipe, seed=seed), "inhibitor", material)
+        return student.get_input_embeddings().mlp[0].weight
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_sizes_are_models_that_can_be_compiled() -> None:
-    for size in SIZES.values():
-        config = make_student(Recipe("data", size=size), "inhibitor", 50).config
-        assert config.normalization == "static"
-        assert config.quantization["table_bits"] <= 5
-        assert config.default_tokens in config.buckets
+def test_texts_begin_with_cls(material: Material) -> None:
+    corpus = material.corpus
+    first = material.tokenizer.token_to_id("[CLS]")
+    assert {int(corpus.texts[i][0]) for i in range(len(corpus.texts))} == {first}
+    assert np.isinf(corpus.importance[first])
+    table = material.table([LabelledText("a fine film", 1)])
+    assert table.ids[0, :4].tolist() == [first, *material.tokenizer.encode("a fine film").ids]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_models_that_can_be_compiled(name: str, recipe: Recipe, work: Path) -> None:
+    chosen = replace(recipe, size=SIZES[name])
+    config = make_student(chosen, "inhibitor", make_material(chosen, work)).config
+    assert config.normalization == "static"
+    assert config.quantization["table_bits"] <= MAX_LOOKUP_BITS
+    assert config.default_tokens in config.buckets

@@ -48,7 +48,7 @@ def test_a_wide_lookup_is_refused() -> None:
     with pytest.raises(
         VerificationError, match=r"layer0\.project: lookup 1 takes 6 bits, wanted 5"
     ):
-        verify(network, 4)
+        verify(network, 4, max_bits=5)
     assert max(stage.widest for stage in verify(network, 4, max_bits=6)) == 6
 
 

@@ -1,0 +1,61 @@
+"""Gradual magnitude pruning: how a dense student comes to the few inputs that a table can serve.
+
+The 32 entries of an output's table must reach as far as its sum of inputs can go. Dense, 384
+inputs would leave typical sums one or two entries; the fewer inputs, the finer the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def prune(model: nn.Module, progress: float, ids: Tensor, mask: Tensor) -> None:
+    """Set all but the heaviest inputs of each output to 0, in a float student that has bit widths.
+
+    progress: from 0, all inputs are kept, to 1, the quantization's `fan_in` are, and
+    `classifier_fan_in` of the classifier, the same ones for all labels; between them their number
+    falls with the cube of what is left to go. The heaviest are those of largest |weight| times
+    root mean square of the input, over the texts `ids`, `mask` `[B, n]`. Between calls a weight
+    can come back; what is left when the student is quantized, its quantization cuts.
+    """
+    bits = model.config.quantization_config_or_none
+    for linear, deviation in _input_deviations(model, ids, mask).items():
+        is_classifier = linear is model.classifier
+        goal, n_inputs = (
+            bits.classifier_fan_in if is_classifier else bits.fan_in,
+            linear.in_features,
+        )
+        if not 0 < goal < n_inputs:
+            continue
+        kept = goal + round((n_inputs - goal) * (1 - progress) ** 3)
+        weight = linear.weight.abs() * deviation
+        if is_classifier:
+            weight = weight.sum(dim=0, keepdim=True)
+        linear.weight *= weight >= weight.topk(kept, dim=1).values[:, -1:]
+
+
+def _input_deviations(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[nn.Linear, Tensor]:
+    """Return the root mean square of each input `[in]` of each linear map that is pruned."""
+    deviations: dict[nn.Linear, Tensor] = {}
+
+    def measure(linear: nn.Linear) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            deviations[linear] = inputs[0].float().square().flatten(0, -2).mean(dim=0).sqrt()
+
+        return hook
+
+    linears = [x for x in model.distilbert.transformer.modules() if isinstance(x, nn.Linear)]
+    hooks = [
+        linear.register_forward_pre_hook(measure(linear))
+        for linear in (*linears, model.pre_classifier, model.classifier)
+    ]
+    try:
+        model(input_ids=ids, attention_mask=mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return deviations
