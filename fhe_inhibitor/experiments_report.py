@@ -48,7 +48,7 @@ SECTIONS = {
     ),
     "compilable": (
         "The full-depth student that can be compiled",
-        "Integers only, rounding noise drawn.",
+        "Integers only, rounding noise drawn; one of the tokens is [CLS].",
     ),
 }
 
