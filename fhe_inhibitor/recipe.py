@@ -125,12 +125,12 @@ SIZES = {
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
-            steps=4000,
+            steps=5000,
             batch_size=64,
             learning_rate=3e-4,
             embedding_rate=1e-3,
             free_learning_rate=3e-4,
-            float_fraction=0.75,
+            float_fraction=0.6,
             hard_weight=0.0,
             token_counts=(9, 13, 16),
             token_weights=(0.2, 0.5, 0.3),
