@@ -35,8 +35,9 @@ CHANNELS = 64  # rounded lookups that share their inputs
 class RoundingNoise:
     """Noise of rounded lookups in units of one rounding step.
 
-    mean, std: estimates; each has a standard error near 1 / sqrt(n_lookups). flip_rate: lookups
-    that read the neighbouring entry. far_rate: those that read any other wrong one.
+    mean, std: estimates, whose standard errors are sqrt(flip_rate / n_lookups) and 1.25 times
+    that. flip_rate: lookups that read the neighbouring entry. far_rate: those that read any other
+    wrong one.
     """
 
     mean: float

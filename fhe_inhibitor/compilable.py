@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fhe_inhibitor.configuration import InhibiDistilBertConfig
@@ -20,11 +19,10 @@ from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.phrase_teacher import PhraseTeacher, phrase_embeddings
 from fhe_inhibitor.static_normalisation import make_static
 from fhe_inhibitor.student import FeatureEmbedding
-from fhe_inhibitor.teacher import Teacher, encode
+from fhe_inhibitor.teacher import encode
 
 
 def compilable_student(
-    teacher: Teacher,
     reader: PhraseTeacher,
     features: Tensor,
     texts: Sequence[str],
@@ -33,15 +31,15 @@ def compilable_student(
     free_dim: int | None,
     **shape: Any,
 ) -> InhibiDistilBertForSequenceClassification:
-    """Return a student with the teacher's shape and weights, float until it is calibrated.
+    """Return a student with its teacher's shape and weights, float until it is calibrated.
 
-    reader: the same teacher, by phrases. features: float32 `[vocab, F]`. texts: whole sentences
-    to derive from. width, free_dim: of `FeatureEmbedding`. shape: what `InhibiDistilBertConfig`
+    reader: the teacher by phrases. features: float32 `[vocab, F]`. texts: whole sentences to
+    derive from. width, free_dim: of `FeatureEmbedding`. shape: what `InhibiDistilBertConfig`
     takes beside the teacher's sizes; `normalization` "static", `threshold` "head",
-    `classifier_query` "cls". Raises InputError for a teacher that is no DistilBERT.
+    `classifier_query` "cls".
     """
-    rows = encode(teacher, texts)
-    start = student_from_teacher(teacher, shape["attention_kind"])
+    rows = encode(reader.teacher, texts)
+    start = student_from_teacher(reader.teacher, shape["attention_kind"])
     derive(start, rows[:CALIBRATION_TEXTS])
     make_static(start, rows)
     own = start.config
@@ -65,23 +63,3 @@ def compilable_student(
         positions, freeze=False
     )
     return student
-
-
-@torch.no_grad()
-def centre_keys(
-    model: InhibiDistilBertForSequenceClassification, ids: Tensor, mask: Tensor
-) -> None:
-    """Move the queries and keys of a float model together, so that their codes are well used.
-
-    A distance doesn't notice a constant that is added to both. Codes are symmetric around 0: there
-    each channel's mean is put, that over `ids`, `mask` `[B, n]`. Dot products stay as they are.
-    """
-    x, read = model.distilbert.embeddings(ids), mask.bool()
-    for block in model.distilbert.transformer.layer:
-        attention = block.attention
-        if attention.kind != "dot_product" and not attention.shape.constant_query:
-            q_lin, k_lin = attention.q_lin, attention.k_lin
-            middle = (q_lin(x[read]).mean(dim=0) + k_lin(x[read]).mean(dim=0)) / 2
-            q_lin.bias -= middle
-            k_lin.bias -= middle
-        x = block(x, mask)

@@ -178,16 +178,16 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
 
 def led_by(corpus: Corpus, token: int) -> Corpus:
     """Return a corpus whose texts all begin with `token`, which nothing is more important than."""
-
-    def lead(texts: TokenizedTexts) -> TokenizedTexts:
-        starts = np.arange(len(texts) + 1)
-        ids = np.insert(texts.ids, texts.offsets[:-1], token)
-        return replace(texts, ids=ids, offsets=texts.offsets + starts)
-
     importance = corpus.importance.copy()
     importance[token] = np.inf
-    texts, held_out = lead(corpus.texts), lead(corpus.held_out)
+    texts, held_out = (begin_with(t, token) for t in (corpus.texts, corpus.held_out))
     return replace(corpus, importance=importance, texts=texts, held_out=held_out)
+
+
+def begin_with(texts: TokenizedTexts, token: int) -> TokenizedTexts:
+    """Return the texts with `token` before each."""
+    ids = np.insert(texts.ids, texts.offsets[:-1], token)
+    return replace(texts, ids=ids, offsets=texts.offsets + np.arange(len(texts) + 1))
 
 
 def _saved(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:

@@ -24,13 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fhe_inhibitor.compilable import centre_keys
 from fhe_inhibitor.corpus import TokenizedTexts
 from fhe_inhibitor.observation import Observed, layer_losses, soft_loss
 from fhe_inhibitor.processor_settings import flush_denormals, one_thread
 from fhe_inhibitor.pruning import prune
 from fhe_inhibitor.public_model import most_important
-from fhe_inhibitor.quantized import calibrate
+from fhe_inhibitor.quantized import calibrate, centre_keys
 
 MAX_TEXT_TOKENS = 40
 CHECKPOINT_STEPS = 250
@@ -50,9 +49,9 @@ class DistillationConfig:
     it in the float phase; the sums of the quantized one need float32 to be exact.
     embedding_rate: learning rate of what makes the embeddings but the free table, None for that of
     the rest. hidden_weight: of the reference's hidden states, mean squared error over all layers.
-    pruned_between: the steps between which the inputs of each output fall to the quantization's
-    (`pruning`), as shares of the float phase; None keeps all. centre_keys: move queries and keys to
-    the middle of their codes before steps are calibrated (`compilable`).
+    pruned_between: the steps, as shares of the float phase, between which the inputs of each output
+    fall to the quantization's `fan_in` (`pruning`); None keeps all. centre_keys: move queries and
+    keys to the middle of their codes before steps are calibrated (`quantized`).
     """
 
     steps: int = 6000

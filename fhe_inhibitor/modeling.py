@@ -119,7 +119,6 @@ class SelfAttention(nn.Module):
                 "dot_product": Step.centred,
             }[self.kind]
             make_output = Step.unsigned if self.kind == "inhibitor" else Step.signed
-            free = bits.zero_points
             self.key_steps = nn.ModuleList(self._key_step(layer.key_bits) for _ in heads)
             self.value_steps = nn.ModuleList(make_value(1, layer.value_bits) for _ in heads)
             if self.kind == "dot_product":
@@ -128,7 +127,8 @@ class SelfAttention(nn.Module):
                 self.reciprocal_steps = nn.ModuleList(Step.unsigned(1, 4) for _ in heads)
                 self.sum_steps = nn.ModuleList(Step.signed(layer.value_head_dim, 4) for _ in heads)
             self.output_steps = nn.ModuleList(
-                make_output(layer.value_head_dim, bits.activation_bits, free) for _ in heads
+                make_output(layer.value_head_dim, bits.activation_bits, bits.zero_points)
+                for _ in heads
             )
 
     def _key_step(self, n_bits: int) -> Step:

@@ -25,11 +25,12 @@ from fhe_inhibitor.vocabulary import entry_pieces
 class PhraseTeacher:
     """A DistilBERT classifier that reads ids of the student's vocabulary.
 
-    pieces: the teacher's ids of each of them. Raises InputError for a teacher that is no
-    DistilBERT, or whose tokenizer lacks [CLS], [SEP] or [UNK].
+    teacher: the same, by word pieces. pieces: the teacher's ids of each entry. Raises InputError
+    for a teacher that is no DistilBERT, or whose tokenizer lacks [CLS], [SEP] or [UNK].
     """
 
     def __init__(self, teacher: Teacher, student_tokenizer: Tokenizer) -> None:
+        self.teacher = teacher
         self.model = from_distilbert(teacher.model).requires_grad_(False)
         known = teacher.tokenizer.get_vocab()
         if missing := [name for name in ("[CLS]", "[SEP]", "[UNK]") if name not in known]:
@@ -43,8 +44,8 @@ class PhraseTeacher:
     def __call__(self, ids: Tensor, mask: Tensor) -> Observed:
         """Return logits, and the embeddings and each layer's states `[B, n, dim]` of each token.
 
-        ids, mask: the student's, int64 `[B, n]`, [CLS] first. States are in the order of the
-        student's `hidden_states`; those of padding are 0.
+        ids, mask: the student's, int64 `[B, n]`, [CLS] first, padding on the right. States are in
+        the order of the student's `hidden_states`; those of padding are 0.
         """
         tokens, attention_mask, share = self._read(ids, mask)
         with torch.autocast("cpu", torch.bfloat16):
@@ -88,7 +89,7 @@ def phrase_embeddings(
     owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     table = words.new_zeros(len(lengths), words.shape[1])
     table.index_add_(0, owner, norm(words[flat] + middle))
-    table /= lengths[:, None].clamp(min=1)
+    table /= lengths[:, None]
     first = rows[0][0]  # [CLS]
     table[teacher.pieces.index([first])] = norm(words[first] + positions[0])
     seen = words[sorted({i for row in rows for i in row[1:-1]})]

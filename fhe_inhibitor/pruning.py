@@ -1,7 +1,8 @@
 """Gradual magnitude pruning: how a dense student comes to the few inputs that a table can serve.
 
-The 32 entries of an output's table must reach as far as its sum of inputs can go. Dense, 384
-inputs would leave typical sums one or two entries; the fewer inputs, the finer the table.
+The entries of an output's table are spread over all that its sum of inputs can be. Typical sums
+grow with the square root of the number of inputs, that reach grows with the number itself: so the
+fewer inputs, the more entries are read.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ def prune(model: nn.Module, progress: float, ids: Tensor, mask: Tensor) -> None:
     bits = model.config.quantization_config_or_none
     for linear, deviation in _input_deviations(model, ids, mask).items():
         is_classifier = linear is model.classifier
-        goal, n_inputs = (
-            bits.classifier_fan_in if is_classifier else bits.fan_in,
-            linear.in_features,
-        )
+        goal = bits.classifier_fan_in if is_classifier else bits.fan_in
+        n_inputs = linear.in_features
         if not 0 < goal < n_inputs:
             continue
         kept = goal + round((n_inputs - goal) * (1 - progress) ** 3)

@@ -312,6 +312,24 @@ def set_calibrating(model: nn.Module, calibrating: bool) -> None:
 
 
 @torch.no_grad()
+def centre_keys(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """Move the queries and keys of a float model together, so that their codes are well used.
+
+    A distance doesn't notice a constant that is added to both. Codes are symmetric around 0: there
+    each channel's mean is put, that over the tokens of one batch. Dot products stay as they are.
+    """
+    x, read = model.distilbert.embeddings(input_ids), attention_mask.bool()
+    for block in model.distilbert.transformer.layer:
+        attention = block.attention
+        if attention.kind != "dot_product" and not attention.shape.constant_query:
+            q_lin, k_lin = attention.q_lin, attention.k_lin
+            middle = (q_lin(x[read]).mean(dim=0) + k_lin(x[read]).mean(dim=0)) / 2
+            q_lin.bias -= middle
+            k_lin.bias -= middle
+        x = block(x, attention_mask)
+
+
+@torch.no_grad()
 def calibrate(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> None:
     """Fit all step sizes of a float-trained model to one batch and switch quantization on.
 

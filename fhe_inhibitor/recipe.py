@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 
 from fhe_inhibitor.compilable import compilable_student
 from fhe_inhibitor.conversion import save_checkpoint
-from fhe_inhibitor.corpus import Corpus, TokenizedTexts, build_corpus, led_by
+from fhe_inhibitor.corpus import Corpus, TokenizedTexts, begin_with, build_corpus, led_by
 from fhe_inhibitor.data import (
     LabelledText,
     full_sentences,
@@ -51,6 +51,7 @@ from fhe_inhibitor.modeling import (
 from fhe_inhibitor.phrase_teacher import PhraseTeacher
 from fhe_inhibitor.student import BagOfWords, fold_embedding, with_feature_embedding
 from fhe_inhibitor.teacher import OFFLINE_TEACHER, Teacher, load_teacher, predict_logits
+from fhe_inhibitor.vocabulary import tokenize
 
 INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
 NOISE_DRAWS = 5
@@ -232,20 +233,21 @@ class Material:
     teacher: Teacher
     corpus: Corpus
     tokenizer: Tokenizer
-    first: tuple[int, ...] = ()
+    first: int | None = None
     reader: PhraseTeacher | None = None
     sentences: tuple[str, ...] = ()
 
     def table(self, rows: Sequence[LabelledText]) -> TextTable:
         """Return labelled texts as students read them, without teacher logits."""
-        encodings = self.tokenizer.encode_batch([row.text for row in rows])
-        ids = [[*self.first, *encoding.ids] for encoding in encodings]
+        ids, offsets = tokenize(self.tokenizer, [row.text for row in rows])
         texts = TokenizedTexts(
-            ids=np.array([i for row in ids for i in row], np.int32),
-            offsets=np.cumsum([0, *map(len, ids)]),
+            ids,
+            offsets,
             logits=np.zeros((len(rows), self.corpus.texts.logits.shape[1]), np.float32),
             labels=np.array([row.label for row in rows]),
         )
+        if self.first is not None:
+            texts = begin_with(texts, self.first)
         return text_table(texts, self.corpus.importance)
 
 
@@ -274,7 +276,7 @@ def make_material(recipe: Recipe, work: Path) -> Material:
                 "the teacher's tokenizer has no [CLS], which students of this size classify by; "
                 "wanted one like DistilBERT's"
             )
-        material = replace(material, corpus=led_by(corpus, first), first=(first,))
+        material = replace(material, corpus=led_by(corpus, first), first=first)
     if recipe.size.from_teacher:
         texts = [row.text for row in kept]
         whole = [texts[index] for index in full_sentences(texts)]
@@ -298,7 +300,6 @@ def make_student(
     }
     if material.reader is not None:
         return compilable_student(
-            material.teacher,
             material.reader,
             features,
             material.sentences,

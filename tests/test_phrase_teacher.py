@@ -13,10 +13,11 @@ from tokenizers.models import WordPiece
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from fhe_inhibitor.compilable import centre_keys, compilable_student
+from fhe_inhibitor.compilable import compilable_student
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.phrase_teacher import PhraseTeacher, phrase_embeddings
 from fhe_inhibitor.phrases import add_phrases
+from fhe_inhibitor.quantized import centre_keys
 from fhe_inhibitor.teacher import Teacher
 from fhe_inhibitor.vocabulary import extend_wordpiece
 from tests.tiny_teacher import WORDS, tiny_teacher
@@ -114,7 +115,7 @@ def test_a_student_starts_from_its_teacher(
     features = torch.randn(tokenizer.get_vocab_size(), 5)
     texts = ["a fine film", "dull film .", "not very fine , not dull"]
     kind, size = {"attention_kind": "dot_product"}, {"width": 8, "free_dim": 3}
-    student = compilable_student(teacher, reader, features, texts, **size, **kind, **SHAPE)
+    student = compilable_student(reader, features, texts, **size, **kind, **SHAPE)
     own = student.distilbert.transformer.layer[1].ffn.lin2.weight
     assert torch.equal(own, teacher.model.distilbert.transformer.layer[1].ffn.lin2.weight)
     ids, mask = ids_of(tokenizer, *texts)
@@ -126,13 +127,11 @@ def test_a_student_starts_from_its_teacher(
         assert (state - target)[read].square().mean() < 0.3 * target[read].var()
 
 
-def test_centred_keys_change_no_distance(
-    teacher: Teacher, tokenizer: Tokenizer, reader: PhraseTeacher
-) -> None:
+def test_centred_keys_change_no_distance(tokenizer: Tokenizer, reader: PhraseTeacher) -> None:
     features = torch.randn(tokenizer.get_vocab_size(), 5)
     texts = ["a fine film", "dull film .", "not very fine , not dull"]
     size = {"width": 8, "free_dim": 3, "attention_kind": "inhibitor"}
-    student = compilable_student(teacher, reader, features, texts, **size, **SHAPE).eval()
+    student = compilable_student(reader, features, texts, **size, **SHAPE).eval()
     ids, mask = ids_of(tokenizer, *texts)
     attention = student.distilbert.transformer.layer[0].attention
     with torch.no_grad():
