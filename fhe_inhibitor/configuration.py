@@ -20,17 +20,17 @@ class QuantizationConfig:
     activation_bits: residual stream and feed-forward values. key_bits: queries and keys.
     value_bits: values and inhibitions; both are one number, or one per layer. feature_bits: what
     the classifier reads. weight_bits: clear weights, signed. weight_norm: largest 2-norm of an
-    output's integer weights; encrypted noise grows with it, and beyond about 11 every lookup of
-    the network gets dearer. fan_in: inputs that an output keeps, those of its largest weights,
-    or 0 for all; fewer inputs reach less far, so that a table of the same bits has finer steps.
-    classifier_fan_in: inputs that the classifier keeps, the same for all labels, or 0 for all;
-    fewer leave more of logit_bits to each. keys_per_sum: how many keys a query adds before a
-    lookup that saturates, or 0 for all; one number, or one per layer; only for full attention.
-    table_bits: the widest lookup, of sums: over inputs, over keys, over a key's channels.
-    zero_points: give each channel of the residual stream, the feed-forward values and the heads'
-    outputs its own, for channels whose mean is far from 0; it costs nothing under encryption.
-    logit_bits: signed integer logits, sums without a lookup. rounding_noise: standard deviation
-    of the noise of approximate encrypted rounding, in rounding steps.
+    output's integer weights; encrypted noise grows with it, and beyond some norm (in the nano
+    network about 11) every lookup of the network gets dearer. fan_in: inputs that an output keeps,
+    those of its largest weights, or 0 for all; fewer inputs reach less far, so that a table of the
+    same bits has finer steps. classifier_fan_in: inputs that the classifier keeps, the same for all
+    labels, or 0 for all; fewer leave more of logit_bits to each. keys_per_sum: how many keys a
+    query adds before a lookup that saturates, or 0 for all; one number, or one per layer; only for
+    full attention. table_bits: the widest lookup, of sums: over inputs, over keys, over a key's
+    channels. zero_points: give each channel of the residual stream, the feed-forward values and the
+    heads' outputs its own, for channels whose mean is far from 0; it costs nothing under
+    encryption. logit_bits: signed integer logits, sums without a lookup. rounding_noise: standard
+    deviation of the noise of approximate encrypted rounding, in rounding steps.
     """
 
     activation_bits: int = 4
