@@ -1,6 +1,6 @@
 """The page of all experiments, from their JSON: one section each, tables and plots.
 
-Six sections, named as the folders of results are; a section without results says so. A table
+The sections are named as the folders of results; a section without results says so. A table
 has a row for each recipe with its settings, a column for each task: mean over seeds, standard
 deviation between them, how many there were.
 """
@@ -50,7 +50,14 @@ SECTIONS = {
         "The full-depth student that can be compiled",
         "Integers only, rounding noise drawn; one of the tokens is [CLS].",
     ),
+    "best": (
+        "The student nearest to its teacher",
+        "`aligned` with all the steps that it has by itself; those of section 2 have fewer.",
+    ),
 }
+
+# Sections that tell the distance to the teacher, and of which sections they tell the costs.
+COMPARED = {"recipes": ("layers", "recipes"), "best": ("best",)}
 
 
 def write_report(results: Path, out: Path) -> str:
@@ -79,9 +86,9 @@ def write_report(results: Path, out: Path) -> str:
             parts.append(_of_layers(found, figures))
         else:
             parts.append(table([row for result in found for row in result["rows"]]))
-        if found and name == "recipes":
+        if found and name in COMPARED:
             parts.append(_gaps([row for result in found for row in result["rows"]]))
-            parts.append(_costs({name: sections[name] for name in ("layers", "recipes")}))
+            parts.append(_costs({name: sections[name] for name in COMPARED[name]}))
     page = "\n\n".join(part.strip("\n") for part in parts) + "\n"
     (out / PAGE).write_text(page, encoding="utf-8")
     return page
