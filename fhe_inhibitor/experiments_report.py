@@ -52,7 +52,8 @@ SECTIONS = {
     ),
     "all-steps": (
         "All steps",
-        "The recipes on SST-2 with as many steps as they have by themselves; section 2 has fewer.",
+        "The recipes on SST-2 with as many steps as they have by themselves; section 2 has fewer. "
+        "`converted` and `retrained` go on from `aligned`.",
     ),
 }
 
@@ -148,8 +149,11 @@ def _gaps(rows: Sequence[dict[str, Any]]) -> str:
     """How far a recipe's mean over the development sets is from its teacher's, of shared tasks."""
     means: dict[str, dict[str, float]] = defaultdict(dict)
     developed = [row for row in rows if row.get("split", "validation") == "validation"]
-    for ((recipe, _), task), of_seeds in _scores(developed).items():
-        means[recipe][task] = float(np.mean(list(of_seeds.values())))
+    scores = _scores(developed)
+    differing = _differing([dict(settings) for (_, settings), _ in scores])
+    for ((recipe, settings), task), of_seeds in scores.items():
+        parts = [f"{name} {dict(settings)[name]}" for name in differing if name in dict(settings)]
+        means[", ".join([recipe, *parts])][task] = float(np.mean(list(of_seeds.values())))
     teacher = means.get("teacher", {})
     lines = []
     for recipe, of_tasks in means.items():
