@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
-
-import numpy as np
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.plots import new_axes, save_figure
@@ -112,7 +111,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         " | ".join(["| recipe", *differing, *tasks]) + " |",
         "|---" * (1 + len(differing) + len(tasks)) + "|",
     ]
-    for recipe, settings in dict.fromkeys(key for key, _ in scores):
+    keys = dict.fromkeys(key for key, _ in scores)
+    for recipe, settings in sorted(keys, key=lambda key: key[0] != "teacher"):
         cells = [str(dict(settings).get(name, "")) for name in differing]
         values = [scores.get(((recipe, settings), task), {}) for task in tasks]
         lines.append(" | ".join([f"| {recipe}", *cells, *map(_cell, values)]) + " |")
@@ -138,31 +138,36 @@ def _differing(settings: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _cell(of_seeds: dict[Any, float]) -> str:
-    values = 100 * np.array(list(of_seeds.values()))
-    if not len(values):
-        return ""
-    spread = f" ± {values.std(ddof=1):.2f} ({len(values)})" if len(values) > 1 else ""
-    return f"{values.mean():.2f}{spread}"
+    return f"{100 * fmean(of_seeds.values()):.2f}{_spread(of_seeds.values())}" if of_seeds else ""
+
+
+def _spread(of_seeds: Collection[float]) -> str:
+    """Standard deviation between seeds, in percent, and how many there were."""
+    return f" ± {100 * stdev(of_seeds):.2f} ({len(of_seeds)})" if len(of_seeds) > 1 else ""
 
 
 def _gaps(rows: Sequence[dict[str, Any]]) -> str:
     """How far a recipe's mean over the development sets is from its teacher's, of shared tasks."""
-    means: dict[str, dict[str, float]] = defaultdict(dict)
+    found: dict[str, dict[str, dict[Any, float]]] = defaultdict(dict)
     developed = [row for row in rows if row.get("split", "validation") == "validation"]
     scores = _scores(developed)
     differing = _differing([dict(settings) for (_, settings), _ in scores])
     for ((recipe, settings), task), of_seeds in scores.items():
         parts = [f"{name} {dict(settings)[name]}" for name in differing if name in dict(settings)]
-        means[", ".join([recipe, *parts])][task] = float(np.mean(list(of_seeds.values())))
-    teacher = means.get("teacher", {})
+        found[", ".join([recipe, *parts])][task] = of_seeds
+    teacher = {task: fmean(of_seeds.values()) for task, of_seeds in found["teacher"].items()}
     lines = []
-    for recipe, of_tasks in means.items():
+    for recipe, of_tasks in found.items():
         shared = [task for task in of_tasks if task in teacher]
         if recipe == "teacher" or not shared:
             continue
-        gap = 100 * np.mean([of_tasks[task] - teacher[task] for task in shared])
-        lines.append(f"- {recipe}: {gap:+.2f} points over {', '.join(shared)}")
-    return "Mean difference to the teacher:\n\n" + "\n".join(lines) if lines else ""
+        gap = fmean(fmean(of_tasks[task].values()) - teacher[task] for task in shared)
+        seeds = set[Any].intersection(*(set(of_tasks[task]) for task in shared))
+        of_seed = [fmean(of_tasks[task][seed] - teacher[task] for task in shared) for seed in seeds]
+        between = _spread(of_seed)
+        lines.append(f"- {recipe}: {100 * gap:+.2f}{between} points over {', '.join(shared)}")
+    head = "Mean difference to the teacher (±: between the seeds that have all of these tasks):"
+    return f"{head}\n\n" + "\n".join(lines) if lines else ""
 
 
 def _costs(sections: dict[str, list[dict[str, Any]]]) -> str:

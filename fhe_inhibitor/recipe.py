@@ -54,7 +54,7 @@ from fhe_inhibitor.teacher import OFFLINE_TEACHER, Teacher, load_teacher, predic
 from fhe_inhibitor.vocabulary import tokenize
 
 INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
-NOISE_DRAWS = 5
+NOISE_DRAWS = 16
 N_SENTENCES = 128
 PACKAGES = ("torch", "transformers")
 

@@ -86,8 +86,10 @@ def test_results_of_any_maker_make_a_table(tmp_path: Path) -> None:
 
 
 def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
-    rows = [row("teacher", "sst2", 0, 0.9), row("teacher", "rte", 0, 0.6)]
-    rows += [row("aligned", "sst2", 0, 0.88), row("aligned", "rte", 0, 0.61)]
+    rows = [row("aligned", "sst2", 0, 0.88), row("aligned", "rte", 0, 0.61)]
+    rows += [row("task-specific", "sst2", 0, 0.88), row("task-specific", "rte", 0, 0.61)]
+    rows += [row("task-specific", "sst2", 1, 0.90), row("task-specific", "rte", 1, 0.62)]
+    rows += [row("teacher", "sst2", 0, 0.9), row("teacher", "rte", 0, 0.6)]
     rows += [
         row(recipe, "rte", 0, 0.1) | {"split": "held_out"} for recipe in ("teacher", "aligned")
     ]
@@ -96,6 +98,8 @@ def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
     (tmp_path / "recipes" / "a.json").write_text(json.dumps({"rows": rows, **costs}))
     page = write_report(tmp_path, tmp_path)
     assert "- aligned: -0.50 points over sst2, rte" in page
+    assert "- task-specific: +0.25 ± 1.06 (2) points over sst2, rte" in page
+    assert page.index("| teacher |") < page.index("| aligned |")
     assert "| recipes a | layers 1.5, task 0.5 | 2.0 |" in page
 
 

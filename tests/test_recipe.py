@@ -87,7 +87,7 @@ def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
     )
     measured = results["inhibitor"]["4"]["validation"]
     assert 0 <= measured["value"] <= 1
-    assert measured["n_draws"] == 5
+    assert measured["n_draws"] == 16
     assert set(results["bag_of_words"]) == {"4", "6"}
     page = table(results["rows"])
     assert "| recipe | attention_kind | tokens | words, held_out | words |" in page
