@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.observation import layer_losses
 from fhe_inhibitor.phases import ALIGNED, THRESHOLDS, Journal, Phase, Settings, run_trainer
+from fhe_inhibitor.processor_settings import autocast
 from fhe_inhibitor.task_rows import TokenRow, collate
 from fhe_inhibitor.teacher import length_batches
 
@@ -66,7 +67,7 @@ class _States:
         targets = list(self.theirs)
         for chosen, _, mask in self._batches():
             x = self._padded(self.theirs, chosen, mask)
-            with torch.autocast(x.device.type, torch.bfloat16):
+            with autocast(x.device.type):
                 attended = block.attention(x, mask)
                 self._keep(self.theirs, chosen, mask, block.finish(x, attended))
             self._keep(targets, chosen, mask, attended)
@@ -78,7 +79,7 @@ class _States:
         block = self.student.distilbert.transformer.layer[index]
         for chosen, _, mask in self._batches():
             x = self._padded(self.own, chosen, mask)
-            with torch.autocast(x.device.type, torch.bfloat16):
+            with autocast(x.device.type):
                 self._keep(self.own, chosen, mask, block.finish(x, block.attention(x, mask)))
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.corpus import TokenizedTexts
 from fhe_inhibitor.observation import Observed, layer_losses, soft_loss
-from fhe_inhibitor.processor_settings import flush_denormals, one_thread
+from fhe_inhibitor.processor_settings import autocast, flush_denormals, one_thread
 from fhe_inhibitor.pruning import prune
 from fhe_inhibitor.public_model import most_important
 from fhe_inhibitor.quantized import calibrate, centre_keys
@@ -183,7 +183,7 @@ def distil(
                 centre_keys(model, ids, mask)
             calibrate(model, ids, mask)
             average = _average(model, config)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16 and step < switch):
+        with autocast(enabled=config.bfloat16 and step < switch):
             output = model(input_ids=ids, attention_mask=mask, **wanted)
         target = reference(ids, mask) if reference else Observed(texts.logits[rows])
         loss = distillation_loss(output.logits.float(), target.logits, texts.labels[rows], config)

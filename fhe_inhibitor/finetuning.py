@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fhe_inhibitor.data import LabelledText
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.processor_settings import flush_denormals
+from fhe_inhibitor.processor_settings import autocast, flush_denormals
 from fhe_inhibitor.teacher import Teacher, encode, pad
 
 BUCKET_BATCHES = 50
@@ -134,7 +134,7 @@ def _step(
     teacher: Teacher, rows: list[list[int]], labels: Tensor, optimizer: torch.optim.AdamW
 ) -> float:
     tokens, mask = pad(rows, teacher.tokenizer.pad_token_id)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         logits = teacher.model(input_ids=tokens, attention_mask=mask).logits
     loss = torch.nn.functional.cross_entropy(logits.float(), labels)
     optimizer.zero_grad()

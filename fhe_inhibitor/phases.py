@@ -31,7 +31,7 @@ from fhe_inhibitor.finetuning import length_bucketed_batches
 from fhe_inhibitor.measurements import Record
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.observation import blended, hard_loss, layer_losses, observe, soft_loss
-from fhe_inhibitor.processor_settings import flush_denormals
+from fhe_inhibitor.processor_settings import autocast, flush_denormals
 from fhe_inhibitor.task_rows import TokenRow, collate, measure_rows
 from fhe_inhibitor.tasks import Task
 
@@ -172,7 +172,7 @@ class PhaseTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> Tensor:
         # Not the Trainer's own bf16, which a model gets only from the first of several Trainers.
-        with torch.autocast(self.args.device.type, torch.bfloat16):
+        with autocast(self.args.device.type):
             terms = self.losses(model, inputs)
         for name, value in terms.items():
             self.logged[name].append(value.item())

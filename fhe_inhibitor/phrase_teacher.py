@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fhe_inhibitor.derivation import from_distilbert
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.observation import Observed
+from fhe_inhibitor.processor_settings import autocast
 from fhe_inhibitor.teacher import Teacher, pad
 from fhe_inhibitor.vocabulary import entry_pieces
 
@@ -48,7 +49,7 @@ class PhraseTeacher:
         the order of the student's `hidden_states`; those of padding are 0.
         """
         tokens, attention_mask, share = self._read(ids, mask)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             output = self.model(tokens, attention_mask, output_hidden_states=True)
         states = [share @ state.float() for state in output.hidden_states]
         return Observed(output.logits.float(), states=states)

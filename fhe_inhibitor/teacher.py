@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.processor_settings import autocast
 
 OFFLINE_TEACHER = "minilm"
 MODEL_TYPES = ("distilbert", "bert")
@@ -189,12 +190,12 @@ def distilbert_from_bert(
 def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
     """Return the teacher's logits of many texts: float32 [len(texts), n_labels].
 
-    Texts are read in order of length, `batch_tokens` tokens at a time with padding, in bfloat16.
-    They are cut after 128 tokens.
+    Texts are read in order of length, `batch_tokens` tokens at a time with padding, in bfloat16
+    where the processor has it. They are cut after 128 tokens.
     """
     ids = encode(teacher, texts)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), autocast():
         for batch in length_batches([len(row) for row in ids], batch_tokens):
             tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
             output = teacher.model(input_ids=tokens, attention_mask=mask)

@@ -22,6 +22,7 @@ from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.processor_settings import autocast
 from fhe_inhibitor.teacher import Teacher, length_batches, pad, predict_logits
 
 N_COMPONENTS = 64
@@ -209,7 +210,7 @@ def _read_alone(
     hidden = np.zeros((len(texts), 3 * dim), np.float32)
     embedded = np.zeros((len(texts), dim), np.float32)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), autocast():
         for batch in length_batches([len(row) for row in ids], 1024):
             tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
             output = teacher.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from circuits.intervals import interval, interval_lookup
@@ -38,9 +37,10 @@ class Tiny:
 
 
 class User:
-    """Somebody with keys and one encrypted text, whose result must be right, and always the same.
+    """Somebody with keys and one encrypted text, whose result must be right.
 
-    Evaluation is deterministic: ciphertexts, and so noise, follow from request and keys.
+    Right, not equal: each worker picks the FFT that it finds fastest when it starts, those differ
+    in their last bits, and so do rounding's borderline cases after them.
     """
 
     def __init__(self, tiny: Tiny, text: str = TEXT) -> None:
@@ -51,16 +51,12 @@ class User:
         self.request = self.client.encrypt(x, padding).to_bytes()
         network = tiny.model.network
         self._bounds = run(network, interval(x), interval(padding), interval_lookup)
-        self._seen: np.ndarray | None = None
 
     def check(self, response: bytes) -> None:
         """Check that a response is the result of the request."""
         logits = self.client.decrypt(Response.from_bytes(response))
         assert (self._bounds.low <= logits).all()
         assert (logits <= self._bounds.high).all()
-        if self._seen is None:
-            self._seen = logits
-        np.testing.assert_array_equal(logits, self._seen)
 
 
 @pytest.fixture(scope="session")
