@@ -13,7 +13,7 @@ on the shards that are there. The folder holds:
     texts.txt          the texts, one a line
     texts.npz          ids: int32 [tokens], offsets: int64 [n_texts + 1], labels: int64 [n_texts]
     held_out.npz       ids, offsets, labels, logits of the held-out sentences
-    logits/*.npz       logits: float32 [20000, n_labels], by shard
+    logits/*.npz       logits: float32 [20000, n_labels], by shard; only of a labelled corpus
 """
 
 from __future__ import annotations
@@ -97,12 +97,14 @@ def build_corpus(
     n_phrases: int,
     seed: int,
     cache_dir: str | Path,
+    labelled: bool = True,
 ) -> Corpus:
     """Make the corpus in `cache_dir`, or what of it is not there yet, and load it.
 
     `train` and `held_out_texts` are what `hold_out` returns, `sentences` are unlabelled texts.
     Texts that are a phrase of a held-out sentence (three words or more), or that share a run of
-    eight words with one, are left out, so a few fewer than `n_texts` remain.
+    eight words with one, are left out, so a few fewer than `n_texts` remain. labelled: ask the
+    teacher for the logits of each, which takes the longest; else they are NaN.
 
     Raises InputError if the folder was made from other data, parameters or another teacher.
     """
@@ -136,31 +138,35 @@ def build_corpus(
     varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
     _once(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
     _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
-    starts = range(0, len(varied), SHARD_TEXTS)
-    for shard, start in enumerate(track(starts, description="labelling")):
-        rows = varied[start : start + SHARD_TEXTS]
-        _once(_shard(folder, shard), partial(_logits, teacher, rows))
-    return load_corpus(folder)
+    if labelled:
+        starts = range(0, len(varied), SHARD_TEXTS)
+        for shard, start in enumerate(track(starts, description="labelling")):
+            rows = varied[start : start + SHARD_TEXTS]
+            _once(_shard(folder, shard), partial(_logits, teacher, rows))
+    return load_corpus(folder, labelled)
 
 
-def load_corpus(cache_dir: str | Path) -> Corpus:
+def load_corpus(cache_dir: str | Path, labelled: bool = True) -> Corpus:
     """Load a corpus, or of one that is still being made the texts that have labels by now.
 
-    Raises InputError where there is no corpus, or nothing of it has labels yet.
+    labelled: if False, all texts, their logits NaN. Raises InputError where there is no corpus, or
+    none of its texts have the labels that are wanted.
     """
     folder = Path(cache_dir)
     wanted = ["tokenizer.json", "vocabulary.npz", "texts.npz", "held_out.npz"]
     missing = [name for name in wanted if not (folder / name).exists()]
-    if missing or not _shard(folder, 0).exists():
+    if missing or (labelled and not _shard(folder, 0).exists()):
         raise InputError(
             f"{folder} holds no corpus yet: {', '.join(missing) or 'logits'} missing; "
             f"run build_corpus with cache_dir={str(folder)!r}, or wait for it"
         )
-    logits: list[np.ndarray] = []
-    while (path := _shard(folder, len(logits))).exists():
-        logits.append(_load(path)["logits"])
-    texts = _load(folder / "texts.npz")
-    n_texts = sum(map(len, logits))
+    texts, held_out = _load(folder / "texts.npz"), _load(folder / "held_out.npz")
+    shards: list[np.ndarray] = []
+    while labelled and (path := _shard(folder, len(shards))).exists():
+        shards.append(_load(path)["logits"])
+    unknown = np.full((len(texts["labels"]), held_out["logits"].shape[1]), np.nan, np.float32)
+    logits = np.concatenate(shards) if labelled else unknown
+    n_texts = len(logits)
     offsets = texts["offsets"][: n_texts + 1]
     return Corpus(
         tokenizer_path=folder / "tokenizer.json",
@@ -168,10 +174,10 @@ def load_corpus(cache_dir: str | Path) -> Corpus:
         texts=TokenizedTexts(
             ids=texts["ids"][: offsets[-1]],
             offsets=offsets,
-            logits=np.concatenate(logits),
+            logits=logits,
             labels=texts["labels"][:n_texts],
         ),
-        held_out=TokenizedTexts(**_load(folder / "held_out.npz")),
+        held_out=TokenizedTexts(**held_out),
         complete=n_texts == len(texts["labels"]),
     )
 

@@ -60,12 +60,13 @@ class IntegerModel(PublicModel):
         """
         folder = _find(name_or_path)
         config = _read_json(folder / CONFIG_FILE)
-        parameters, digest = integer_format.read(folder / INTEGER_FILE)
+        path = integer_file(folder)
+        parameters, digest = integer_format.read(path)
         tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
         try:
             model = cls(name=folder.name, tokenizer=tokenizer, hash=digest, **parameters)
         except TypeError as error:
-            raise InputError(f"{folder / INTEGER_FILE} lacks or adds a part: {error}") from error
+            raise InputError(f"{path} lacks or adds a part: {error}") from error
         model._check(folder, config)
         return model
 
@@ -115,8 +116,15 @@ def checkpoint_folder(name_or_path: str | Path) -> Path:
     return CHECKPOINTS / name_or_path if str(name_or_path) in _shipped() else Path(name_or_path)
 
 
+def integer_file(folder: Path) -> Path:
+    """Return the file of a checkpoint's integers: the gzipped one where there is only that."""
+    plain = folder / INTEGER_FILE
+    gzipped = plain.with_name(f"{INTEGER_FILE}{integer_format.GZIPPED}")
+    return gzipped if gzipped.is_file() and not plain.is_file() else plain
+
+
 def _shipped(file: str = CONFIG_FILE) -> list[str]:
-    """Return the names of the shipped checkpoints that have such a file."""
+    """Return the names of the shipped checkpoints that have a file of such a pattern."""
     return sorted(path.parent.name for path in CHECKPOINTS.glob(f"*/{file}"))
 
 
@@ -126,11 +134,11 @@ def _find(name_or_path: str | Path) -> Path:
     if not path.is_dir():
         raise InputError(
             f"no model {str(name_or_path)!r}: pass a folder, or one of "
-            f"{', '.join(_shipped(INTEGER_FILE))}"
+            f"{', '.join(_shipped(f'{INTEGER_FILE}*'))}"
         )
-    for name in (CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE):
-        if not (path / name).is_file():
-            raise InputError(f"the model folder {path} has no file {name}")
+    for file in (path / CONFIG_FILE, integer_file(path), path / TOKENIZER_FILE):
+        if not file.is_file():
+            raise InputError(f"the model folder {path} has no file {file.name}")
     return path
 
 

@@ -31,6 +31,7 @@ from fhe_inhibitor.integer_model import (
     INTEGER_FILE,
     IntegerModel,
     checkpoint_folder,
+    integer_file,
 )
 from fhe_inhibitor.onnx_float import float_graph
 from fhe_inhibitor.onnx_graph import OPSET
@@ -77,7 +78,7 @@ def export_onnx(
     """
     folder = _find(name_or_path)
     _check_writable(out)
-    if quantized and (folder / INTEGER_FILE).is_file():
+    if quantized and integer_file(folder).is_file():
         made = _from_integers(folder, texts)
     elif quantized and not calibration:
         raise InputError(
@@ -104,7 +105,7 @@ class Made:
 
 
 def _from_integers(folder: Path, texts: Sequence[str]) -> Made:
-    graph = quantized_graph(integer_format.read(folder / INTEGER_FILE)[0])
+    graph = quantized_graph(integer_format.read(integer_file(folder))[0])
     model = IntegerModel.load(folder)
     inputs = [model.tokenize(text).ids[None] for text in texts]
     inputs = inputs or _random_ids(len(model.embedding), model.default_tokens)

@@ -182,7 +182,7 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
     """
     out, work = Path(out), Path(work)
     work.mkdir(parents=True, exist_ok=True)
-    material = make_material(recipe, work)
+    material = make_material(recipe, work, baselines)
     results: dict[str, Any] = {
         "recipe": _portable(recipe),
         "n_texts": len(material.corpus.texts),
@@ -251,8 +251,12 @@ class Material:
         return text_table(texts, self.corpus.importance)
 
 
-def make_material(recipe: Recipe, work: Path) -> Material:
-    """Load or make teacher and corpus in the work folder."""
+def make_material(recipe: Recipe, work: Path, baselines: bool = True) -> Material:
+    """Load or make teacher and corpus in the work folder.
+
+    Students that follow the teacher's hidden states need no logits of whole texts, the bag of
+    words does.
+    """
     splits = load_splits(recipe.data, len(recipe.labels))
     kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
     teacher = make_teacher(recipe, kept, work)
@@ -265,6 +269,7 @@ def make_material(recipe: Recipe, work: Path) -> Material:
         n_phrases=recipe.n_phrases,
         seed=recipe.seed,
         cache_dir=work / "corpus",
+        labelled=baselines or not recipe.size.from_teacher,
     )
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     rows = {"held_out": held_out, "validation": splits["validation"]}

@@ -124,3 +124,15 @@ def test_a_corpus_is_read_as_far_as_it_goes_and_taken_up_there(
     np.testing.assert_array_equal(build(tmp_path).texts.logits, whole.texts.logits)
     with pytest.raises(InputError, match="other seed"):
         build(tmp_path, seed=1)
+
+
+def test_a_corpus_without_labels_has_the_same_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_module, "full_sentences", lambda texts: range(len(texts)))
+    bare = build(tmp_path, labelled=False)
+    assert bare.complete and not list((tmp_path / "logits").iterdir())
+    assert np.isnan(bare.texts.logits).all()
+    labelled = build(tmp_path)
+    np.testing.assert_array_equal(bare.texts.ids, labelled.texts.ids)
+    assert bare.texts.logits.shape == labelled.texts.logits.shape

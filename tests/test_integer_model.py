@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=name):
         IntegerModel.load(folder)
+
+
+def test_integers_may_be_gzipped(folder: Path) -> None:
+    plain = folder / INTEGER_FILE
+    model, content = IntegerModel.load(folder), plain.read_bytes()
+    gzipped = plain.with_name(f"{INTEGER_FILE}.gz")
+    gzipped.write_bytes(gzip.compress(content))
+    plain.unlink()
+    assert IntegerModel.load(folder).hash == model.hash
+    for damaged in (content, gzipped.read_bytes()[:-100]):
+        gzipped.write_bytes(damaged)
+        with pytest.raises(InputError, match=gzipped.name):
+            IntegerModel.load(folder)
 
 
 def test_a_changed_weight_is_found_by_the_hash(folder: Path) -> None:

@@ -94,6 +94,11 @@ def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
     assert f"{100 * measured['value']:.2f}" in page
     assert str(tmp_path) not in (tmp_path / "student" / "results.json").read_text()
 
+    train(recipe, tmp_path / "alone", tmp_path / "work", baselines=False)
+    alone = IntegerModel.load(tmp_path / "alone")
+    assert alone.hash == model.hash
+    assert not list((tmp_path / "work" / "corpus" / "logits").iterdir())
+
 
 def test_the_seed_decides_the_student(recipe: Recipe, material: Material) -> None:
     def weights(seed: int) -> torch.Tensor:
