@@ -154,7 +154,7 @@ def distil(
     reads, logits and `states` as its own `hidden_states`; if None, the texts' logits are the
     targets. Deterministic for a seed: it computes on one thread.
     """
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99), fused=True)
     average = _average(model, config)
     quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None
     switch = int(config.float_fraction * config.steps) if quantizes else config.steps
