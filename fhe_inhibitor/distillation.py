@@ -176,8 +176,8 @@ def distil(
         )
         if config.pruned_between and quantizes and step < switch and step % PRUNING_STEPS == 0:
             begin, end = (share * switch for share in config.pruned_between)
-            progress = min(1.0, max(0.0, (step - begin) / (end - begin)))
-            prune(model, progress, ids, mask)
+            if step > begin:
+                prune(model, min(1.0, (step - begin) / (end - begin)), ids, mask)
         if step == switch:
             if config.centre_keys:
                 centre_keys(model, ids, mask)
