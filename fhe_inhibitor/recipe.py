@@ -126,7 +126,7 @@ SIZES = {
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
-            steps=3500,
+            steps=5000,
             batch_size=64,
             learning_rate=3e-4,
             embedding_rate=1e-3,
