@@ -10,15 +10,14 @@ what is left. `hold_out` removes those as well.
 
 from __future__ import annotations
 
-import gzip
 import random
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.gzipped import read_bytes
 
 Words = tuple[str, ...]
 
@@ -185,11 +184,10 @@ def _phrases(words: Words) -> Iterator[Words]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        raw = read_bytes(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(f"{path} is not a file; pass the path of an existing one") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     # Not splitlines(): a review may contain U+0085 or U+2028, which are no ends of a line here.
     lines = raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")

@@ -3,16 +3,13 @@
 Each array of the parameter dataclasses of `circuits/` is a tensor named by its path, such as
 `layers.0.heads.1.key.weight`; all else (class names, small integers, None) is one JSON tree
 in the metadata, next to a SHA-256 over tree and tensors. Reading builds only the classes
-listed here, so a file can't run code. A file may also be gzipped, and end with `.gz`: five sixths
-of a pruned network are zeros.
+listed here, so a file can't run code. A large file may be gzipped, then its name ends with `.gz`.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import zlib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +26,9 @@ from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.gzipped import read_bytes
 
 FORMAT_VERSION = 1
-GZIPPED = ".gz"
 CLASSES = {
     cls.__name__: cls
     for cls in (
@@ -68,11 +65,9 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
     Raises InputError if the file is no such file, is of another version or was changed.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix == GZIPPED:
-            data = gzip.decompress(data)
+        data = read_bytes(path)
         tensors = load(data)
-    except (SafetensorError, OSError, EOFError, zlib.error) as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} can't be read as safetensors: {error}") from error
     metadata = _header(data)[0].get("__metadata__", {})
     if metadata.get("format_version") != str(FORMAT_VERSION):

@@ -22,6 +22,7 @@ from circuits.lookups import Lookup, exact_lookup
 from circuits.network import Network, run
 from fhe_inhibitor import integer_format
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.gzipped import SUFFIX
 from fhe_inhibitor.manifest import TOKENIZER_FILE
 from fhe_inhibitor.public_model import PublicModel, read_tokenizer
 
@@ -119,7 +120,7 @@ def checkpoint_folder(name_or_path: str | Path) -> Path:
 def integer_file(folder: Path) -> Path:
     """Return the file of a checkpoint's integers: the gzipped one where there is only that."""
     plain = folder / INTEGER_FILE
-    gzipped = plain.with_name(f"{INTEGER_FILE}{integer_format.GZIPPED}")
+    gzipped = plain.with_name(f"{INTEGER_FILE}{SUFFIX}")
     return gzipped if gzipped.is_file() and not plain.is_file() else plain
 
 
