@@ -65,7 +65,7 @@ def finetune(
     for name, weight in teacher.model.named_parameters():
         weight.requires_grad_("embeddings." not in name)
     weights = {name: w for name, w in teacher.model.named_parameters() if w.requires_grad}
-    optimizer = torch.optim.AdamW(weights.values(), learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(weights.values(), learning_rate, weight_decay=0.01, fused=True)
     first = checkpoint.load(weights, optimizer)
     texts = [row.text for row in train]
     ids = encode(teacher, texts)
