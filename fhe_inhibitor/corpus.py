@@ -55,8 +55,8 @@ Arrays = dict[str, np.ndarray]
 class TokenizedTexts:
     """Texts of different lengths, one after the other: text i is ids[offsets[i]:offsets[i + 1]].
 
-    ids int32 [tokens]; offsets int64 [n + 1]; logits float32 [n, n_labels], the teacher's;
-    labels int64 [n], the true ones, -1 where there is none.
+    ids int32 [tokens]; offsets int64 [n + 1]; logits float32 [n, n_labels], the teacher's, NaN
+    where it was not asked; labels int64 [n], the true ones, -1 where there is none.
     """
 
     ids: np.ndarray
@@ -161,11 +161,10 @@ def load_corpus(cache_dir: str | Path, labelled: bool = True) -> Corpus:
             f"run build_corpus with cache_dir={str(folder)!r}, or wait for it"
         )
     texts, held_out = _load(folder / "texts.npz"), _load(folder / "held_out.npz")
-    shards: list[np.ndarray] = []
-    while labelled and (path := _shard(folder, len(shards))).exists():
-        shards.append(_load(path)["logits"])
-    unknown = np.full((len(texts["labels"]), held_out["logits"].shape[1]), np.nan, np.float32)
-    logits = np.concatenate(shards) if labelled else unknown
+    if labelled:
+        logits = _logits_so_far(folder)
+    else:
+        logits = np.full((len(texts["labels"]), held_out["logits"].shape[1]), np.nan, np.float32)
     n_texts = len(logits)
     offsets = texts["offsets"][: n_texts + 1]
     return Corpus(
@@ -256,6 +255,14 @@ def _once(path: Path, make: Callable[[], Arrays]) -> Arrays:
 def _load(path: Path) -> Arrays:
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def _logits_so_far(folder: Path) -> np.ndarray:
+    """Return the logits of the first shards, as far as they go."""
+    shards: list[np.ndarray] = []
+    while (path := _shard(folder, len(shards))).exists():
+        shards.append(_load(path)["logits"])
+    return np.concatenate(shards)
 
 
 def _shard(folder: Path, number: int) -> Path:

@@ -46,9 +46,10 @@ class DistillationConfig:
     probabilities at `temperature`. labelled_share: share of each batch that is drawn from the
     texts with true labels, which are real; the rest is drawn from all. token_counts,
     token_weights: how many tokens a batch reads, and how often. bfloat16: multiply matrices in
-    it in the float phase; the sums of the quantized one need float32 to be exact.
-    embedding_rate: learning rate of what makes the embeddings but the free table, None for that of
-    the rest. hidden_weight: of the reference's hidden states, mean squared error over all layers.
+    it in the float phase, where the processor has it; the sums of the quantized one need float32 to
+    be exact. embedding_rate: learning rate of what makes the embeddings but the free table, None
+    for that of the rest. hidden_weight: of the reference's hidden states, mean squared error over
+    all layers.
     pruned_between: the steps, as shares of the float phase, between which the inputs of each output
     fall to the quantization's `fan_in` (`pruning`); None keeps all. centre_keys: move queries and
     keys to the middle of their codes before steps are calibrated (`quantized`).

@@ -162,7 +162,7 @@ def _gaps(rows: Sequence[dict[str, Any]]) -> str:
         if recipe == "teacher" or not shared:
             continue
         gap = fmean(fmean(of_tasks[task].values()) - teacher[task] for task in shared)
-        seeds = set[Any].intersection(*(set(of_tasks[task]) for task in shared))
+        seeds = [s for s in of_tasks[shared[0]] if all(s in of_tasks[task] for task in shared)]
         of_seed = [fmean(of_tasks[task][seed] - teacher[task] for task in shared) for seed in seeds]
         between = _spread(of_seed)
         lines.append(f"- {recipe}: {100 * gap:+.2f}{between} points over {', '.join(shared)}")
