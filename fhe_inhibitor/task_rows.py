@@ -25,7 +25,6 @@ from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.int8_checkpoint import INT8_FILE, load_int8
 from fhe_inhibitor.integer_model import checkpoint_folder
 from fhe_inhibitor.metrics import measure
-from fhe_inhibitor.processor_settings import autocast
 from fhe_inhibitor.tasks import Example, Task
 from fhe_inhibitor.teacher import MAX_TOKENS, length_batches, pad
 
@@ -87,7 +86,7 @@ def collate(rows: Sequence[TokenRow], pad_id: int) -> dict[str, Tensor]:
 def predict_rows(
     model: nn.Module, rows: Sequence[TokenRow], batch_tokens: int = 2048
 ) -> np.ndarray:
-    """Return outputs, in bfloat16 if the device has it: float32 `[len(rows), n_labels]`."""
+    """Return a model's outputs in bfloat16: float32 `[len(rows), n_labels]`."""
     given: Any = model
     training = model.training
     model.eval()
@@ -95,7 +94,8 @@ def predict_rows(
     for chosen in length_batches([len(row.ids) for row in rows], batch_tokens):
         batch = collate([rows[index] for index in chosen], given.config.pad_token_id)
         ids, mask = (batch[name].to(given.device) for name in ("input_ids", "attention_mask"))
-        with autocast(given.device.type):
+        # Also where the processor only imitates it: figures of different machines must compare.
+        with torch.autocast(given.device.type, torch.bfloat16):
             logits = model(input_ids=ids, attention_mask=mask).logits
         outputs[chosen] = logits.float().cpu().numpy()
     model.train(training)
