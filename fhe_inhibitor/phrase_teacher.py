@@ -22,6 +22,8 @@ from fhe_inhibitor.processor_settings import autocast
 from fhe_inhibitor.teacher import Teacher, pad
 from fhe_inhibitor.vocabulary import entry_pieces
 
+GROUP = 16  # texts that the teacher reads at once
+
 
 class PhraseTeacher:
     """A DistilBERT classifier that reads ids of the student's vocabulary.
@@ -49,10 +51,23 @@ class PhraseTeacher:
         the order of the student's `hidden_states`; those of padding are 0.
         """
         tokens, attention_mask, share = self._read(ids, mask)
-        with autocast():
-            output = self.model(tokens, attention_mask, output_hidden_states=True)
-        states = [share @ state.float() for state in output.hidden_states]
-        return Observed(output.logits.float(), states=states)
+        lengths = attention_mask.sum(dim=1)
+        order = lengths.argsort()
+        logits, states = [], []
+        for rows in order.split(GROUP):  # of like length: half of a batch would be padding
+            longest = int(lengths[rows].max())
+            with autocast():
+                output = self.model(
+                    tokens[rows, :longest],
+                    attention_mask[rows, :longest],
+                    output_hidden_states=True,
+                )
+            own = share[rows, :, :longest]
+            logits.append(output.logits.float())
+            states.append([own @ state.float() for state in output.hidden_states])
+        back = order.argsort()
+        layers = zip(*states, strict=True)
+        return Observed(torch.cat(logits)[back], states=[torch.cat(x)[back] for x in layers])
 
     def _read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the teacher's ids and mask `[B, m]`, and what of each piece a token has.

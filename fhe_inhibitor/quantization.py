@@ -25,9 +25,14 @@ from torch import Tensor, nn
 from circuits.linear import Linear
 from circuits.lookups import Table
 from fhe_inhibitor.configuration import QuantizationConfig
+from fhe_inhibitor.quantized_functions import (
+    Bounds,
+    integer_rows,
+    read_table,
+    rounding_noise,
+)
 
 CLIP_LEAK = 0.05
-RANGE_SLACK = 0.97
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def round_to_step(x: Tensor, lsbs: int, noise_std: float) -> Tensor:
     step = float(1 << lsbs)
     index = (x + 0.5) / step  # half a unit, as Concrete adds it; without noise it changes nothing
     if noise_std:
-        index = index + (noise_std * torch.randn_like(index)).clamp(-0.499, 0.499)
+        index = index + rounding_noise(index, noise_std)
     return x + (step * (index + 0.5).floor() - x).detach()
 
 
@@ -195,50 +200,16 @@ def lookup_limit(table_bits: int, lsbs: int) -> int:
     return (last << lsbs) - (lsbs > 0)
 
 
-def row_scales(
-    rows: Tensor, span: Tensor, weight_bits: int, weight_norm: float, limit: float
-) -> Tensor:
-    """Return the smallest scale of each row that keeps its integers within all bounds.
-
-    rows: float `[out, in]`. span: width of each input's range, `[in]`. The integers fit
-    `weight_bits`, their 2-norm `weight_norm`, and their sum over any input `limit`.
-    """
-    magnitude = rows.detach().abs()
-    largest = float((1 << (weight_bits - 1)) - 1)
-    scale = torch.stack(
-        [
-            magnitude.amax(dim=1) / largest,
-            magnitude.norm(dim=1) / (RANGE_SLACK * weight_norm),
-            magnitude @ span / (RANGE_SLACK * limit),
-        ]
-    ).amax(dim=0)
-    scale = scale.clamp(min=1e-8)
-    while True:  # rounding may still push a row over a bound
-        integers = (magnitude / scale[:, None] + 0.5).floor()
-        over = (integers @ span > limit) | (integers.norm(dim=1) > weight_norm)
-        if not over.any():
-            return scale
-        scale = torch.where(over, 1.02 * scale, scale)
-
-
-def keep_largest(rows: Tensor, n: int, always_last: bool = False) -> Tensor:
-    """Return rows with all but the n largest magnitudes set to 0, the last column kept if asked.
-
-    >>> keep_largest(torch.tensor([[3.0, -1.0, -2.0, 0.5]]), 2).tolist()
-    [[3.0, -0.0, -2.0, 0.0]]
-    """
-    magnitude = rows.detach().abs()
-    if always_last:
-        magnitude[:, -1] = torch.inf
-    smallest = magnitude.topk(n, dim=1).values[:, -1:]
-    return rows * (magnitude >= smallest)
-
-
 @dataclass(frozen=True)
 class JoinedSteps:
-    """Several quantizers side by side, as the input of one linear layer."""
+    """Several quantizers of as many channels each, side by side."""
 
     steps: tuple[Step, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the integers of `x` `[..., channels]`, as float32."""
+        parts = x.chunk(len(self.steps), dim=-1)
+        return torch.cat([step(x) for step, x in zip(self.steps, parts, strict=True)], dim=-1)
 
     @property
     def size(self) -> Tensor:
@@ -290,6 +261,7 @@ class TableLinear:
     entry: Callable[[Tensor], Tensor]
     bits: QuantizationConfig
     residual_step: Step | None = None
+    calibrating: bool = False
 
     @cached_property
     def integers(self) -> IntegerWeights:
@@ -302,22 +274,16 @@ class TableLinear:
             ends = torch.tensor([self.residual_step.range], dtype=torch.float32)
             low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
         span, bits = high - low, self.bits
-        if 0 < bits.fan_in < rows.shape[1]:
-            rows = keep_largest(rows, bits.fan_in, always_last=self.residual_step is not None)
         fan_in = min(bits.fan_in or len(span), len(span))
         largest = float((1 << (bits.weight_bits - 1)) - 1)
         # Mean magnitude of a typical row: 0.4 of its largest weight, 0.8 of its root mean square.
         typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(fan_in))
         entries = (1 << bits.table_bits) - 1
         lsbs = max(0, round(math.log2(typical * float(span.mean()) * fan_in / entries)))
-        scale = row_scales(
-            rows,
-            span,
-            bits.weight_bits,
-            bits.weight_norm,
-            float(lookup_limit(bits.table_bits, lsbs)),
+        bounds = Bounds(largest, bits.weight_norm, float(lookup_limit(bits.table_bits, lsbs)))
+        weight, scale = integer_rows(
+            rows, span, bounds, fan_in, keep_last=self.residual_step is not None
         )
-        weight = round_ste((rows / scale[:, None]).clamp(-largest, largest))
         fixed = weight.detach()
         offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)
         zero = offset + weight[:, : len(shift)] @ shift
@@ -328,10 +294,29 @@ class TableLinear:
     def __call__(self, x: Tensor, residual: Tensor | None = None, noise_std: float = 0) -> Tensor:
         """Return output integers `[..., out]` of input integers `[..., in]`."""
         n_inputs, integers = self.weight.shape[1], self.integers
-        accumulator = x @ integers.weight[:, :n_inputs].T + integers.offset
+        weight = integers.weight[:, :n_inputs]
+        accumulator = torch.nn.functional.linear(x, weight, integers.offset)
         if residual is not None:
             accumulator = accumulator + residual * integers.weight[:, n_inputs]
-        return self.entry(self._real(round_to_step(accumulator, integers.lsbs, noise_std)))
+        if self.calibrating:  # the entry fits its step to what it is given
+            return self._entries(round_to_step(accumulator, integers.lsbs, noise_std))
+        return read_table(accumulator, *self._table(), integers.lsbs, noise_std)
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Return the table `[entries, out]` with gradients, and the slopes of its entries.
+
+        A batch looks each entry up many times: it is computed once.
+        """
+        index = table_index(len(self.bias), self.bits.table_bits, self.integers.lsbs)
+        if not torch.is_grad_enabled():
+            return self._entries(index), torch.zeros_like(index)
+        table = self._entries(index.requires_grad_())
+        (slope,) = torch.autograd.grad(table.sum(), index, retain_graph=True)
+        return table, slope
+
+    def _entries(self, accumulator: Tensor) -> Tensor:
+        """Return the output integers of rounded accumulators."""
+        return self.entry(self._real(accumulator))
 
     def _real(self, accumulator: Tensor) -> Tensor:
         """Return the real pre-activation of a rounded accumulator."""
@@ -346,7 +331,7 @@ class TableLinear:
             weight=np.ascontiguousarray(weight[:, :n_inputs].T),
             offset=to_integers(integers.offset),
             table=tabulate(
-                lambda x: self.entry(self._real(x)),
+                self._entries,
                 len(self.bias),
                 self.bits.table_bits,
                 integers.lsbs,
@@ -360,11 +345,16 @@ def to_integers(x: Tensor) -> np.ndarray:
     return x.detach().round().to(torch.int64).numpy()
 
 
+def table_index(channels: int, table_bits: int, lsbs: int) -> Tensor:
+    """Return what the entries of a table stand for, 0, 2^lsbs, ...: `[2^table_bits, channels]`."""
+    index = torch.arange(1 << table_bits, dtype=torch.float32) * float(1 << lsbs)
+    return index[:, None].expand(-1, channels).contiguous()
+
+
 @torch.no_grad()
 def tabulate(
     function: Callable[[Tensor], Tensor], channels: int, table_bits: int, lsbs: int
 ) -> Table:
     """Tabulate `function` of `[entries, channels]` on 0, 2^lsbs, ..., (2^table_bits - 1) 2^lsbs."""
-    index = torch.arange(1 << table_bits, dtype=torch.float32) * float(1 << lsbs)
-    entries = function(index[:, None].expand(-1, channels).contiguous())
+    entries = function(table_index(channels, table_bits, lsbs))
     return Table(np.ascontiguousarray(to_integers(entries).T), first=0, lsbs=lsbs)

@@ -8,12 +8,14 @@ training mode or `noisy`); `to_circuit` gives the integer parameters, equal entr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from circuits.linear import Linear
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from fhe_inhibitor.attention import relative_offsets
@@ -23,30 +25,25 @@ from fhe_inhibitor.quantization import (
     Step,
     TableLinear,
     clamp_leaky,
-    keep_largest,
     round_ste,
-    row_scales,
     to_integers,
 )
-from fhe_inhibitor.quantized_attention import QuantizedDotProduct, QuantizedInhibitor
-
-
-@dataclass
-class QuantizedHead:
-    """Projections and attention of one head."""
-
-    query: TableLinear | None
-    key: TableLinear
-    value: TableLinear
-    attention: QuantizedInhibitor | QuantizedDotProduct
+from fhe_inhibitor.quantized_attention import QuantizedDotProduct, QuantizedInhibitor, readable
+from fhe_inhibitor.quantized_functions import Bounds, row_scales
 
 
 @dataclass
 class QuantizedLayer:
-    """One layer; `block` is the transformer block that it was made from."""
+    """One layer; `block` is the transformer block that it was made from.
+
+    query, key, value: of all heads, side by side.
+    """
 
     block: nn.Module
-    heads: list[QuantizedHead]
+    query: TableLinear | None
+    key: TableLinear
+    value: TableLinear
+    heads: list[QuantizedInhibitor | QuantizedDotProduct]
     attention_output: TableLinear
     hidden: TableLinear | None = None
     output: TableLinear | None = None
@@ -62,6 +59,7 @@ class QuantizedNetwork:
         is_noisy = model.training or model.noisy
         self.noise_std = self.bits.rounding_noise if is_noisy else 0.0
         step = model.distilbert.embeddings.step
+        self.calibrating = step.calibrating
         self.layers = []
         for block in model.distilbert.transformer.layer:
             self.layers.append(self._layer(block, step))
@@ -99,17 +97,20 @@ class QuantizedNetwork:
         self, layer: QuantizedLayer, x: Tensor, attention_mask: Tensor, last: bool
     ) -> Tensor:
         attention, noise_std = layer.block.attention, self.noise_std
-        window = attention.shape.attention_window
         queries = x[:, :1] if last else x
         mask, offset = _pairs(attention_mask, queries.shape[1], attention.shape)
-        outputs = []
-        for head in layer.heads:
-            q = None if head.query is None else head.query(queries, noise_std=noise_std)
-            k, v = (
-                _readable(linear(x, noise_std=noise_std), queries.shape[1], window)
-                for linear in (head.key, head.value)
-            )
-            outputs.append(head.attention(q, k, v, mask, offset, noise_std))
+        n_heads = len(layer.heads)
+        query: Sequence[Tensor | None] = [None] * n_heads
+        if layer.query is not None:
+            query = layer.query(queries, noise_std=noise_std).chunk(n_heads, dim=-1)
+        key, value = (
+            linear(x, noise_std=noise_std).chunk(n_heads, dim=-1)
+            for linear in (layer.key, layer.value)
+        )
+        outputs = [
+            head(q, k, v, mask, offset, noise_std)
+            for head, q, k, v in zip(layer.heads, query, key, value, strict=True)
+        ]
         residual = None if attention.shape.constant_query else queries
         attended = layer.attention_output(torch.cat(outputs, dim=-1), residual, noise_std)
         if layer.hidden is None or layer.output is None:
@@ -119,16 +120,18 @@ class QuantizedNetwork:
 
     def _layer(self, block: nn.Module, step: Step) -> QuantizedLayer:
         attention = block.attention
-        heads = [self._head(attention, step, head) for head in range(attention.shape.n_heads)]
-        joined = JoinedSteps(tuple(attention.output_steps))
+        shape, keys = attention.shape, JoinedSteps(tuple(attention.key_steps))
         layer = QuantizedLayer(
             block,
-            heads,
-            self._linear(
+            query=None if shape.constant_query else self._linear(attention.q_lin, step, keys),
+            key=self._key(attention, step, keys),
+            value=self._linear(attention.v_lin, step, JoinedSteps(tuple(attention.value_steps))),
+            heads=[self._attention(attention, head) for head in range(shape.n_heads)],
+            attention_output=self._linear(
                 attention.out_lin,
-                joined,
+                JoinedSteps(tuple(attention.output_steps)),
                 lambda x: block.attended_step(block.sa_layer_norm(x)),
-                residual=None if attention.shape.constant_query else step,
+                residual=None if shape.constant_query else step,
             ),
         )
         if block.shape.hidden_dim:
@@ -144,22 +147,19 @@ class QuantizedNetwork:
             )
         return layer
 
-    def _head(self, attention: nn.Module, step: Step, head: int) -> QuantizedHead:
-        shape, key_step = attention.shape, attention.key_steps[head]
-        value_step = attention.value_steps[head]
-        keys = slice(head * shape.key_head_dim, (head + 1) * shape.key_head_dim)
-        values = slice(head * shape.value_head_dim, (head + 1) * shape.value_head_dim)
-        query = None
-        key = self._linear(attention.k_lin, step, key_step, keys)
+    def _key(self, attention: nn.Module, step: Step, steps: JoinedSteps) -> TableLinear:
+        """Keys; with a constant query distances to it, channel by channel, or products with it."""
+        shape, k_lin = attention.shape, attention.k_lin
         if not shape.constant_query:
-            query = self._linear(attention.q_lin, step, key_step, keys)
-        elif attention.kind == "dot_product":
-            key = self._constant_scores(attention, step, head, keys)
-        else:
-            constant = attention.query[keys]
-            key.entry = lambda x: key_step((x - constant).abs())
-        value = self._linear(attention.v_lin, step, value_step, values)
-        return QuantizedHead(query, key, value, self._attention(attention, head))
+            return self._linear(k_lin, step, steps)
+        query = attention.query
+        if attention.kind != "dot_product":
+            return self._linear(k_lin, step, lambda x: steps((x - query).abs()))
+        # A product with a constant query is linear: one output per head.
+        by_head = query.unflatten(0, (shape.n_heads, 1, -1))
+        weight = by_head @ k_lin.weight.unflatten(0, (shape.n_heads, -1))
+        bias = by_head @ k_lin.bias.unflatten(0, (shape.n_heads, -1, 1))
+        return self._linear_of(weight.flatten(0, 1), bias.flatten(), step, steps)
 
     def _attention(
         self, attention: nn.Module, head: int
@@ -175,6 +175,7 @@ class QuantizedNetwork:
             "max_keys": min(2 * window + 1, self.config.n_tokens)
             if window
             else self.config.n_tokens,
+            "window": window,
             "keys_per_sum": shape.keys_per_sum,
             "table_bits": self.bits.table_bits,
         }
@@ -189,35 +190,24 @@ class QuantizedNetwork:
             **common,
         )
 
-    def _constant_scores(
-        self, attention: nn.Module, step: Step, head: int, keys: slice
-    ) -> TableLinear:
-        """A product with a constant query is linear: one output per head."""
-        query, weight = attention.query[keys], attention.k_lin.weight[keys]
-        return TableLinear(
-            weight=(query @ weight)[None, :],
-            bias=(query @ attention.k_lin.bias[keys])[None],
-            input_step=step,
-            entry=attention.key_steps[head],
-            bits=self.bits,
-        )
-
     def _linear(
         self,
         module: nn.Linear,
         step: Step | JoinedSteps,
         entry: Callable[[Tensor], Tensor],
-        rows: slice = slice(None),
         residual: Step | None = None,
     ) -> TableLinear:
-        return TableLinear(
-            weight=module.weight[rows],
-            bias=module.bias[rows],
-            input_step=step,
-            entry=entry,
-            bits=self.bits,
-            residual_step=residual,
-        )
+        return self._linear_of(module.weight, module.bias, step, entry, residual)
+
+    def _linear_of(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        step: Step | JoinedSteps,
+        entry: Callable[[Tensor], Tensor],
+        residual: Step | None = None,
+    ) -> TableLinear:
+        return TableLinear(weight, bias, step, entry, self.bits, residual, self.calibrating)
 
     def _logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return integer weight `[n_labels, dim]`, integer offset `[n_labels]` and logit scale."""
@@ -226,11 +216,12 @@ class QuantizedNetwork:
         weight, bias = (w - w.mean(dim=0) for w in (classifier.weight, classifier.bias))
         weight = weight * step.size
         if 0 < bits.classifier_fan_in < weight.shape[1]:
-            heaviest = weight.detach().abs().sum(dim=0, keepdim=True)
-            weight = weight * (keep_largest(heaviest, bits.classifier_fan_in) > 0)
+            heaviest = weight.detach().abs().sum(dim=0)
+            weight = weight * (heaviest >= heaviest.topk(bits.classifier_fan_in).values[-1])
         span = torch.full((weight.shape[1],), float(step.high - step.low))
         largest = float((1 << (bits.logit_bits - 1)) - 1)
-        scale = row_scales(weight, span, bits.weight_bits, bits.weight_norm, 2 * largest).max()
+        bounds = Bounds((1 << (bits.weight_bits - 1)) - 1, bits.weight_norm, 2 * largest)
+        scale = row_scales(weight, span, bounds).max()
         while True:
             integers, offset = round_ste(weight / scale), round_ste(bias / scale)
             fixed = integers.detach()
@@ -256,24 +247,34 @@ class QuantizedNetwork:
 
     def _layer_to_circuit(self, layer: QuantizedLayer) -> Layer:
         shape = layer.block.shape
+        query: Sequence[Linear | None] = [None] * shape.n_heads
+        if layer.query is not None:
+            query = _by_head(layer.query.to_circuit(), shape.n_heads)
+        key, value = (_by_head(x.to_circuit(), shape.n_heads) for x in (layer.key, layer.value))
+        heads = [head.to_circuit(shape.value_head_dim) for head in layer.heads]
         return Layer(
             attention=self.config.attention_kind,
             window=shape.attention_window,
             max_offset=shape.max_offset,
             single_query=layer is self.layers[-1],
-            heads=tuple(
-                Head(
-                    None if head.query is None else head.query.to_circuit(),
-                    head.key.to_circuit(),
-                    head.value.to_circuit(),
-                    head.attention.to_circuit(shape.value_head_dim),
-                )
-                for head in layer.heads
-            ),
+            heads=tuple(map(Head, query, key, value, heads)),
             attention_output=layer.attention_output.to_circuit(),
             hidden=None if layer.hidden is None else layer.hidden.to_circuit(),
             output=None if layer.output is None else layer.output.to_circuit(),
         )
+
+
+def _by_head(linear: Linear, n_heads: int) -> list[Linear]:
+    """Return the outputs of each head, which lie side by side."""
+    columns = np.split(np.arange(len(linear.offset)), n_heads)
+    return [
+        Linear(
+            weight=np.ascontiguousarray(linear.weight[:, own]),
+            offset=linear.offset[own],
+            table=replace(linear.table, values=linear.table.values[own]),
+        )
+        for own in columns
+    ]
 
 
 def _output_step(block: nn.Module) -> Step:
@@ -281,23 +282,10 @@ def _output_step(block: nn.Module) -> Step:
     return block.output_step if block.shape.hidden_dim else block.attended_step
 
 
-def _readable(x: Tensor, n_queries: int, window: int) -> Tensor:
-    """Return the rows of x `[B, n, ...]` that each query may read: `[B, n_queries, m, ...]`.
-
-    m is n for full attention (window 0), else 2 window + 1, with 0 beyond the ends.
-    """
-    if not window:
-        return x[:, None].expand(-1, n_queries, *x.shape[1:])
-    edge = x.new_zeros(x.shape[0], window, *x.shape[2:])
-    padded = torch.cat([edge, x, edge], dim=1)
-    shifted = [padded[:, start : start + n_queries] for start in range(2 * window + 1)]
-    return torch.stack(shifted, dim=2)
-
-
 def _pairs(attention_mask: Tensor, n_queries: int, shape: LayerConfig) -> tuple[Tensor, Tensor]:
-    """Return which rows of `_readable` are keys, bool, and each pair's row in offset tables."""
+    """Return which rows of `readable` are keys, bool, and each pair's row in offset tables."""
     window, furthest = shape.attention_window, shape.max_offset
-    mask = _readable(attention_mask, n_queries, window).bool()
+    mask = readable(attention_mask, n_queries, window).bool()
     if not window:
         return mask, relative_offsets(n_queries, attention_mask.shape[1], furthest)
     offset = torch.arange(-window, window + 1).clamp(-furthest, furthest) + furthest

@@ -30,6 +30,7 @@ from fhe_inhibitor.quantization import (
     tabulate,
     to_integers,
 )
+from fhe_inhibitor.quantized_functions import inhibit, measure
 
 MAX_EXPONENT = 30.0
 
@@ -120,6 +121,19 @@ def add_keys(x: Tensor, partial: SaturatingSums | None, noise_std: float) -> Ten
     return x.sum(dim=2) if partial is None else partial(x, noise_std)
 
 
+def readable(x: Tensor, n_queries: int, window: int) -> Tensor:
+    """Return the rows of x `[B, n, ...]` that each query may read: `[B, n_queries, m, ...]`.
+
+    m is n for full attention (window 0), else 2 window + 1, with 0 beyond the ends.
+    """
+    if not window:
+        return x[:, None].expand(-1, n_queries, *x.shape[1:])
+    edge = x.new_zeros(x.shape[0], window, *x.shape[2:])
+    padded = torch.cat([edge, x, edge], dim=1)
+    shifted = [padded[:, start : start + n_queries] for start in range(2 * window + 1)]
+    return torch.stack(shifted, dim=2)
+
+
 @dataclass
 class QuantizedInhibitor:
     """An inhibitor head on integers; unsigned, or signed with `eta` given.
@@ -137,6 +151,7 @@ class QuantizedInhibitor:
     value_step: Step
     output_step: Step
     max_keys: int
+    window: int
     keys_per_sum: int
     table_bits: int
 
@@ -159,18 +174,29 @@ class QuantizedInhibitor:
     ) -> Tensor:
         """Attend: integers `[B, n_q, d_v]`.
 
-        q `[B, n_q, d]` or None, k `[B, n_q, m, d]`, v `[B, n_q, m, d_v]`: integers, of the m
-        keys that each query may read. mask: bool `[B, n_q, m]`. offset: int64 `[n_q, m]`, the
-        row of each pair's threshold.
+        q `[B, n_q, d]` or None, k `[B, n, d]`, v `[B, n, d_v]`: integers. mask: bool
+        `[B, n_q, m]`, of the m keys that each query may read (`readable`). offset: int64
+        `[n_q, m]`, the row of each pair's threshold.
         """
-        distance = k.sum(dim=-1) if q is None else (q[:, :, None, :] - k).abs().sum(dim=-1)
+        if q is None:
+            distance = readable(k.sum(dim=-1), mask.shape[1], self.window)
+        else:
+            distance = measure(q, k, self.window)
         score = round_to_step(distance, self.score.lsbs, noise_std)
-        z = self._inhibition(score, self.shift[offset])[..., None]  # [B, n_q, m, 1]
-        kept = (v - z).clamp(min=0)
-        if self.eta is not None:
-            kept = kept - (-v - z).clamp(min=0)
-        total = add_keys(kept * mask[..., None], self.partial, noise_std)
+        z = self._inhibition(score, self.shift[offset]).masked_fill(~mask, torch.inf)
+        total = self._add(v, z, noise_std)
         return self._output(round_to_step(total + self.sum_offset, self.sum_lsbs, noise_std))
+
+    def _add(self, v: Tensor, z: Tensor, noise_std: float) -> Tensor:
+        """Return the sum over keys of what z `[B, n_q, m]` leaves of v."""
+        signed = self.eta is not None
+        if self.partial is None:
+            return inhibit(v, z, self.window, signed)
+        v, z = readable(v, z.shape[1], self.window), z[..., None]
+        kept = (v - z).clamp(min=0)
+        if signed:
+            kept = kept - (-v - z).clamp(min=0)
+        return self.partial(kept, noise_std)
 
     def _inhibition(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return Z in steps of v."""
@@ -218,6 +244,7 @@ class QuantizedDotProduct:
     reciprocal_step: Step
     output_step: Step
     max_keys: int
+    window: int
     keys_per_sum: int
     table_bits: int
 
@@ -249,6 +276,7 @@ class QuantizedDotProduct:
         self, q: Tensor | None, k: Tensor, v: Tensor, mask: Tensor, offset: Tensor, noise_std: float
     ) -> Tensor:
         """Attend: integers `[B, n_q, d_v]`; arguments as `QuantizedInhibitor`."""
+        k, v = (readable(x, mask.shape[1], self.window) for x in (k, v))
         if q is None:
             score = k[..., 0]
         else:

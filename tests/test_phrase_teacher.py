@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.compilable import compilable_student
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.phrase_teacher import PhraseTeacher, phrase_embeddings
+from fhe_inhibitor.phrase_teacher import GROUP, PhraseTeacher, phrase_embeddings
 from fhe_inhibitor.phrases import add_phrases
 from fhe_inhibitor.quantized import centre_keys
 from fhe_inhibitor.teacher import Teacher
@@ -94,6 +94,20 @@ def test_states_are_the_teacher_s_own_pooled_over_pieces(
         wanted = torch.stack([state[0, own].mean(dim=0) for own in ([0], [1], [2, 3], [4], [5, 6])])
         torch.testing.assert_close(pooled[0], wanted, atol=0.06, rtol=0.05)  # bfloat16
         assert not pooled[1, 2:].any()  # padding
+
+
+def test_a_text_is_read_the_same_in_any_batch(tokenizer: Tokenizer, reader: PhraseTeacher) -> None:
+    """Though a batch is read in groups of texts that are alike in length."""
+    words = ["a", "dullish", "film", "not", "fine"]
+    texts = [" ".join(words[: 1 + i % len(words)]) for i in range(2 * GROUP + 3)]
+    together = reader(*ids_of(tokenizer, *texts))
+    for row, text in enumerate(texts[: len(words)]):
+        alone = reader(*ids_of(tokenizer, text))
+        torch.testing.assert_close(together.logits[row], alone.logits[0], atol=0.05, rtol=0.05)
+        for state, own in zip(together.states, alone.states, strict=True):
+            n = own.shape[1]
+            torch.testing.assert_close(state[row, :n], own[0], atol=0.06, rtol=0.05)  # bfloat16
+            assert not state[row, n:].any()
 
 
 def test_embeddings_start_at_what_the_teacher_makes_of_the_pieces(

@@ -25,10 +25,10 @@ from fhe_inhibitor.quantization import (
     clamp_leaky,
     round_ste,
     round_to_step,
-    row_scales,
 )
 from fhe_inhibitor.quantized import QuantizedNetwork, calibrate
 from fhe_inhibitor.quantized_attention import SaturatingSums
+from fhe_inhibitor.quantized_functions import Bounds, row_scales
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
@@ -79,9 +79,10 @@ def test_integer_weights_keep_every_bound(seed: int, weight_bits: int, fan_in: i
     rows = torch.randn(5, fan_in, generator=torch.Generator().manual_seed(seed))
     span = torch.full((fan_in,), 15.0)
     limit, norm = 31.0 * 64, 11.0
-    scale = row_scales(rows, span, weight_bits, norm, limit)
+    largest = (1 << (weight_bits - 1)) - 1
+    scale = row_scales(rows, span, Bounds(largest, norm, limit))
     integers = (rows / scale[:, None] + 0.5).floor()
-    assert integers.abs().max() <= 1 << (weight_bits - 1)
+    assert integers.abs().max() <= largest
     assert (integers.abs() @ span).max() <= limit
     assert integers.norm(dim=1).max() <= norm
 
