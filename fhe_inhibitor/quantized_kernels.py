@@ -128,7 +128,7 @@ def round_rows_back(above: Any, rows: Any, fits: Any, fixed: Any, out: Any) -> N
             out[o, i] = above[o, i] * inverse
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=REORDERED)
 def measure(q: Any, k: Any, window: Any, out: Any) -> None:
     """Write the Manhattan distances of q `[B, n_q, d]` and k `[B, n, d]` to `out` `[B, n_q, m]`.
 
@@ -137,18 +137,12 @@ def measure(q: Any, k: Any, window: Any, out: Any) -> None:
     """
     for b in range(len(q)):
         for i in range(q.shape[1]):
-            for slot in range(out.shape[2]):
-                j = slot + i - window if window else slot
-                if 0 <= j < k.shape[1]:
-                    out[b, i, slot] = _distance(q[b, i], k[b, j])
-
-
-@njit(nogil=True, cache=True, fastmath=REORDERED)
-def _distance(query: Any, key: Any) -> Any:
-    total = ZERO
-    for c in range(len(query)):
-        total += abs(query[c] - key[c])
-    return total
+            first, last = _slots(i, window, k.shape[1])
+            for slot in range(first, last):
+                j, total = _key(i, slot, window), ZERO
+                for c in range(q.shape[2]):
+                    total += abs(q[b, i, c] - k[b, j, c])
+                out[b, i, slot] = total
 
 
 @njit(nogil=True, cache=True)
@@ -156,20 +150,14 @@ def measure_back(above: Any, q: Any, k: Any, window: Any, dq: Any, dk: Any) -> N
     """Add the gradients of q and k to dq and dk; that of |x| is 0 at 0."""
     for b in range(len(q)):
         for i in range(q.shape[1]):
-            for slot in range(above.shape[2]):
-                j = slot + i - window if window else slot
-                if 0 <= j < k.shape[1]:
-                    g, query, key, dquery, dkey = (
-                        above[b, i, slot],
-                        q[b, i],
-                        k[b, j],
-                        dq[b, i],
-                        dk[b, j],
-                    )
-                    for c in range(q.shape[2]):
-                        t = (g if query[c] > key[c] else ZERO) - (g if query[c] < key[c] else ZERO)
-                        dquery[c] += t
-                        dkey[c] -= t
+            first, last = _slots(i, window, k.shape[1])
+            for slot in range(first, last):
+                j, g = _key(i, slot, window), above[b, i, slot]
+                for c in range(q.shape[2]):
+                    difference = q[b, i, c] - k[b, j, c]
+                    t = (g if difference > ZERO else ZERO) - (g if difference < ZERO else ZERO)
+                    dq[b, i, c] += t
+                    dk[b, j, c] -= t
 
 
 @njit(nogil=True, cache=True)
@@ -180,36 +168,43 @@ def inhibit(v: Any, z: Any, window: Any, signed: Any, out: Any) -> None:
     """
     for b in range(len(v)):
         for i in range(z.shape[1]):
-            for slot in range(z.shape[2]):
-                j = slot + i - window if window else slot
-                if 0 <= j < v.shape[1]:
-                    zero, threshold, values, sums = ZERO, z[b, i, slot], v[b, j], out[b, i]
+            first, last = _slots(i, window, v.shape[1])
+            for slot in range(first, last):
+                j, threshold = _key(i, slot, window), z[b, i, slot]
+                for c in range(v.shape[2]):
+                    out[b, i, c] += max(v[b, j, c] - threshold, ZERO)
+                if signed:
                     for c in range(v.shape[2]):
-                        sums[c] += max(values[c] - threshold, zero)
-                    if signed:
-                        for c in range(v.shape[2]):
-                            sums[c] -= max(-values[c] - threshold, zero)
+                        out[b, i, c] -= max(-v[b, j, c] - threshold, ZERO)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=REORDERED)
 def inhibit_back(above: Any, v: Any, z: Any, window: Any, signed: Any, dv: Any, dz: Any) -> None:
     """Add the gradients of v to dv and write those of z to dz; that of (x)^+ is 1 at 0."""
     for b in range(len(v)):
         for i in range(z.shape[1]):
-            for slot in range(z.shape[2]):
-                j = slot + i - window if window else slot
-                if 0 <= j < v.shape[1]:
-                    dz[b, i, slot] = -_pass(above[b, i], v[b, j], z[b, i, slot], dv[b, j], ONE)
-                    if signed:
-                        dz[b, i, slot] += _pass(above[b, i], v[b, j], z[b, i, slot], dv[b, j], -ONE)
+            first, last = _slots(i, window, v.shape[1])
+            for slot in range(first, last):
+                j, threshold, total = _key(i, slot, window), z[b, i, slot], ZERO
+                for c in range(v.shape[2]):
+                    t = above[b, i, c] if v[b, j, c] >= threshold else ZERO
+                    dv[b, j, c] += t
+                    total -= t
+                if signed:
+                    for c in range(v.shape[2]):
+                        t = above[b, i, c] if -v[b, j, c] >= threshold else ZERO
+                        dv[b, j, c] += t
+                        total += t
+                dz[b, i, slot] = total
 
 
-@njit(nogil=True, cache=True, fastmath=REORDERED)
-def _pass(above: Any, values: Any, threshold: Any, dv: Any, sign: Any) -> Any:
-    """Add what `above` is where sign * value >= threshold to dv, and return its sum."""
-    total = ZERO
-    for c in range(len(values)):
-        t = above[c] if sign * values[c] >= threshold else ZERO
-        dv[c] += t
-        total += t
-    return total
+@njit(nogil=True, cache=True)
+def _slots(i: Any, window: Any, n: Any) -> Any:
+    """Return the first and one past the last of query i's slots that hold one of n keys."""
+    return (max(0, window - i), min(2 * window + 1, n + window - i)) if window else (0, n)
+
+
+@njit(nogil=True, cache=True)
+def _key(i: Any, slot: Any, window: Any) -> Any:
+    """Return the key in a slot of query i."""
+    return slot + i - window if window else slot
