@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-REORDERED = {"reassoc", "contract"}  # lets sums over a row use vectors
+from fhe_inhibitor.fused_kernels import REORDERED
+
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 
 
