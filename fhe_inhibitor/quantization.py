@@ -247,7 +247,8 @@ class TableLinear:
 
     weight: float `[out, in]`, bias: float `[out]`. input_step: what the input integers stand
     for. entry: real pre-activation `[..., out]` to output integers. residual_step: the same as
-    input_step for a residual input that is added as it is. Integers are computed when they are
+    input_step for a residual input that is added as it is. calibrating: `entry` fits its step to
+    what it is given, which must be a sample then, not a table. Integers are computed when they are
     first asked for, so that calibration can set the steps one after the other.
 
     Row c becomes integers w with scale s_c (`row_scales`): the accumulator, shifted to start

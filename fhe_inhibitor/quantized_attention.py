@@ -139,8 +139,9 @@ class QuantizedInhibitor:
     """An inhibitor head on integers; unsigned, or signed with `eta` given.
 
     gamma: `[1]`, shift: `[n_offsets]`, eta: `[1]` or None. key_step: codes of queries and keys,
-    or of distances to a constant query. max_keys: most keys that one query reads.
-    keys_per_sum: how many of them are added before a lookup that saturates, or 0 for all.
+    or of distances to a constant query. max_keys: most keys that one query reads. window: how far
+    from itself it reads, 0 without bound. keys_per_sum: how many keys are added before a lookup
+    that saturates, or 0 for all.
     """
 
     gamma: Tensor
