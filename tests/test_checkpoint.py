@@ -1,4 +1,4 @@
-"""The shipped checkpoint: its two forms agree, it is small, and it knows good from bad."""
+"""The shipped checkpoints: two forms agree, they are small, and know good from bad."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fhe_inhibitor.integer_model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 
 FOLDER = CHECKPOINTS / DEFAULT_MODEL
+FULL_DEPTH = "inhibidistilbert-full-depth-sst2"
 TEXTS = {
     "a gripping , funny film": "positive",
     "a dull , lifeless mess": "negative",
@@ -28,6 +29,11 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def model() -> IntegerModel:
     return IntegerModel.load()
+
+
+@pytest.fixture(scope="module")
+def full_depth() -> IntegerModel:
+    return IntegerModel.load(FULL_DEPTH)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,9 @@ def differences(
     return np.array(rows)
 
 
-def test_texts_get_their_label(model: IntegerModel) -> None:
+@pytest.mark.parametrize("name", [DEFAULT_MODEL, FULL_DEPTH])
+def test_texts_get_their_label(name: str) -> None:
+    model = IntegerModel.load(name)
     for text, label in TEXTS.items():
         logits = model.integer_logits(*model.encode(model.tokenize(text)))
         assert model.labels[int(logits.argmax())] == label, text
@@ -87,3 +95,19 @@ def test_the_folder_is_small_and_its_tokenizer_is_transformers(model: IntegerMod
     text = next(iter(TEXTS))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == model.tokenize(text).ids.tolist()
+
+
+def test_full_depth_is_proved_and_needs_no_lookup_beyond_six_bits(full_depth: IntegerModel) -> None:
+    assert full_depth.buckets == (9, 13, 16)
+    assert len(full_depth.network.layers) == 6 and full_depth.network.dim == 384
+    for n in full_depth.buckets:
+        verify(full_depth.network, n, max_bits=6)
+    assert sum(path.stat().st_size for path in (CHECKPOINTS / FULL_DEPTH).iterdir()) < 20e6
+
+
+def test_accuracy_of_full_depth_is_near_its_card_s(
+    full_depth: IntegerModel, data_dir: Path
+) -> None:
+    """On every eighth sentence: its 109 have a standard error of 3.3 points."""
+    rows = read_tsv(data_dir / "glue" / "sst2" / "dev.tsv")[::8]
+    assert evaluate(full_depth, rows, n_draws=1).value > 0.77
