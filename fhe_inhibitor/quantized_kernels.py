@@ -22,7 +22,7 @@ def read_table(accumulator: Any, noise: Any, step: Any, table: Any, index: Any, 
 
     table: `[entries, channels]`, of the multiples 0, 1, ... noise: as the accumulators, in steps,
     or of no rows where there is none. Writes the entries to `out`, their numbers to `index`, int16;
-    beyond the ends of the table it reads the last entry.
+    beyond an end of the table it reads the entry there.
     """
     shift = HALF if step > 1 else ZERO  # half a unit, as Concrete adds it
     inverse, last = ONE / np.float32(step), np.float32(len(table) - 1)

@@ -102,7 +102,6 @@ def test_rows_keep_their_largest_and_every_bound(
     else:
         kept = rows * 1
     assert torch.equal(scale, row_scales(kept, span, bounds))
-    # A weight half-way between integers may go to either, by the last bit of the division.
     assert_same(integers, round_ste(kept / scale[:, None]), rows)
     absolute = integers.detach().abs()
     assert absolute.max() <= bounds.largest and absolute.norm(dim=1).max() <= bounds.norm
