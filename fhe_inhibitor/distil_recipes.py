@@ -73,7 +73,7 @@ TASK_AGNOSTIC = Recipe(
             max_steps=2500,
             learning_rate=3e-4,
         ),
-        Phase(name="task", hard=1, epochs=3, min_steps=300, learning_rate=5e-5),
+        Phase(name="task", hard=1, epochs=3, min_steps=1500, learning_rate=5e-5),
     ),
 )
 

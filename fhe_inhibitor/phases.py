@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -29,10 +30,11 @@ from transformers import (
 
 from fhe_inhibitor.finetuning import length_bucketed_batches
 from fhe_inhibitor.measurements import Record
+from fhe_inhibitor.metrics import measure
 from fhe_inhibitor.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.observation import blended, hard_loss, layer_losses, observe, soft_loss
 from fhe_inhibitor.processor_settings import autocast, flush_denormals
-from fhe_inhibitor.task_rows import TokenRow, collate, measure_rows
+from fhe_inhibitor.task_rows import TokenRow, collate, predict_rows
 from fhe_inhibitor.tasks import Task
 
 THRESHOLDS = ("gamma", "shift", "eta")
@@ -83,8 +85,10 @@ class Phase(Record):
 class Settings(Record):
     """What every phase of an experiment shares.
 
-    patience: evaluations without a better score on the held-out texts after which a phase that
-    reads labels ends, 0 for never; the best state counts. save_steps: also between evaluations.
+    patience: evaluations without a smaller loss on the held-out texts after which a phase that
+    reads labels ends, 0 for never; the best state counts. The loss, since a few held-out texts
+    tell two models apart by it and not by how many they get right. save_steps: also between
+    evaluations.
     """
 
     seed: int = 0
@@ -225,8 +229,8 @@ def run_trainer(
         eval_strategy="steps" if stops_early else "no",
         eval_steps=settings.save_steps if stops_early else None,
         load_best_model_at_end=stops_early,
-        metric_for_best_model="eval_score" if stops_early else None,
-        greater_is_better=True if stops_early else None,
+        metric_for_best_model="eval_loss" if stops_early else None,
+        greater_is_better=False if stops_early else None,
         remove_unused_columns=False,
         report_to=[],
         disable_tqdm=True,
@@ -279,7 +283,7 @@ def train_model(
     """
     share = [1.0 if not phase.replaced_by else 0.0] * len(model.distilbert.transformer.layer)
     losses = partial(_losses, phase=phase, teacher=teacher)
-    evaluation = partial(measure_rows, model, task, held_out) if held_out and phase.hard else None
+    evaluation = partial(_evaluate, model, task, held_out) if held_out and phase.hard else None
     parts: dict[str, Any] = {
         "losses": losses,
         "rows": rows,
@@ -293,6 +297,13 @@ def train_model(
     with blended(model, teacher, share):
         fading = [_Fading(share, phase.replaced_by)]
         run_trainer(model, phase, settings, folder, journal, fading, **parts)
+
+
+def _evaluate(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[str, float]:
+    """Return the loss of labelled rows, that an early stop goes by, and the task's metrics."""
+    outputs, labels = predict_rows(model, rows), np.array([row.label for row in rows], np.float32)
+    loss = hard_loss(torch.from_numpy(outputs), torch.from_numpy(labels))
+    return {"loss": loss.item(), **measure(task.metrics, outputs, labels)}
 
 
 class _Fading(TrainerCallback):

@@ -230,8 +230,13 @@ def test_early_stopping_ends_a_phase_and_keeps_its_best(
     phases = {"task": {**PHASES["task"], "min_steps": 400, "max_steps": 400, "hard": 1.0}}
     experiment = make(base, "task-specific", phases=phases, held_out=20, patience=2)
     result = run(experiment, tmp_path / "student")
-    last = max(row["step"] for row in journal(tmp_path / "student"))
-    assert last < 400
+    losses = {r["step"]: r["eval_loss"] for r in journal(tmp_path / "student") if "eval_loss" in r}
+    assert max(losses) < 400
+    best = min(losses, key=losses.__getitem__)
+    assert max(losses) - best == 2 * experiment.save_steps
+    scores = {r["step"]: r["eval_score"] for r in journal(tmp_path / "student") if "eval_loss" in r}
+    measured = {(row.split, row.metric): row.value for row in result.rows}
+    assert measured["held_out", "score"] == pytest.approx(scores[best], rel=1e-5)
     assert {row.split for row in result.rows} == {"validation", "held_out"}
 
 
