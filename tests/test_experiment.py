@@ -235,8 +235,8 @@ def test_early_stopping_ends_a_phase_and_keeps_its_best(
     best = min(losses, key=losses.__getitem__)
     assert max(losses) - best == 2 * experiment.save_steps
     scores = {r["step"]: r["eval_score"] for r in journal(tmp_path / "student") if "eval_loss" in r}
-    measured = {(row.split, row.metric): row.value for row in result.rows}
-    assert measured["held_out", "score"] == pytest.approx(scores[best], rel=1e-5)
+    measured = {(row.recipe, row.split): row.value for row in result.rows if row.metric == "score"}
+    assert measured["task-specific", "held_out"] == pytest.approx(scores[best], rel=1e-5)
     assert {row.split for row in result.rows} == {"validation", "held_out"}
 
 
