@@ -46,7 +46,7 @@ class Recipe(Record):
 
 TEACHER = Recipe(name="teacher", tuned_teacher=True, phases=(), makes_student=False)
 # How a teacher that knows the language only is fine-tuned, in any recipe.
-TUNING = Phase(name="teacher", hard=1, epochs=3, min_steps=300, learning_rate=5e-5)
+TUNING = Phase(name="teacher", hard=1, epochs=3, min_steps=1500, learning_rate=5e-5)
 
 LAYERS = Phase(
     name="layers",
@@ -80,7 +80,7 @@ TASK_AGNOSTIC = Recipe(
 TASK_SPECIFIC = Recipe(
     name="task-specific",
     tuned_teacher=True,
-    phases=(Phase(name="task", hidden=1, soft=1, epochs=3, min_steps=300, learning_rate=5e-5),),
+    phases=(Phase(name="task", hidden=1, soft=1, epochs=3, min_steps=1500, learning_rate=5e-5),),
 )
 
 ALIGNED = Recipe(
