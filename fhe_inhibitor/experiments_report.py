@@ -51,9 +51,9 @@ SECTIONS = {
     ),
     "all-steps": (
         "All steps",
-        "The recipes with as many steps as they have by themselves, but for RTE's 600 instead of "
-        "1,500; section 2 has fewer. The teachers of CoLA, RTE and WNLI learned for as long as E1. "
-        "`converted` and `retrained` go on from `aligned`.",
+        "The recipes with as many steps as they have by themselves, RTE with those of the plan; "
+        "section 2 has fewer. E1's teachers learned for as long as it did. `converted` and "
+        "`retrained` go on from `aligned`.",
     ),
 }
 

@@ -57,9 +57,9 @@ def differences(
     return np.array(rows)
 
 
-@pytest.mark.parametrize("name", [DEFAULT_MODEL, FULL_DEPTH])
-def test_texts_get_their_label(name: str) -> None:
-    model = IntegerModel.load(name)
+@pytest.mark.parametrize("shipped", ["model", "full_depth"])
+def test_texts_get_their_label(shipped: str, request: pytest.FixtureRequest) -> None:
+    model: IntegerModel = request.getfixturevalue(shipped)
     for text, label in TEXTS.items():
         logits = model.integer_logits(*model.encode(model.tokenize(text)))
         assert model.labels[int(logits.argmax())] == label, text
