@@ -21,7 +21,7 @@ from concrete.fhe.representation import Graph, Node, Operation
 from circuits.encrypted import DECLARED_RANGE, LOOKUP_NAME, WRAPS, declare, encrypted_lookup
 from circuits.lookups import bit_width
 from circuits.network import Network
-from compile.plan import Stage, Wire, function_name, network_stages, network_wires
+from circuits.plan import Stage, Wire, function_name, network_stages, network_wires
 from compile.verifier import StageRange, VerificationError
 
 N_SAMPLES = 8

@@ -27,12 +27,12 @@ from concrete.fhe.compilation.wiring import Wire as CompositionWire
 
 from circuits.counts import count_lookups
 from circuits.network import Network
-from compile.benchmarks import BENCHMARK_SIZE, benchmark_name, trace_benchmark
-from compile.description import keys_digest, network_digest, program
 from compile.functions import Call, DeclaredFunction, lookup_widths, trace_functions
+from compile.lookup_times import BENCHMARK_SIZE, benchmark_name, trace_benchmark
+from compile.manifests import keys_digest, network_digest, program
 from compile.verifier import MAX_LOOKUP_BITS, StageRange, VerificationError, verify
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
+from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
 
 DEFAULT_P_ERROR = 2.0**-20
 UNREACHABLE = ("NoParametersFound", "Unfeasible noise constraint")  # Concrete's words

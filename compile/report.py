@@ -14,11 +14,11 @@ from math import prod
 from typing import Any
 
 from circuits.counts import count_lookups
-from compile.benchmarks import measure_lookups
+from compile.lookup_times import measure_lookups
 from compile.module import CompiledNetwork
-from fhe_inhibitor.client import Client
-from fhe_inhibitor.manifest import CONCRETE_VERSION, Program
-from fhe_inhibitor.server import EvaluationKeys, Server
+from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, Program
+from fhe_inhibitor.runtime.server import EvaluationKeys, Server
 
 SECURITY_BITS = 128
 BYTES_PER_WORD = 8

@@ -13,7 +13,7 @@ from typing import Any
 from circuits.intervals import Interval, full, interval_lookup
 from circuits.lookups import Table, bit_width
 from circuits.network import Network
-from compile.plan import Stage, Wire, network_stages, network_wires
+from circuits.plan import Stage, Wire, network_stages, network_wires
 from fhe_inhibitor.errors import InputError
 
 MAX_LOOKUP_BITS = 6  # at 2.5 times the cost of 5

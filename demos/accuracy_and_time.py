@@ -24,12 +24,12 @@ import matplotlib
 import psutil
 import typer
 
+from compile.local.session import Session
 from compile.report import predict_seconds
-from compile.session import Session
-from fhe_inhibitor.data import LabelledText, hold_out, load_splits
-from fhe_inhibitor.evaluation import evaluate
-from fhe_inhibitor.integer_model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
-from fhe_inhibitor.measurements import commit, processor
+from fhe_inhibitor.integer.evaluation import evaluate
+from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.statistics import commit, processor
+from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)

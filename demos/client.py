@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
-from compile.child import silence_dependencies
-from fhe_inhibitor.remote import Progress, RemoteClient
+from fhe_inhibitor.remote.client import Progress, RemoteClient
+from fhe_inhibitor.system.child import silence_dependencies
 
 
 def main(

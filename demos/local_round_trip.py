@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compile.circuits_cache import compile_model
-from compile.observer import Observer
-from fhe_inhibitor.client import Client
-from fhe_inhibitor.integer_model import IntegerModel
-from fhe_inhibitor.messages import Request, Response
-from fhe_inhibitor.server import Server, TaskDone
+from compile.local.circuits_cache import compile_model
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.messages import Request, Response
+from fhe_inhibitor.runtime.server import Server, TaskDone
+from fhe_inhibitor.system.progress import Observer
 
 
 def main(text: str) -> None:

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import typer
 
-from compile.child import silence_dependencies
-from compile.circuits_cache import prepare_circuits
-from fhe_inhibitor.integer_model import IntegerModel
+from compile.local.circuits_cache import prepare_circuits
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.protocol import MODEL_FILES
 from fhe_inhibitor.service.access import new_token
-from fhe_inhibitor.service.protocol import MODEL_FILES
 from fhe_inhibitor.service.settings import load_settings
 from fhe_inhibitor.service.web import serve
+from fhe_inhibitor.system.child import silence_dependencies
 
 
 def main(

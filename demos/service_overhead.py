@@ -26,12 +26,12 @@ from typing import Annotated
 import httpx
 import typer
 
-from compile.child import silence_dependencies
-from compile.session import Session
+from compile.local.session import Session
 from demos.relay import DOWN, UP, Relay
-from fhe_inhibitor.remote import RemoteClient, RemoteOptions
+from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.service.access import new_token
 from fhe_inhibitor.service.settings import load_settings
+from fhe_inhibitor.system.child import silence_dependencies
 
 START_S = 60
 

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from compile.attention_benchmark import benchmark_attention
-from compile.attention_report import attention_markdown, write_attention
-from compile.attention_results import Parameters
-from compile.observer import Observer
+from compile.benchmark.report import attention_markdown, write_attention
+from compile.benchmark.results import Parameters
+from compile.benchmark.run import benchmark_attention
+from fhe_inhibitor.system.progress import Observer
 
 
 class Printed(Observer):

@@ -17,12 +17,12 @@ from concrete import fhe
 from circuits.intervals import interval, interval_lookup
 from circuits.lookups import exact_lookup
 from circuits.network import Network
+from circuits.plan import Stage, network_stages
 from compile.module import CompiledNetwork, Settings, build_module
-from compile.plan import Stage, network_stages
-from fhe_inhibitor.client import Client
-from fhe_inhibitor.manifest import Task
-from fhe_inhibitor.messages import Request, Response
-from fhe_inhibitor.server import EvaluationKeys, Server, TaskDone, Value
+from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.manifest import Task
+from fhe_inhibitor.runtime.messages import Request, Response
+from fhe_inhibitor.runtime.server import EvaluationKeys, Server, TaskDone, Value
 from tests.networks import random_inputs
 
 

@@ -9,20 +9,45 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FOLDERS = ("circuits", "fhe_inhibitor", "compile", "demos")  # each imports itself and those before
+# Each room may import itself and those before it, nothing else. A module is in the room with the
+# longest name that its own begins with. The command line stands last: nothing imports it.
+ROOMS = (
+    "circuits",
+    "fhe_inhibitor",
+    "fhe_inhibitor.system",
+    "fhe_inhibitor.runtime",
+    "fhe_inhibitor.text",
+    "fhe_inhibitor.integer",
+    "fhe_inhibitor.model",
+    "fhe_inhibitor.training",
+    "fhe_inhibitor.experiments",
+    "fhe_inhibitor.onnx",
+    "fhe_inhibitor.remote",
+    "fhe_inhibitor.service",
+    "fhe_inhibitor.benchmark",
+    "compile",
+    "compile.local",
+    "compile.benchmark",
+    "demos",
+    "fhe_inhibitor.cli",
+)
+COMMAND_LINE = ROOMS[-1]
+APART = {frozenset(("fhe_inhibitor.remote", "fhe_inhibitor.service"))}
 CIRCUITS_MAY_IMPORT = {
     "__future__", "circuits", "collections", "concrete", "dataclasses", "enum", "functools",
     "itertools", "math", "numpy", "typing",
 }  # fmt: skip
 
 
-def is_command_line(module: str) -> bool:
-    """The one exception: it lies in fhe_inhibitor/, stands above compile/, nothing imports it."""
-    return module == "fhe_inhibitor.__main__" or module.startswith("fhe_inhibitor.command_line")
+def is_part_of(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
-def level(module: str) -> int:
-    return len(FOLDERS) if is_command_line(module) else FOLDERS.index(module.split(".")[0])
+def room(module: str) -> str:
+    """The room of a module; `python -m fhe_inhibitor` belongs to the command line."""
+    if module == "fhe_inhibitor.__main__":
+        return COMMAND_LINE
+    return max((name for name in ROOMS if is_part_of(module, name)), key=len)
 
 
 def module_name(path: Path) -> str:
@@ -46,7 +71,7 @@ def find_imports(source: str, modules: set[str]) -> set[str]:
 
 FILES = {
     module_name(path): path
-    for folder in FOLDERS
+    for folder in ("circuits", "fhe_inhibitor", "compile", "demos")
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 }
 IMPORTS = {name: find_imports(path.read_text(), set(FILES)) for name, path in FILES.items()}
@@ -54,11 +79,19 @@ IMPORTS = {name: find_imports(path.read_text(), set(FILES)) for name, path in FI
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_point_one_way(module: str) -> None:
+    own = room(module)
     for imported in IMPORTS[module] & set(FILES):
-        assert level(imported) <= level(module), f"{module} imports {imported}"
-        assert is_command_line(module) or not is_command_line(imported), (
-            f"{module} imports the command line"
-        )
+        other = room(imported)
+        assert ROOMS.index(other) <= ROOMS.index(own), f"{module} imports {imported}"
+        assert other != COMMAND_LINE or own == COMMAND_LINE, f"{module} imports the command line"
+        assert {own, other} not in APART, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_each_room_says_what_it_is_for(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse(FILES[name].read_text()))
+    assert docstring, f"{name} has no docstring"
+    assert len(docstring.splitlines()) >= 3, f"{name}: what for, what it imports, where to begin"
 
 
 def test_no_file_imports_in_a_circle() -> None:
@@ -91,7 +124,7 @@ def test_server_knows_nothing_of_the_client(module: str) -> None:
             reached.add(imported)
             waiting.extend(IMPORTS.get(imported, ()))
     assert len(reached) > 1
-    assert not reached & {"fhe_inhibitor.client", "fhe_inhibitor.keyring"}
+    assert not reached & {"fhe_inhibitor.runtime.client", "fhe_inhibitor.runtime.keyring"}
     assert not [name for name in reached if name.split(".")[0] == "concrete"]
 
 

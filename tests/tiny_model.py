@@ -9,9 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
-from fhe_inhibitor import integer_format
-from fhe_inhibitor.integer_model import CONFIG_FILE, INTEGER_FILE
-from fhe_inhibitor.manifest import TOKENIZER_FILE
+from fhe_inhibitor.integer import format as integer_format
+from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE
+from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
 from tests.networks import NetworkShape, random_network
 
 WORDS = "a the film is good bad great dull n't , . very and but it 's"

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fhe_inhibitor.teacher import Teacher
+from fhe_inhibitor.training.teacher import Teacher
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "poor", "film", ",", "."]
 WORDS += ["dull", "##ish", "not", "very"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 
-from fhe_inhibitor.service.protocol import Error, Sha256
+from fhe_inhibitor.runtime.protocol import Error, Sha256
 from fhe_inhibitor.service.service import Service
 
 REFUSALS: dict[int, str] = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from fhe_inhibitor.runtime.protocol import Status
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.jobs import Jobs
 from fhe_inhibitor.service.logs import fields
-from fhe_inhibitor.service.protocol import Status
 from fhe_inhibitor.service.storage import Storage
 from fhe_inhibitor.service.uploads import Uploads
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from fhe_inhibitor.runtime.protocol import Failure, Job, Status, TaskEvent
 from fhe_inhibitor.service.database import Database
-from fhe_inhibitor.service.protocol import Failure, Job, Status, TaskEvent
 from fhe_inhibitor.service.refusals import Refused, not_found, too_many
 
 # Of one task. A crash is the job's fault. A worker that was killed was more likely somebody else's

@@ -7,9 +7,9 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fhe_inhibitor.runtime.protocol import PREFIX
 from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.metrics import Metrics
-from fhe_inhibitor.service.protocol import PREFIX
 from fhe_inhibitor.service.refusals import too_large
 from fhe_inhibitor.service.settings import Settings
 

@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.manifest import EMBEDDING_FILE, Manifest, read_manifest
-from fhe_inhibitor.service.protocol import (
+from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, Manifest, read_manifest
+from fhe_inhibitor.runtime.protocol import (
     MODEL_FILES,
     FileInfo,
     Limits,

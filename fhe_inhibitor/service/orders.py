@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from fhe_inhibitor.service.protocol import Failure
+from fhe_inhibitor.runtime.protocol import Failure
 
 DATABASE_FILE = "service.db"
 

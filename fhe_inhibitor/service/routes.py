@@ -9,8 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse
 
-from fhe_inhibitor.service.dependencies import BEARER, KeysId, ServiceHere, User, refusals
-from fhe_inhibitor.service.protocol import (
+from fhe_inhibitor.runtime.protocol import (
     MODEL_FILES,
     OCTETS,
     PREFIX,
@@ -22,6 +21,7 @@ from fhe_inhibitor.service.protocol import (
     ModelList,
     NewKeys,
 )
+from fhe_inhibitor.service.dependencies import BEARER, KeysId, ServiceHere, User, refusals
 from fhe_inhibitor.service.refusals import not_found
 
 router = APIRouter(prefix=PREFIX, dependencies=[BEARER])

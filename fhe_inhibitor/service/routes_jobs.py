@@ -9,8 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from fhe_inhibitor.service.dependencies import BEARER, ServiceHere, User, refusals
-from fhe_inhibitor.service.protocol import (
+from fhe_inhibitor.runtime.protocol import (
     LAST_EVENT,
     MAX_IDEMPOTENCY_KEY,
     OCTETS,
@@ -20,6 +19,7 @@ from fhe_inhibitor.service.protocol import (
     Sha256,
     Status,
 )
+from fhe_inhibitor.service.dependencies import BEARER, ServiceHere, User, refusals
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.routes import BYTES
 from fhe_inhibitor.service.service import Service

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.messages import Request
+from fhe_inhibitor.runtime.messages import Request
+from fhe_inhibitor.runtime.protocol import Job
 from fhe_inhibitor.service.access import Rates, Tokens
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
@@ -17,7 +18,6 @@ from fhe_inhibitor.service.jobs import Jobs, NewJob
 from fhe_inhibitor.service.metrics import Metrics
 from fhe_inhibitor.service.models import ServedModel, load_models
 from fhe_inhibitor.service.orders import DATABASE_FILE
-from fhe_inhibitor.service.protocol import Job
 from fhe_inhibitor.service.refusals import Refused, not_found, wrong_model
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.storage import Storage

@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import TomlConfigSettingsSource as Toml
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.folders import service_root
-from fhe_inhibitor.service.protocol import Limits
+from fhe_inhibitor.runtime.protocol import Limits
+from fhe_inhibitor.system.folders import service_root
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0

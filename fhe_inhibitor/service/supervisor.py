@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from fhe_inhibitor.runtime.protocol import Failure
 from fhe_inhibitor.service.jobs import Jobs
 from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.orders import Order, Report
-from fhe_inhibitor.service.protocol import Failure
 from fhe_inhibitor.service.settings import Settings
 
 LOG = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from pathlib import Path
 from sqlite3 import Row
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.messages import KEYS_HEADER_BYTES, unpack_keys
+from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES, unpack_keys
+from fhe_inhibitor.runtime.protocol import UPLOAD_OFFSET, KeysState, NewKeys
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.jobs import UNFINISHED
-from fhe_inhibitor.service.protocol import UPLOAD_OFFSET, KeysState, NewKeys
 from fhe_inhibitor.service.refusals import Refused, not_found, too_large, too_many
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.storage import Storage, as_disk_full, sync_folder

@@ -27,12 +27,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.protocol import LOOPBACK, Error
 from fhe_inhibitor.service import routes, routes_jobs
 from fhe_inhibitor.service.database import is_full
 from fhe_inhibitor.service.dependencies import ServiceHere, refusals
 from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.middleware import BodyLimit, Observed
-from fhe_inhibitor.service.protocol import LOOPBACK, Error
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import Settings
@@ -57,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="fhe-inhibitor",
         version=version("fhe-inhibitor"),
-        description="Classifies encrypted text. `fhe_inhibitor/service/protocol.py` says how.",
+        description="Classifies encrypted text. `fhe_inhibitor/runtime/protocol.py` says how.",
         lifespan=lifespan,
         redoc_url=None,
     )

@@ -5,8 +5,8 @@ may wait; the end of stdin that the server is gone. What happens it reports on s
 as JSON on each line. Whatever it finishes it writes to disk before it says so: it may be killed at
 any moment, and another goes on after the last task.
 
-Of Concrete it loads what `fhe_inhibitor.server` does. Native code may end this process on forged
-input; that is why it is a process.
+Of Concrete it loads what `runtime.server` does. Native code may end this process on forged input;
+that is why it is a process.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.manifest import Task
-from fhe_inhibitor.messages import Message, Request, Response
-from fhe_inhibitor.server import EvaluationKeys, Server, Value, read_value
+from fhe_inhibitor.runtime.manifest import Task
+from fhe_inhibitor.runtime.messages import Message, Request, Response
+from fhe_inhibitor.runtime.protocol import Failure, TaskEvent
+from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_value
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
 from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.models import folder_hash
 from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
-from fhe_inhibitor.service.protocol import Failure, TaskEvent
 from fhe_inhibitor.service.storage import DiskFullError, Storage
 
 LOG = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from circuits.intervals import full, interval, interval_lookup
 from circuits.lookups import Table, bit_width, exact_lookup, noisy_lookup, table_of
 from circuits.network import run
 from circuits.pairs import make_pairs
-from compile.plan import network_stages
+from circuits.plan import network_stages
 from tests.circuits.test_stages import ATTENTION, shapes
 from tests.networks import NetworkShape, random_inputs, random_network
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from circuits.lookups import exact_lookup
+from circuits.plan import network_stages
 from compile.module import Settings, build_module
-from compile.plan import network_stages
-from fhe_inhibitor.client import Client
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer_model import IntegerModel
-from fhe_inhibitor.server import Server
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.server import Server
 from tests.tiny_model import write_tiny_model
 
 

@@ -12,13 +12,13 @@ import pytest
 import compile.module
 from circuits.counts import count_lookups
 from circuits.network import Network, run
-from compile.description import network_digest
+from circuits.plan import evaluate_stages, network_stages
+from compile.manifests import network_digest
 from compile.module import CompiledNetwork, Settings, build_module
-from compile.plan import evaluate_stages, network_stages
 from compile.report import describe
 from compile.verifier import VerificationError
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.manifest import read_manifest
+from fhe_inhibitor.runtime.manifest import read_manifest
 from tests.execution import check_simulated
 from tests.networks import NetworkShape, random_inputs, random_network
 

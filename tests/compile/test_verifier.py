@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from circuits.lookups import Table
 from circuits.network import Network
-from compile.plan import evaluate_stages, network_stages, network_wires
+from circuits.plan import evaluate_stages, network_stages, network_wires
 from compile.verifier import VerificationError, verify
 from tests.circuits.test_stages import shapes
 from tests.networks import NetworkShape, random_inputs, random_network

@@ -1,0 +1,216 @@
+"""One attention head as circuits and keys of its own, with each phase of a call apart.
+
+circuit = HeadCircuit(make_head("inhibitor_rounded", n=4, head_dim=2, bits=4))
+circuit.generate_keys()
+circuit.measure_lookups()      # seconds of one lookup by bit width, with these keys
+circuit.call(seed=0)           # encrypt, run, decrypt; what came back, and whether it is right
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from concrete import fhe
+from concrete.fhe.compilation.module import FheModule
+
+from circuits.encrypted import declare, encrypted_lookup
+from circuits.intervals import interval, interval_lookup
+from circuits.lookups import exact_lookup
+from circuits.single_head import AttentionHead
+from compile.functions import DeclaredFunction
+from compile.lookup_times import benchmark_name, trace_benchmark
+from compile.module import DEFAULT_P_ERROR, compile_functions
+from compile.verifier import VerificationError
+from fhe_inhibitor.benchmark.heads import GaussianHead
+
+FUNCTION = "head"
+LOOKUP = r'"FHELinalg.apply_(?:mapped_)?lookup_table"'  # a table, or one for each channel
+N_SAMPLES = 8
+RUNS = 3
+
+
+@dataclass(frozen=True)
+class Call:
+    """One encrypted, or simulated, call.
+
+    equal: of the values that came back, which share is that of exact rounding. inside: whether
+    all lie within the bounds of interval arithmetic for these inputs. h, expected: what came
+    back, dequantized, and the float head's, both `[n * head_dim]`.
+    """
+
+    encrypt_s: float
+    run_s: float
+    decrypt_s: float
+    request_bytes: int
+    response_bytes: int
+    equal: float
+    inside: bool
+    h: list[float]
+    expected: list[float]
+
+
+class HeadCircuit:
+    """A compiled head; compiling proves its ranges and checks its counts.
+
+    measurable: compile functions that time single lookups as well. Raises VerificationError if
+    a value could leave its bits or the counts differ from the formula, and InputError if no
+    parameters reach p_error.
+    """
+
+    def __init__(
+        self,
+        gaussian: GaussianHead,
+        p_error: float = DEFAULT_P_ERROR,
+        measurable: bool = True,
+    ) -> None:
+        self.gaussian = gaussian
+        self.widths = sorted(gaussian.head.count_lookups()) if measurable else []
+        benchmarks = [trace_benchmark(width, benchmark_size(width)) for width in self.widths]
+        self.module: FheModule = compile_functions(
+            [trace_head(gaussian.head), *benchmarks], [], p_error
+        )
+        self.lookups = self._check_counts()
+
+    def generate_keys(self) -> float:
+        """Make new keys; return the seconds that took."""
+        start = time.perf_counter()
+        self.module.client.keys.generate(force=True)
+        return time.perf_counter() - start
+
+    def evaluation_keys_bytes(self) -> int:
+        """Return the size of the evaluation keys as sent."""
+        return len(self.module.client.evaluation_keys.serialize())
+
+    def measure_lookups(self) -> dict[int, float]:
+        """Return the seconds of one lookup by bit width: medians, all cores used."""
+        times = {}
+        for width in self.widths:
+            name, size = benchmark_name(width), benchmark_size(width)
+            value = self.module.client.encrypt(np.zeros(size, np.int64), function_name=name)
+            seconds = [self._run(name, (value,))[1] for _ in range(1 + RUNS)]
+            times[width] = sorted(seconds[1:])[RUNS // 2] / size  # the first unpacks the keys
+        return times
+
+    def call(self, seed: int) -> Call:
+        """Encrypt q, k, v drawn with this seed, run the head, decrypt."""
+        qkv, integers = self._draw(seed)
+        client = self.module.client
+        start = time.perf_counter()
+        sent = client.encrypt(*integers, function_name=FUNCTION)
+        request = [value.serialize() for value in sent]
+        encrypt_s = time.perf_counter() - start
+        received = tuple(fhe.Value.deserialize(data) for data in request)
+        result, run_s = self._run(FUNCTION, received)
+        response = result.serialize()
+        start = time.perf_counter()
+        h = client.decrypt(fhe.Value.deserialize(response), function_name=FUNCTION)
+        decrypt_s = time.perf_counter() - start
+        sizes = (sum(map(len, request)), len(response))
+        return self._judge((encrypt_s, run_s, decrypt_s), sizes, qkv, integers, h)
+
+    def simulate(self, seed: int) -> Call:
+        """Do the same with Concrete's simulation: its noise and rounding, nothing encrypted."""
+        qkv, integers = self._draw(seed)
+        start = time.perf_counter()
+        h = self.module.functions()[FUNCTION].simulate(*integers)
+        return self._judge((0.0, time.perf_counter() - start, 0.0), (0, 0), qkv, integers, h)
+
+    def _run(self, name: str, values: Sequence[fhe.Value]) -> tuple[fhe.Value, float]:
+        keys = self.module.client.evaluation_keys
+        start = time.perf_counter()
+        result = self.module.server.run(*values, evaluation_keys=keys, function_name=name)
+        return result, time.perf_counter() - start
+
+    def _draw(self, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        qkv = self.gaussian.draw(np.random.default_rng(seed))
+        return qkv, [x[0] for x in self.gaussian.quantize(qkv)]
+
+    def _judge(
+        self,
+        seconds: tuple[float, float, float],
+        sizes: tuple[int, int],
+        qkv: np.ndarray,
+        integers: list[np.ndarray],
+        h: Any,
+    ) -> Call:
+        head = self.gaussian.head
+        q, k, v = integers
+        bounds = head.evaluate(interval(q), interval(k), interval(v), interval_lookup)
+        h = np.asarray(h)
+        return Call(
+            *seconds,
+            *sizes,
+            equal=float(np.mean(h == head.evaluate(q, k, v, exact_lookup))),
+            inside=bool(((bounds.low <= h) & (h <= bounds.high)).all()),
+            h=(h * self.gaussian.h_step).ravel().tolist(),
+            expected=self.gaussian.float_head(qkv).ravel().tolist(),
+        )
+
+    def _check_counts(self) -> Counter[int]:
+        counted = compiled_widths(self.module.mlir, FUNCTION)
+        formula = self.gaussian.head.count_lookups()
+        total = self.module.functions()[FUNCTION].programmable_bootstrap_count
+        if counted != formula or total != counted.total():
+            raise VerificationError(
+                f"{self.gaussian.head.circuit}: Concrete has {total} lookups, {dict(counted)} by "
+                f"width; the formula says {dict(formula)}"
+            )
+        return counted
+
+
+def compiled_widths(mlir: str, function: str) -> Counter[int]:
+    """Return the lookups of a function by bit width, as Concrete's compiler is told them.
+
+    A value that a wider sum shares is shifted to the width of its table before it is looked up,
+    so the widths of the traced graph are too large.
+    """
+    (body,) = re.findall(rf"func\.func @{function}\(.*?\n  }}", mlir, re.DOTALL)
+    widths: Counter[int] = Counter()
+    for shape, width in re.findall(
+        rf"{LOOKUP}[^:]*: \(tensor<([0-9x]*)x!FHE.eint<([0-9]+)>>", body
+    ):
+        widths[int(width)] += prod(map(int, shape.split("x")))
+    return widths
+
+
+def benchmark_size(bit_width: int) -> int:
+    """Return how many lookups to time at once: few of the slow ones.
+
+    >>> benchmark_size(5), benchmark_size(8)
+    (128, 4)
+    """
+    return max(4, 128 >> 2 * max(0, bit_width - 5))
+
+
+def trace_head(head: AttentionHead) -> DeclaredFunction:
+    """Return the function that Concrete compiles, its ranges proved.
+
+    Raises VerificationError if an accumulator can leave its table.
+    """
+    shape = (head.n, head.head_dim)
+    ranges = (head.qk_range, head.qk_range, head.v_range)
+    try:
+        proved = head.prove()
+    except OverflowError as error:
+        raise VerificationError(f"{head.circuit}: {error}") from error
+    lookup = encrypted_lookup()
+
+    def function(q: Any, k: Any, v: Any) -> Any:
+        h = head.evaluate(q, k, v, lookup)
+        declare(h, (int(proved.low.min()), int(proved.high.max())))
+        return h
+
+    function.__name__ = FUNCTION
+    declared = DeclaredFunction(function, dict.fromkeys("qkv", "encrypted"))
+    rng = np.random.default_rng(0)
+    declared.inputset.extend(tuple(np.full(shape, r[end]) for r in ranges) for end in (0, 1))
+    for _ in range(N_SAMPLES):
+        declared.inputset.append(tuple(rng.choice(r, shape) for r in ranges))
+    return declared

@@ -1,0 +1,199 @@
+"""The schema of the encrypted benchmark's results, and the file that a stopped run goes on from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.statistics import Growth, Machine, Record, Summary, describe_machine
+
+VERSION = 1
+NAME = "attention"
+PHASES = ("compile", "keygen", "encrypt", "run", "decrypt")
+P_ERROR = 2.0**-20  # compile.module's default; this file is read where Concrete is not loaded
+PACKAGES = ("concrete-python", "numpy")
+
+Mode = Literal["execute", "simulate"]
+
+
+class Parameters(Record):
+    """What was asked for.
+
+    bits: of the operands q, k, v. seeds: of the inputs; repetitions take them in turn. point_s: a
+    circuit repeats, after the second time, until it ran this long at one length.
+    """
+
+    lengths: tuple[int, ...]
+    head_dim: int
+    bits: int
+    circuits: tuple[str, ...]
+    seeds: tuple[int, ...]
+    repetitions: int
+    point_s: float
+    mode: Mode
+    p_error: float = P_ERROR
+
+
+class Quality(Record):
+    """How near a circuit's output comes to the float head's on the same inputs.
+
+    normalised_error: root mean square of the difference over the standard deviation of the
+    float head's output. values: how many outputs were compared.
+    """
+
+    correlation: float
+    normalised_error: float
+    values: int
+
+
+class Point(Record):
+    """One circuit at one length.
+
+    status: "left_out" by the time budget or for want of memory, "not_compiled" where Concrete
+    finds no circuit, "failed" where its process ended; reason says why. complete: whether all
+    repetitions are there. lookups: by bit width, as Concrete counted them; formula: the same from
+    shapes. complexity: the optimizer's, of the head alone. seconds, summaries: by phase; only
+    compile and run in simulation. lookup_s: of one lookup by bit width, with the same keys.
+    predicted_s: lookups by width times that. equal: share of values that came back as with exact
+    rounding. inside: whether all were within what rounding noise allows. h, expected: what came
+    back, dequantized, and the float head's. quality: of these. model_quality: of the integer
+    model with drawn noise, over many more inputs.
+    """
+
+    circuit: str
+    n: int
+    status: Literal["measured", "left_out", "not_compiled", "failed"]
+    reason: str = ""
+    complete: bool = True
+    lookups: dict[int, int] = {}
+    formula: dict[int, int] = {}
+    complexity: float | None = None
+    bootstrap_keys_bytes: int | None = None
+    keyswitch_keys_bytes: int | None = None
+    evaluation_keys_bytes: int | None = None
+    request_bytes: int | None = None
+    response_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    seconds: dict[str, list[float]] = {}
+    summaries: dict[str, Summary] = {}
+    lookup_s: dict[int, float] = {}
+    predicted_s: float | None = None
+    equal: list[float] = []
+    inside: bool | None = None
+    h: list[float] = []
+    expected: list[float] = []
+    quality: Quality | None = None
+    model_quality: Quality | None = None
+
+    @property
+    def n_lookups(self) -> int:
+        """Lookups of all widths."""
+        return sum(self.lookups.values())
+
+    @property
+    def run_s(self) -> float | None:
+        """Median run time, None if nothing ran."""
+        return self.summaries["run"].median if "run" in self.summaries else None
+
+
+class Ratio(Record):
+    """Run time of one circuit over another's at one length, and the same of complexities."""
+
+    circuit: str
+    other: str
+    n: int
+    ratio: Summary
+    complexity_ratio: float
+
+
+class AttentionResults(Record):
+    """Everything that one run of the benchmark found. growth: of run time and lookups."""
+
+    version: int = VERSION
+    machine: Machine
+    parameters: Parameters
+    points: tuple[Point, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
+    growth: dict[str, Growth] = {}
+    lookup_growth: dict[str, Growth] = {}
+
+    def find(self, circuit: str, n: int) -> Point | None:
+        """Return the point of a circuit at a length, None if there is none yet."""
+        return next((p for p in self.points if (p.circuit, p.n) == (circuit, n)), None)
+
+    def measured(self, circuit: str) -> list[Point]:
+        """Return the points of a circuit that have a run time, by length."""
+        found = [p for p in self.points if p.circuit == circuit and p.run_s is not None]
+        return sorted(found, key=lambda p: p.n)
+
+    def replacing(self, point: Point) -> AttentionResults:
+        """Return the results with this point in the place of the one before."""
+        others = [p for p in self.points if (p.circuit, p.n) != (point.circuit, point.n)]
+        return self.model_copy(update={"points": (*others, point)})
+
+
+def measure_quality(h: np.ndarray, expected: np.ndarray) -> Quality:
+    """Return correlation and normalised error; no correlation where nothing varies.
+
+    >>> measure_quality(np.array([0.0, 1.0]), np.array([0.0, 2.0])).normalised_error
+    0.7071067811865476
+    """
+    h, expected = np.ravel(h), np.ravel(expected)
+    varies = h.std() > 0 and expected.std() > 0
+    error = float(np.sqrt(np.mean((h - expected) ** 2)))
+    return Quality(
+        correlation=float(np.corrcoef(h, expected)[0, 1]) if varies else 0.0,
+        normalised_error=error / float(expected.std()) if expected.std() > 0 else 0.0,
+        values=h.size,
+    )
+
+
+def start_or_resume(out: Path, parameters: Parameters) -> AttentionResults:
+    """Return the results that a folder holds, to go on with; new ones if it holds none.
+
+    Raises InputError for results of another version, commit or of other parameters.
+    """
+    machine = describe_machine(PACKAGES)
+    path = out / f"{NAME}.json"
+    if not path.exists():
+        return AttentionResults(machine=machine, parameters=parameters)
+    found = read_results(path)
+    if found.machine.commit != machine.commit:
+        raise _other(path, f"commit {found.machine.commit}, this is {machine.commit}")
+    if found.parameters != parameters:
+        names = [
+            f"{name} {getattr(found.parameters, name)}"
+            for name in Parameters.model_fields
+            if getattr(found.parameters, name) != getattr(parameters, name)
+        ]
+        raise _other(path, ", ".join(names))
+    return found
+
+
+def read_results(path: Path) -> AttentionResults:
+    """Return the results in a file. Raises InputError for anything else, or another version."""
+    try:
+        found = AttentionResults.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror}") from None
+    except (ValidationError, UnicodeDecodeError):
+        raise _other(path, "another version or a damaged file") from None
+    if found.version != VERSION:
+        raise _other(path, f"version {found.version}, this is {VERSION}")
+    return found
+
+
+def write_results(results: AttentionResults, out: Path) -> None:
+    """Write the JSON file; it is the old one or the new one, never half of it."""
+    unfinished = out / f".{NAME}-{os.getpid()}.json"
+    unfinished.write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, out / f"{NAME}.json")
+
+
+def _other(path: Path, what: str) -> InputError:
+    return InputError(f"{path} holds other results ({what}): name another --out or remove it")

@@ -1,0 +1,70 @@
+"""What the manifest says about compiled functions: requests, tasks, and the network's hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from concrete.fhe.compilation.module import FheModule
+
+from circuits.network import Network
+from compile.functions import Call, lookup_widths
+from fhe_inhibitor.runtime.manifest import Encryption, Program, Task
+
+
+def program(module: FheModule, calls: Sequence[Call]) -> Program:
+    """Return ciphertexts and tasks of one sequence length.
+
+    Two functions that take the same value share a ciphertext if key, width and sign of their
+    inputs agree; else the request holds one for each.
+    """
+    circuits = json.loads(module.client.specs.serialize())["circuits"]
+    inputs = {circuit["name"]: circuit["inputs"] for circuit in circuits}
+    encryptions: dict[tuple[str, str], Encryption] = {}
+    computed = {name for call in calls for name in call.stage.outputs}
+    tasks = []
+    for call in calls:
+        function, names = call.function.name, []
+        for position, value in enumerate(call.stage.inputs):
+            if value not in computed:
+                encoding = json.dumps(inputs[function][position], sort_keys=True)
+                same = sum(e.value == value for e in encryptions.values())
+                added = Encryption(f"{value}.{same}", value, function, position)
+                value = encryptions.setdefault((value, encoding), added).name
+            names.append(value)
+        counted = lookup_widths(module.graphs[function])
+        tasks.append(
+            Task(call.stage.name, function, tuple(names), call.stage.outputs, dict(counted))
+        )
+    return Program(tuple(encryptions.values()), tuple(tasks))
+
+
+def keys_digest(module: FheModule) -> str:
+    """Return the SHA-256 of the parameters of all keys."""
+    keys = json.loads(module.client.specs.serialize())["keyset"]
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
+
+
+def network_digest(network: Network) -> str:
+    """Return the SHA-256 of all parameters of a network."""
+    digest = hashlib.sha256()
+    _update(digest, network)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, value: Any) -> None:
+    if is_dataclass(value):
+        digest.update(type(value).__name__.encode())
+        value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, (tuple, list)):
+        digest.update(f"({len(value)}".encode())
+        for item in value:
+            _update(digest, item)
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.shape}".encode() + value.astype("<i8").tobytes())
+    else:
+        digest.update(repr(value).encode())

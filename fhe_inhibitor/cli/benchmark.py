@@ -1,0 +1,148 @@
+"""The commands `fhe-inhibitor benchmark ...`: they parse, call and print.
+
+benchmark attention    one encrypted head, inhibitor against dot product
+benchmark plaintext    the same in the clear
+benchmark report       one page from the results of both
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhe_inhibitor.errors import InputError
+
+RESULTS = Path("build/benchmarks")
+QUICK_LENGTH, QUICK_REPETITIONS, QUICK_BUDGET_S = 4, 3, 280.0
+
+app = typer.Typer(no_args_is_help=True)
+
+OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")]
+
+
+@app.callback()
+def options() -> None:
+    """Measure one attention head as sequences grow, encrypted and in the clear."""
+
+
+@app.command()
+def attention(
+    lengths: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Sequence lengths, 2 tokens or more.")
+    ] = "2,4,8,16",
+    head_dim: Annotated[int, typer.Option(help="Width of the head; 64 is DistilBERT's.")] = 2,
+    bits: Annotated[int, typer.Option(help="Of the operands q, k, v: 2 to 8.")] = 4,
+    circuits: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Circuits; inhibitor_signed is one more.")
+    ] = "inhibitor_exact,inhibitor_rounded,dot_product_exact,dot_product_rounded",
+    seeds: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Of the inputs; repetitions take them in turn.")
+    ] = "0,1,2,3,4",
+    repetitions: Annotated[int, typer.Option(help="Calls of each circuit at each length.")] = 10,
+    point_s: Annotated[
+        float, typer.Option(help="After two calls, repeat until a circuit ran this long.")
+    ] = 60.0,
+    mode: Annotated[
+        str, typer.Option(metavar="execute|simulate", help="Encrypted, or counts and quality only.")
+    ] = "execute",
+    budget_s: Annotated[
+        float | None, typer.Option(help="Begin nothing that would end after this time.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(help="Lengths to 4, three calls of each; 280 s if no budget is set."),
+    ] = False,
+    out: OutOption = RESULTS,
+) -> None:
+    """Time encrypted heads of both mechanisms, in turn, at growing lengths."""
+    from compile.benchmark.report import attention_markdown, write_attention
+    from compile.benchmark.results import Parameters
+    from compile.benchmark.run import benchmark_attention
+    from fhe_inhibitor.cli.view import Display
+    from fhe_inhibitor.system.child import silence_dependencies
+
+    silence_dependencies()
+    if mode not in ("execute", "simulate"):
+        raise InputError(f"mode {mode!r}; wanted execute or simulate")
+    parameters = Parameters(
+        lengths=tuple(n for n in _numbers(lengths, "--lengths") if not quick or n <= QUICK_LENGTH),
+        head_dim=head_dim,
+        bits=bits,
+        circuits=tuple(name for name in circuits.split(",") if name),
+        seeds=tuple(_numbers(seeds, "--seeds")),
+        repetitions=min(repetitions, QUICK_REPETITIONS) if quick else repetitions,
+        point_s=point_s,
+        mode="execute" if mode == "execute" else "simulate",
+    )
+    if quick and budget_s is None:
+        budget_s = QUICK_BUDGET_S
+    with Display() as display:
+        results = benchmark_attention(parameters, out, budget_s, display)
+    write_attention(results, out)
+    print(attention_markdown(results))
+
+
+@app.command()
+def plaintext(
+    lengths: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Sequence lengths, multiples of 32 to 1024.")
+    ] = "32,64,128,256,512,1024",
+    kernels: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Kernels to compare; all if not given.")
+    ] = None,
+    repetitions: Annotated[int, typer.Option(help="Timings of each kernel and length.")] = 101,
+    seed: Annotated[int, typer.Option(help="Of the operands and the order of kernels.")] = 0,
+    ablate: Annotated[
+        bool, typer.Option(help="Also compile without VNNI and without AVX-512, to compare.")
+    ] = True,
+    out: OutOption = RESULTS,
+) -> None:
+    """Time int16 heads in the clear, one thread: JSON, CSV, Markdown and a plot."""
+    from fhe_inhibitor.benchmark.report import plaintext_markdown, write_plaintext
+    from fhe_inhibitor.benchmark.run import (
+        DEFAULT_KERNELS,
+        add_ablations,
+        benchmark_plaintext,
+    )
+    from fhe_inhibitor.system.statistics import make_folder
+
+    names = DEFAULT_KERNELS if kernels is None else [name for name in kernels.split(",") if name]
+    numbers = _numbers(lengths, "--lengths")
+    make_folder(out)
+    results = benchmark_plaintext(
+        numbers, names, repetitions, seed, lambda line: print(line, file=sys.stderr)
+    )
+    if ablate:
+        results = add_ablations(results)
+    write_plaintext(results, out)
+    print(plaintext_markdown(results))
+
+
+@app.command()
+def report(
+    results: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder with attention.json, plaintext.json.")
+    ] = RESULTS,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of page and plots.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """Write benchmarks.md, with its plots and tables, from the results of both benchmarks."""
+    from compile.benchmark.page import write_page
+    from fhe_inhibitor.system.child import silence_dependencies
+    from fhe_inhibitor.system.statistics import make_folder
+
+    silence_dependencies()
+    make_folder(out)
+    print(write_page(results, out))
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Return the integers of a comma-separated list."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"{option} {text}: pass integers with commas, such as 32,64") from None

@@ -1,0 +1,109 @@
+"""The command `fhe-inhibitor distill`: one experiment from options, a YAML or a JSON file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def distill(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the student to make.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="teacher|task-agnostic|task-specific|aligned|converted|retrained",
+            help="What to do.",
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="A GLUE task such as sst2, or imdb.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="minilm if not given.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of train.tsv, dev.tsv; the hub if not given."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Unlabelled texts, one a line.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="0 if not given.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML or JSON; options given here come before it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Distil a DistilBERT of full depth to inhibitor attention; goes on where it stopped."""
+    from fhe_inhibitor.experiments.run import read_experiment, run
+
+    silence_transformers()
+    options = {
+        "recipe": recipe,
+        "task": task,
+        "teacher": teacher,
+        "data": data,
+        "text": text,
+        "seed": seed,
+    }
+    experiment = read_experiment(config, options)
+    with StepProgress() as progress:
+        result = run(experiment, out, progress.step)
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    else:
+        print_rows([row.model_dump() for row in result.rows])
+
+
+def silence_transformers() -> None:
+    """Keep its bars for loading and writing weights out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+class StepProgress(Progress):
+    """A bar on stderr for each phase, and for each layer of a phase that trains them in turn.
+
+    Only a terminal gets bars.
+    """
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        super().__init__(
+            TextColumn("{task.description}"),
+            *Progress.get_default_columns()[1:2],
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def clear(self) -> None:
+        """Forget the bars of the experiment before."""
+        for known in self.task_ids:
+            self.remove_task(known)
+
+    def step(self, place: dict[str, Any], step: int, steps: int) -> None:
+        """Show that `step` of `steps` at a place are done."""
+        name = " ".join(str(part) for part in place.values())
+        known = {task.description: task.id for task in self.tasks}
+        task = known[name] if name in known else self.add_task(name, total=steps)
+        self.update(task, completed=step)
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print measured rows as a table, in percent."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("recipe", "task", "split", "metric"):
+        table.add_column(column)
+    table.add_column("percent", justify="right")
+    for row in rows:
+        cells = (str(row[name]) for name in ("recipe", "task", "split", "metric"))
+        table.add_row(*cells, f"{100 * row['value']:.2f}")
+    Console().print(table)

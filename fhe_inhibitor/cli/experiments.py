@@ -1,0 +1,59 @@
+"""The commands `fhe-inhibitor experiments ...`: they parse, call and print.
+
+experiments run       everything of a plan that has no result yet
+experiments report    one page from the results
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+RESULTS = Path("docs/experiments")
+
+
+@app.callback()
+def options() -> None:
+    """Run experiments from a plan and write the page of their results."""
+
+
+@app.command()
+def run(
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="YAML, see demos/experiments.yaml.")],
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Models, and state to go on from.")
+    ] = Path("build/experiments"),
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Results as JSON.")] = RESULTS,
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="These entries of the plan.")
+    ] = None,
+) -> None:
+    """Run what has no result yet; an interrupted experiment goes on where it stopped."""
+    from fhe_inhibitor.cli.distill import StepProgress, silence_transformers
+    from fhe_inhibitor.experiments.plan import read_plan, run_plan
+
+    silence_transformers()
+    names = only.split(",") if only else None
+    with StepProgress() as progress:
+
+        def begin(name: str) -> None:
+            progress.clear()
+            print(name, file=sys.stderr)
+
+        run_plan(read_plan(plan), work, results, names, progress.step, begin)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")] = RESULTS,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the page.")] = Path("docs"),
+) -> None:
+    """Write experiments.md, with its plots and tables."""
+    from fhe_inhibitor.experiments.report import write_report
+
+    print(write_report(results, out))

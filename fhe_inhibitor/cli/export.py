@@ -1,0 +1,56 @@
+"""The command `fhe-inhibitor export`: parses, calls, prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import DEFAULT_MODEL
+
+FORMATS = ("onnx",)
+PACKAGES = ("onnx", "onnxruntime")
+
+
+def export(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")],
+    model: Annotated[
+        str,
+        typer.Option(metavar="NAME|DIR", help="A shipped checkpoint, a student or a DistilBERT."),
+    ] = DEFAULT_MODEL,
+    format: Annotated[str, typer.Option(metavar="onnx", help="Of the file.")] = "onnx",
+    quantized: Annotated[
+        bool, typer.Option(help="The integers; of a float model, 8 bits by calibration.")
+    ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Texts for the ranges, one a line.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.tsv", help="Compare labels on these texts, not random tokens."),
+    ] = None,
+) -> None:
+    """Write a model as a graph of standard ONNX operators, run it, and say how it compares."""
+    if format not in FORMATS:
+        raise InputError(f"format {format!r}; wanted {', '.join(FORMATS)}")
+    need_onnx()
+    from fhe_inhibitor.onnx.export import export_onnx
+    from fhe_inhibitor.text.data import read_sentences, read_tsv
+
+    texts = [row.text for row in read_tsv(data)] if data else []
+    sentences = read_sentences(calibration) if calibration else []
+    print(json.dumps(asdict(export_onnx(model, out, quantized, sentences, texts)), indent=1))
+
+
+def need_onnx() -> None:
+    """Raise InputError where the packages for ONNX are missing."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"ONNX needs the packages {' and '.join(missing)}: pip install 'fhe-inhibitor[onnx]'"
+        )

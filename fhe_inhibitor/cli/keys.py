@@ -1,0 +1,98 @@
+"""The commands `fhe-inhibitor keys ...`: they parse, call and print.
+
+keys new       make keys for a server's model, before the first text does
+keys list      which keys are there
+keys remove    remove keys, here and at a server
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from fhe_inhibitor.cli.options import (
+    PASSPHRASE_VARIABLE,
+    CaOption,
+    JsonOption,
+    TokenFileOption,
+)
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def options() -> None:
+    """Make, list and remove your keys: one set for each model of a server."""
+
+
+@app.command()
+def new(
+    server: Annotated[str, typer.Option(metavar="URL", help="Whose model they are for.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the models that it offers.")
+    ] = None,
+    passphrase: Annotated[
+        bool,
+        typer.Option(
+            "--passphrase",
+            help=f"Lock them with one, which is asked for, or in {PASSPHRASE_VARIABLE}.",
+        ),
+    ] = False,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+) -> None:
+    """Make keys; only the public ones among them will be sent."""
+    from fhe_inhibitor.cli import remote
+    from fhe_inhibitor.cli.view import Display
+    from fhe_inhibitor.cli.worker import in_worker
+
+    token = remote.read_token(token_file)
+    chosen = remote.agree_on_new(server, token, model, ca, passphrase)
+    with Display() as display:
+        entry = in_worker(remote.make_keys, display, server, token, chosen)
+    print(f"made {entry.model_hash[:12]} for {entry.model}")
+
+
+@app.command(name="list")
+def list_keys(as_json: JsonOption = False) -> None:
+    """List your keys, the oldest first."""
+    from fhe_inhibitor.cli.view import print_keys
+    from fhe_inhibitor.runtime.keyring import Keyring
+
+    keyring = Keyring()
+    rows = [
+        {
+            **entry.model_dump(mode="json"),
+            "locked": keyring.is_locked(entry.model_hash),
+            "bytes": keyring.path(entry.model_hash).stat().st_size,
+        }
+        for entry in keyring.entries()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_keys(rows, keyring.folder)
+
+
+@app.command()
+def remove(
+    keys: Annotated[str, typer.Argument(metavar="HASH|NAME", help="As `keys list` shows them.")],
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have this server forget them as well.")
+    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+) -> None:
+    """Remove keys for good; results that are still on their way can't be read then."""
+    from fhe_inhibitor.runtime.keyring import Keyring
+
+    keyring = Keyring()
+    entry = keyring.find(keys)
+    if server is not None:
+        from fhe_inhibitor.cli import remote
+
+        remote.delete_keys(server, remote.read_token(token_file), ca, entry)
+    keyring.remove(entry)
+    print(f"removed {entry.model_hash[:12]} for {entry.model}")

@@ -1,0 +1,232 @@
+"""What the command line shows: live progress on stderr, results and tables on stdout.
+
+Progress counts finished tasks of the server, each weighted by its lookups, so that the remaining
+time follows from work done and not from a clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from compile.local.session import Classification
+from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
+from fhe_inhibitor.system.progress import Observer
+
+
+class Display(Observer):
+    """A progress line on stderr while it is entered; notes are printed above it.
+
+    Only a terminal gets the line, anything else the notes alone.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            _DoneColumn(),
+            TimeElapsedColumn(),
+            _RemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("loading", total=None, unit="", began=0.0, last=0.0)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def note(self, message: str) -> None:
+        self._console.print(f"note: {message}")
+
+    def plan(self, amount: int, unit: str) -> None:
+        now = time.monotonic()
+        self._progress.update(self._task, total=amount, completed=0, unit=unit, began=now, last=now)
+
+    def begin(self, step: str) -> None:
+        self._progress.update(self._task, description=step, refresh=True)
+
+    def finish(self, amount: int) -> None:
+        self._progress.update(self._task, advance=amount, last=time.monotonic())
+
+
+class _DoneColumn(ProgressColumn):
+    """Finished and planned units."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("")
+        return Text(f"{task.completed:,.0f} of {task.total:,.0f} {task.fields['unit']}")
+
+
+class _RemainingColumn(ProgressColumn):
+    """Time left at the rate of the finished work; nothing before any is finished."""
+
+    def render(self, task: Task) -> Text:
+        if not task.total or not task.completed:
+            return Text("")
+        last = task.fields["last"]
+        rate = task.completed / max(last - task.fields["began"], 1e-9)
+        left = (task.total - task.completed) / rate - (time.monotonic() - last)
+        return Text(f"about {max(left, 0):.0f} s left")
+
+
+def print_classifications(
+    results: Sequence[Classification], labels: Sequence[str], cost: SessionCost
+) -> None:
+    """Print each text's label, probability and logits, then what all of it cost."""
+    console = Console(highlight=False)
+    for result in results:
+        _print_classification(console, result, labels)
+    if any(result.stages for result in results):
+        _print_stages(console, cost, results)
+        _print_sizes(console, cost, results)
+    if cost.lookup_s:
+        _print_prediction(console, cost.lookup_s, results)
+
+
+def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Print keys, as `keys list --json` names their columns."""
+    console = Console(highlight=False)
+    if not rows:
+        console.print(Text(f"no keys in {folder}"))
+        return
+    table = Table("keys", "model", "made", "passphrase", "size", box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        made = datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        locked = "yes" if row["locked"] else "no"
+        table.add_row(row["model_hash"][:12], row["model"], made, locked, _size(row["bytes"]))
+    console.print(table)
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Print the figures of an evaluation, as `evaluate --json` names them."""
+    console = Console(highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("model", result["model"])
+    table.add_row("data", f"{result['data']}, {result['accuracy']['n_texts']} texts")
+    noise = {True: ", rounding noise drawn", False: ", exact rounding", None: ""}
+    table.add_row("mode", result["mode"] + noise[result.get("rounding_noise")])
+    table.add_row("accuracy", _accuracy(result["accuracy"]))
+    if agreement := result.get("agreement"):
+        table.add_row("integer model", _accuracy(result["integer_accuracy"]))
+        table.add_row("labels equal", f"{agreement['n_equal_labels']} of {agreement['n_texts']}")
+        table.add_row(
+            "largest logit difference",
+            f"{agreement['max_difference']} integer steps, "
+            f"{agreement['relative_difference']:.2f} of the mean margin",
+        )
+        table.add_row(
+            "seconds per text",
+            f"{result['seconds_per_text']:.2f}, at most {result['max_seconds']:.2f}",
+        )
+    console.print(table)
+
+
+def _accuracy(accuracy: dict[str, Any]) -> str:
+    text = f"{accuracy['value']:.2%}, standard error {accuracy['standard_error']:.2%}"
+    if accuracy["n_draws"] > 1:
+        text += f", over {accuracy['n_draws']} draws +-{accuracy['draws_std']:.2%}"
+    return text
+
+
+def _print_classification(console: Console, result: Classification, labels: Sequence[str]) -> None:
+    console.print(Text(result.text))
+    console.print(f"  {result.label}, probability {result.probability:.3f}", style="bold")
+    console.print(
+        Text(f"  read {len(result.tokens)} of {result.n_tokens} tokens: ")
+        + Text(" ".join(result.tokens), style="italic")
+    )
+    table = Table("  logits", box=None, padding=(0, 2, 0, 0))
+    logits = {"encrypted": result.logits, "clear": result.clear_logits}
+    if result.clear_logits is None:
+        del logits["clear"]
+    for column in (*logits, *(f"{name} steps" for name in logits)):
+        table.add_column(column, justify="right")
+    for index, label in enumerate(labels):
+        steps = [None if x is None else x[index] for x in logits.values()]
+        table.add_row(
+            f"  {label}",
+            *("-" if x is None else f"{x * result.logit_scale:+.3f}" for x in steps),
+            *("-" if x is None else str(x) for x in steps),
+        )
+    console.print(table)
+    console.print()
+
+
+def _print_stages(console: Console, cost: SessionCost, results: Sequence[Classification]) -> None:
+    """Time and lookups of each stage, summed over the texts."""
+    stages = [*cost.setup, *total_by_name(cost for result in results for cost in result.stages)]
+    widths = sorted({bits for stage in stages for bits in stage.lookups})
+    table = Table(title=f"sum over {len(results)} texts" if len(results) > 1 else None)
+    table.add_column("stage")
+    for column in ("seconds", "lookups", *(f"{bits}-bit" for bits in widths)):
+        table.add_column(column, justify="right")
+    for stage in stages:
+        table.add_row(*_cells(stage, widths))
+    table.add_section()
+    table.add_row(*_cells(total("total", stages), widths))
+    console.print(table)
+
+
+def _print_sizes(console: Console, cost: SessionCost, results: Sequence[Classification]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, n_bytes in (
+        ("sent: encrypted text", sum(result.request_bytes for result in results)),
+        ("sent once: evaluation keys", cost.evaluation_keys_bytes),
+        ("received: encrypted logits", sum(result.response_bytes for result in results)),
+        ("peak memory", cost.peak_memory_bytes),
+    ):
+        table.add_row(name, _size(n_bytes))
+    console.print(table)
+
+
+def _print_prediction(
+    console: Console, lookup_s: Mapping[int, float], results: Sequence[Classification]
+) -> None:
+    """Lookups times the time of one, beside the time that the server took."""
+    stages = [stage for result in results for stage in result.stages if stage.lookups]
+    taken = total("server", stages)
+    predicted = sum(count * lookup_s[bits] for bits, count in taken.lookups.items())
+    times = ", ".join(f"{bits}-bit {seconds * 1e3:.2f} ms" for bits, seconds in lookup_s.items())
+    console.print(f"one lookup: {times}")
+    console.print(
+        f"lookups times that: {predicted:.2f} s; the server took {taken.seconds:.2f} s, "
+        f"{taken.seconds / predicted:.2f} times as long"
+    )
+
+
+def _cells(stage: StageCost, widths: Sequence[int]) -> list[str]:
+    counts = [stage.lookups.get(bits, 0) for bits in widths]
+    return [
+        stage.name,
+        f"{stage.seconds:.2f}",
+        *(f"{count:,}" if count else "" for count in (sum(counts), *counts)),
+    ]
+
+
+def _size(n_bytes: int) -> str:
+    """A size in the largest unit that leaves 1 or more; decimal units, as limits are stated."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes} bytes"

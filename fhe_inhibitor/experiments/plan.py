@@ -1,0 +1,113 @@
+"""A plan of many experiments: a YAML file that names them, each run once, results as JSON.
+
+    data: ../shared/data/glue           # a folder of TSV folders, one per task
+    experiments:
+      - name: recipes                   # a section of the report
+        settings: {recipe: aligned, teacher: "{work}/teachers/{task}"}
+        each: {task: [sst2, cola], seed: [0, 1, 2]}
+
+An entry makes one experiment for each combination under `each`; `{work}`, `{data}` and the names
+of settings in braces are filled in. Models go to `<work>/<name>/<variant>`, results to
+`<results>/<name>/<variant>.json`: what has a result isn't run again, and what was interrupted
+goes on. A student's weights are removed once it is measured unless the entry says `keep: true`.
+
+Results are of one form, whoever made them: an object with "rows", each with recipe, task, seed,
+split, metric, value and settings, and "machine" (see `experiment.Row`, `experiment.Result`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.run import RESULT, Experiment, OnStep, read_experiment, run
+from fhe_inhibitor.system.statistics import Record
+
+WEIGHTS = "model*.safetensors"
+
+
+class Entry(Record):
+    """Experiments that differ in the values under `each`."""
+
+    name: str
+    settings: dict[str, Any] = {}
+    each: dict[str, list[Any]] = {}
+    keep: bool = False
+
+
+class Plan(Record):
+    """All experiments, in the order they are run. data: a folder with one folder per task."""
+
+    data: str | None = None
+    experiments: list[Entry]
+
+
+def read_plan(path: Path) -> Plan:
+    """Return a plan. Raises InputError for a file that is none."""
+    try:
+        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        first = " ".join(str(error).split("\n")[:3])
+        raise InputError(f"{path} is no plan of experiments: {first}") from None
+
+
+def run_plan(
+    plan: Plan,
+    work: Path,
+    results: Path,
+    names: list[str] | None = None,
+    on_step: OnStep = lambda place, step, steps: None,
+    on_experiment: Callable[[str], None] = lambda name: None,
+) -> list[Path]:
+    """Run what has no result yet, of these names or of all, and return all results' files.
+
+    Raises InputError for a name that the plan lacks and for settings that can't be used.
+    """
+    known = {entry.name for entry in plan.experiments}
+    if unknown := [name for name in names or () if name not in known]:
+        raise InputError(f"the plan has no {unknown[0]!r}; wanted some of {', '.join(known)}")
+    written = []
+    for entry in plan.experiments:
+        if names and entry.name not in names:
+            continue
+        for variant, experiment in expand(plan, entry, work):
+            on_experiment(f"{entry.name} {variant}")
+            path = results / entry.name / f"{variant}.json"
+            if not path.exists() or (entry.keep and not (work / entry.name / variant).exists()):
+                folder = work / entry.name / variant
+                run(experiment, folder, on_step)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes((folder / RESULT).read_bytes())
+                if not entry.keep:
+                    for weights in folder.glob(WEIGHTS):
+                        weights.unlink()
+            written.append(path)
+    return written
+
+
+def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Experiment]]:
+    """Yield name and settings of each experiment of an entry.
+
+    >>> entry = Entry(name="a", settings={"recipe": "aligned", "teacher": "{work}/{task}"},
+    ...               each={"task": ["rte"], "seed": [0, 1]})
+    >>> [(name, e.teacher) for name, e in expand(Plan(experiments=[entry]), entry, Path("w"))]
+    [('rte-0', 'w/rte'), ('rte-1', 'w/rte')]
+    """
+    for values in itertools.product(*entry.each.values()):
+        chosen = dict(zip(entry.each, values, strict=True))
+        settings = {**entry.settings, **chosen}
+        if plan.data and "data" not in settings:
+            settings["data"] = f"{plan.data}/{{task}}"
+        places = {**settings, "work": str(work)}
+        filled = {
+            name: value.format(**places) if isinstance(value, str) else value
+            for name, value in settings.items()
+        }
+        variant = "-".join(str(value) for value in values) or "only"
+        yield variant, read_experiment(None, filled)

@@ -1,0 +1,251 @@
+"""The page of all experiments, from their JSON: one section each, tables and plots.
+
+The sections are named as the folders of results; a section without results says so. A table
+has a row for each recipe with its settings, a column for each task: mean over seeds, standard
+deviation between them, how many there were.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.plots import new_axes, save_figure
+
+PAGE = "experiments.md"
+FOLDER = "experiments"
+
+SECTIONS = {
+    "layers": (
+        "Layer by layer",
+        "One layer's Q, K, V, gamma, eta and delta at a time, bottom up: mean squared error of "
+        "its attention output against the teacher's, on texts that it isn't trained on.",
+    ),
+    "recipes": (
+        "Recipes",
+        "The published recipes (arXiv 2503.15983: E1 is task-agnostic, E2 task-specific) and "
+        "ours, `aligned`, on development sets.",
+    ),
+    "ablation": (
+        "Thresholds: fixed or learned, derived or not, signed or unsigned",
+        "The same recipe with one thing changed at a time.",
+    ),
+    "quantization": (
+        "Quantization: 8, 6 and 4 bits",
+        "Weights and activations, fake-quantized: after training (`converted`), and in "
+        "training (`retrained`, its steps as in the plan). No bits: the float student.",
+    ),
+    "static-normalisation": (
+        "Static normalisation in place of LayerNorm",
+        "What can be compiled: its cost (`converted`), and after a short re-training "
+        "(`retrained`); with LayerNorm, see the students without bits above.",
+    ),
+    "compilable": (
+        "The full-depth student that can be compiled",
+        "Integers only, rounding noise drawn; one of the tokens is [CLS].",
+    ),
+    "all-steps": (
+        "All steps",
+        "The recipes with as many steps as they have by themselves, RTE with those of the plan; "
+        "section 2 has fewer. E1's teachers learned for as long as it did. `converted` and "
+        "`retrained` go on from `aligned`.",
+    ),
+}
+
+# Sections that tell the distance to the teacher, and of which sections they tell the costs.
+COMPARED = {"recipes": ("layers", "recipes"), "all-steps": ("all-steps",)}
+
+
+def write_report(results: Path, out: Path) -> str:
+    """Write docs/experiments.md and its plots from the JSON files of `results`; return the page.
+
+    Raises InputError if there are none, or for a file that holds no rows.
+    """
+    sections = {name: _read(results / name) for name in SECTIONS}
+    if not any(sections.values()):
+        raise InputError(
+            f"{results} has no results; run `fhe-inhibitor experiments run`, or name their folder"
+        )
+    figures = out / FOLDER
+    figures.mkdir(parents=True, exist_ok=True)
+    parts = [
+        "# Experiments\n",
+        "Written by `fhe-inhibitor experiments report` from JSON files; nothing here is typed.",
+        _of_machines(sections),
+    ]
+    for number, (name, (title, about)) in enumerate(SECTIONS.items(), start=1):
+        parts += [f"## {number}. {title}\n", about + "\n"]
+        found = sections[name]
+        if not found:
+            parts.append("Not run yet.")
+        elif name == "layers":
+            parts.append(_of_layers(found, figures))
+        else:
+            parts.append(table([row for result in found for row in result["rows"]]))
+        if found and name in COMPARED:
+            parts.append(_gaps([row for result in found for row in result["rows"]]))
+            parts.append(_costs({name: sections[name] for name in COMPARED[name]}))
+    page = "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    (out / PAGE).write_text(page, encoding="utf-8")
+    return page
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a table in Markdown of the score of each recipe and task, in percent.
+
+    >>> rows = [dict(recipe="aligned", task="rte", seed=s, split="validation", metric="score",
+    ...              value=v, settings={}) for s, v in ((0, 0.5), (1, 0.6))]
+    >>> print(table(rows))
+    | recipe | rte |
+    |---|---|
+    | aligned | 55.00 ± 7.07 (2) |
+    """
+    scores = _scores(rows)
+    differing = _differing([dict(settings) for (_, settings), _ in scores])
+    tasks = list(dict.fromkeys(task for _, task in scores))
+    lines = [
+        " | ".join(["| recipe", *differing, *tasks]) + " |",
+        "|---" * (1 + len(differing) + len(tasks)) + "|",
+    ]
+    keys = dict.fromkeys(key for key, _ in scores)
+    for recipe, settings in sorted(keys, key=lambda key: key[0] != "teacher"):
+        cells = [str(dict(settings).get(name, "")) for name in differing]
+        values = [scores.get(((recipe, settings), task), {}) for task in tasks]
+        lines.append(" | ".join([f"| {recipe}", *cells, *map(_cell, values)]) + " |")
+    return "\n".join(lines)
+
+
+def _scores(rows: Sequence[dict[str, Any]]) -> dict[Any, dict[Any, float]]:
+    """((recipe, settings), task) to the score of each seed; development sets have a column each."""
+    scores: dict[Any, dict[Any, float]] = defaultdict(dict)
+    for row in rows:
+        if row["metric"] == "score":
+            settings = tuple(sorted((k, str(v)) for k, v in row.get("settings", {}).items()))
+            split = row.get("split", "validation")
+            task = row["task"] if split == "validation" else f"{row['task']}, {split}"
+            scores[(row["recipe"], settings), task][row["seed"]] = row["value"]
+    return dict(scores)
+
+
+def _differing(settings: Sequence[dict[str, str]]) -> list[str]:
+    """The names of settings that not all rows share."""
+    names = dict.fromkeys(name for one in settings for name in one)
+    return [name for name in names if len({one.get(name) for one in settings if one}) > 1]
+
+
+def _cell(of_seeds: dict[Any, float]) -> str:
+    return f"{100 * fmean(of_seeds.values()):.2f}{_spread(of_seeds.values())}" if of_seeds else ""
+
+
+def _spread(of_seeds: Collection[float]) -> str:
+    """Standard deviation between seeds, in percent, and how many there were."""
+    return f" ± {100 * stdev(of_seeds):.2f} ({len(of_seeds)})" if len(of_seeds) > 1 else ""
+
+
+def _gaps(rows: Sequence[dict[str, Any]]) -> str:
+    """How far a recipe's mean over the development sets is from its teacher's, of shared tasks."""
+    found: dict[str, dict[str, dict[Any, float]]] = defaultdict(dict)
+    developed = [row for row in rows if row.get("split", "validation") == "validation"]
+    scores = _scores(developed)
+    differing = _differing([dict(settings) for (_, settings), _ in scores])
+    for ((recipe, settings), task), of_seeds in scores.items():
+        parts = [f"{name} {dict(settings)[name]}" for name in differing if name in dict(settings)]
+        found[", ".join([recipe, *parts])][task] = of_seeds
+    teacher = {task: fmean(of_seeds.values()) for task, of_seeds in found["teacher"].items()}
+    lines = []
+    for recipe, of_tasks in found.items():
+        shared = [task for task in of_tasks if task in teacher]
+        if recipe == "teacher" or not shared:
+            continue
+        gap = fmean(fmean(of_tasks[task].values()) - teacher[task] for task in shared)
+        seeds = [s for s in of_tasks[shared[0]] if all(s in of_tasks[task] for task in shared)]
+        of_seed = [fmean(of_tasks[task][seed] - teacher[task] for task in shared) for seed in seeds]
+        between = _spread(of_seed)
+        lines.append(f"- {recipe}: {100 * gap:+.2f}{between} points over {', '.join(shared)}")
+    head = "Mean difference to the teacher (±: between the seeds that have all of these tasks):"
+    return f"{head}\n\n" + "\n".join(lines) if lines else ""
+
+
+def _costs(sections: dict[str, list[dict[str, Any]]]) -> str:
+    """Minutes of each phase and the largest memory, of the results that say so."""
+    columns = "experiment | minutes of each phase | peak memory of the process so far, GB"
+    lines = [f"| {columns} |", "|---" * 3 + "|"]
+    for section, results in sections.items():
+        for result in (result for result in results if "phase_s" in result):
+            phases = (f"{name} {seconds / 60:.1f}" for name, seconds in result["phase_s"].items())
+            memory = result["peak_memory_bytes"] / 1e9
+            lines.append(f"| {section} {result['variant']} | {', '.join(phases)} | {memory:.1f} |")
+    return "What they took:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
+    """Plot and table of each layer's error, of every result that has them."""
+    parts = []
+    for result in results:
+        errors: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        for row in result["layers"]:
+            if "held_out" in row:
+                errors[row["layer"]].append((row["step"], row["held_out"]))
+        figure, axes = new_axes()
+        for layer, points in errors.items():
+            shade = str(0.75 * layer / max(1, len(errors) - 1))
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=shade, label=f"layer {layer}")
+        axes.set(xlabel="step", ylabel="mean squared error, held out", yscale="log")
+        axes.grid(True, which="major", linewidth=0.3)
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+        name = f"layers-{result['variant']}"
+        save_figure(figure, figures, name)
+        parts += [_layer_table(result, errors), f"![error of each layer]({FOLDER}/{name}.png)"]
+    return "\n\n".join(parts)
+
+
+def _layer_table(result: dict[str, Any], errors: dict[int, list[tuple[int, float]]]) -> str:
+    lines = [
+        "| layer | teacher's mean square | gamma = eta = 1 | derived | trained, first | last "
+        "| steps that went up |",
+        "|---" * 7 + "|",
+    ]
+    for layer, points in errors.items():
+        fit = result["initial"][layer] if result["initial"] else {}
+        start = [f"{fit[name]:.4g}" if fit else "" for name in ("teacher", "before", "after")]
+        values = [value for _, value in points]
+        rises = sum(later > earlier for earlier, later in zip(values, values[1:], strict=False))
+        lines.append(
+            f"| {layer} | {' | '.join(start)} | {values[0]:.4g} | {values[-1]:.4g} "
+            f"| {rises} of {len(values) - 1} |"
+        )
+    return "\n".join(lines)
+
+
+def _of_machines(sections: dict[str, list[dict[str, Any]]]) -> str:
+    """Where and when the results were made."""
+    lines = set()
+    for name, results in sections.items():
+        for result in results:
+            machine = result.get("machine")
+            if machine:
+                versions = ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
+                lines.add(
+                    f"- {name}: {machine['processor']}, {machine['cores']} cores, "
+                    f"{machine['memory_gb']} GB, {versions}, commit {machine['commit']}, "
+                    f"{machine['date']}"
+                )
+    return "\n".join(sorted(lines))
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            result["rows"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no result of an experiment: no rows ({error})") from None
+        results.append({"initial": [], "layers": [], **result, "variant": path.stem})
+    return results

@@ -1,0 +1,129 @@
+"""Accuracy of the integer model over labelled texts, and how far two evaluations agree.
+
+Encrypted rounding is approximate, so one text has a distribution of logits. Accuracy "with
+rounding noise" is the mean over several draws of that noise, each draw one pass over all texts.
+Two errors are stated apart: `standard_error` is what other texts of the same kind would change,
+`draws_std` what other noise on these texts would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuits.lookups import Lookup, exact_lookup, noisy_lookup
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.text.data import LabelledText
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of texts whose largest logit is that of their label.
+
+    value: mean over draws, 0 to 1. standard_error: sqrt(value (1 - value) / n_texts).
+    draws_std: standard deviation between the draws, 0 for a single one.
+    """
+
+    n_texts: int
+    n_draws: int
+    value: float
+    standard_error: float
+    draws_std: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close two evaluations of the same texts are.
+
+    n_equal_labels: texts for which both have the same largest logit. max_difference: largest
+    absolute difference of a logit, in integer steps; relative_difference: the same in units
+    of the mean distance between the first evaluation's two largest logits.
+    """
+
+    n_texts: int
+    n_equal_labels: int
+    max_difference: int
+    relative_difference: float
+
+
+def predict(
+    model: IntegerModel,
+    rows: Sequence[LabelledText],
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    on_text: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Return integer logits, int64 `[n_texts, n_labels]`, without encryption.
+
+    max_tokens: as in `IntegerModel.tokenize`. seed: draws the noise of encrypted rounding;
+    None rounds exactly. on_text: called after each text.
+    """
+    lookup: Lookup = exact_lookup
+    if seed is not None:
+        lookup = noisy_lookup(np.random.default_rng(seed), model.noise_std)
+    logits = []
+    for row in rows:
+        x, padding = model.encode(model.tokenize(row.text, max_tokens))
+        logits.append(model.integer_logits(x, padding, lookup))
+        on_text()
+    return np.stack(logits)
+
+
+def evaluate(
+    model: IntegerModel,
+    rows: Sequence[LabelledText],
+    max_tokens: int | None = None,
+    n_draws: int = 0,
+    on_text: Callable[[], None] = lambda: None,
+) -> Accuracy:
+    """Return the accuracy of the integer model over labelled texts.
+
+    n_draws: passes over the texts, each with rounding noise of another seed; 0 is one pass
+    with exact rounding. Raises InputError for no texts, or a negative number of draws.
+    """
+    if n_draws < 0 or not rows:
+        raise InputError(
+            f"{len(rows)} texts and {n_draws} draws; wanted 1 text and 0 draws or more"
+        )
+    seeds = range(n_draws) if n_draws else (None,)
+    return accuracy([predict(model, rows, max_tokens, seed, on_text) for seed in seeds], rows)
+
+
+def accuracy(draws: Sequence[np.ndarray], rows: Sequence[LabelledText]) -> Accuracy:
+    """Return the accuracy of logits `[n_texts, n_labels]`, one array per draw.
+
+    >>> rows = [LabelledText("good", 1), LabelledText("bad", 0)]
+    >>> accuracy([np.array([[0, 5], [0, 5]]), np.array([[0, 5], [5, 0]])], rows).value
+    0.75
+    """
+    labels = np.array([row.label for row in rows])
+    values = np.array([(logits.argmax(axis=-1) == labels).mean() for logits in draws])
+    value = float(values.mean())
+    return Accuracy(
+        n_texts=len(rows),
+        n_draws=len(draws),
+        value=value,
+        standard_error=math.sqrt(value * (1 - value) / len(rows)),
+        draws_std=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+    )
+
+
+def agreement(reference: np.ndarray, other: np.ndarray) -> Agreement:
+    """Compare logits `[n_texts, n_labels]` of the same texts.
+
+    >>> agreement(np.array([[0, 4], [8, 0]]), np.array([[1, 4], [7, 0]])).max_difference
+    1
+    """
+    difference = int(np.abs(reference - other).max())
+    two_largest = np.sort(reference, axis=-1)[:, -2:]
+    margin = float((two_largest[:, 1] - two_largest[:, 0]).mean())
+    return Agreement(
+        n_texts=len(reference),
+        n_equal_labels=int((reference.argmax(axis=-1) == other.argmax(axis=-1)).sum()),
+        max_difference=difference,
+        relative_difference=difference / margin if margin else math.inf,
+    )

@@ -1,0 +1,150 @@
+"""The integer model: the public model, and the network that runs on what the client encrypts.
+
+    text -> tokens -> the n most important by a public list -> integers  (client, public_model.py)
+         -> project, attend, feed_forward, classify                      (server, encrypted)
+         -> integer logits -> probabilities                              (client, public_model.py)
+
+It needs no torch: a client that classifies starts quickly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from circuits.linear import Linear
+from circuits.lookups import Lookup, exact_lookup
+from circuits.network import Network, run
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer import format as integer_format
+from fhe_inhibitor.integer.public import PublicModel, read_tokenizer
+from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from fhe_inhibitor.system.files import SUFFIX
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
+INTEGER_FILE, CONFIG_FILE = "integer_model.safetensors", "config.json"
+
+
+@dataclass(frozen=True)
+class IntegerModel(PublicModel):
+    """A quantized checkpoint as integers: the public part, and the network that is encrypted.
+
+    noise_std: rounding noise that the model was trained for, in rounding steps. hash: SHA-256
+    of all integer parameters.
+    """
+
+    input_range: tuple[int, int] = field(init=False)
+    first_projections: Mapping[str, Linear] = field(init=False)
+    first_query_only: bool = field(init=False)
+    network: Network
+    noise_std: float
+    p_error: float
+    hash: str
+
+    def __post_init__(self) -> None:
+        # What the public part says of the network follows from it.
+        object.__setattr__(self, "input_range", self.network.input_range)
+        object.__setattr__(self, "first_projections", _public_projections(self.network))
+        object.__setattr__(self, "first_query_only", self.network.layers[0].single_query)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = DEFAULT_MODEL) -> IntegerModel:
+        """Load a shipped checkpoint by name, or a folder.
+
+        Raises InputError for an unknown name, a missing file, or contents that don't fit.
+        """
+        folder = _find(name_or_path)
+        config = _read_json(folder / CONFIG_FILE)
+        path = integer_file(folder)
+        parameters, digest = integer_format.read(path)
+        tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
+        try:
+            model = cls(name=folder.name, tokenizer=tokenizer, hash=digest, **parameters)
+        except TypeError as error:
+            raise InputError(f"{path} lacks or adds a part: {error}") from error
+        model._check(folder, config)
+        return model
+
+    def integer_logits(
+        self, x: np.ndarray, padding: np.ndarray, lookup: Lookup = exact_lookup
+    ) -> np.ndarray:
+        """Evaluate the network in the clear: int64 `[n_labels]`."""
+        return run(self.network, x, padding, lookup)
+
+    def _check(self, folder: Path, config: dict[str, Any]) -> None:
+        """Refuse parts that don't belong together."""
+        vocab, dim = self.embedding.shape
+        expected = {
+            "vocab_size": vocab,
+            "dim": dim,
+            "n_layers": len(self.network.layers),
+            "n_tokens": self.max_tokens,
+        }
+        for key, value in expected.items():
+            if config.get(key) != value:
+                raise InputError(
+                    f"{folder}: {CONFIG_FILE} says {key} = {config.get(key)}, {INTEGER_FILE} has "
+                    f"{value}: files of different models"
+                )
+        if self.tokenizer.get_vocab_size() != vocab or dim != self.network.dim:
+            raise InputError(
+                f"{folder}: {TOKENIZER_FILE} has {self.tokenizer.get_vocab_size()} tokens, the "
+                f"embedding {vocab} rows of {dim}, the network reads {self.network.dim} channels: "
+                "files of different models"
+            )
+
+
+def _public_projections(network: Network) -> dict[str, Linear]:
+    """Return the projections that the client evaluates, by the names of their ciphertexts."""
+    if network.client_boundary == "embedding":
+        return {}
+    return {
+        f"layer0.head{index}.{name}": projection
+        for index, head in enumerate(network.layers[0].heads)
+        for name, projection in zip("qkv", (head.query, head.key, head.value), strict=True)
+        if projection is not None
+    }
+
+
+def checkpoint_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a shipped checkpoint for its name, any other path as it is."""
+    return CHECKPOINTS / name_or_path if str(name_or_path) in _shipped() else Path(name_or_path)
+
+
+def integer_file(folder: Path) -> Path:
+    """Return the file of a checkpoint's integers: the gzipped one where there is only that."""
+    plain = folder / INTEGER_FILE
+    gzipped = plain.with_name(f"{INTEGER_FILE}{SUFFIX}")
+    return gzipped if gzipped.is_file() and not plain.is_file() else plain
+
+
+def _shipped(file: str = CONFIG_FILE) -> list[str]:
+    """Return the names of the shipped checkpoints that have a file of such a pattern."""
+    return sorted(path.parent.name for path in CHECKPOINTS.glob(f"*/{file}"))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    """Return the folder of a checkpoint, its files all there."""
+    path = checkpoint_folder(name_or_path)
+    if not path.is_dir():
+        raise InputError(
+            f"no model {str(name_or_path)!r}: pass a folder, or one of "
+            f"{', '.join(_shipped(f'{INTEGER_FILE}*'))}"
+        )
+    for file in (path / CONFIG_FILE, integer_file(path), path / TOKENIZER_FILE):
+        if not file.is_file():
+            raise InputError(f"the model folder {path} has no file {file.name}")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as JSON: {error}") from error

@@ -1,0 +1,211 @@
+"""The public part of a model: text to integers, logits to a label, nothing of what is encrypted.
+
+    text -> tokens -> the n most important by a public list -> integers      before encryption
+    integer logits -> probabilities -> label                                 after decryption
+
+A client needs this and the circuits' specifications; the weights stay with the server. It is
+written as two plain files, which run no code when they are read, and needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from circuits.linear import Linear, linear
+from circuits.lookups import exact_lookup
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer import format as integer_format
+from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a text that the model reads, in the text's order.
+
+    ids: int64 `[n]`. tokens: their strings. n_total: tokens that the text has. n_cut: how many
+    of those were left out.
+    """
+
+    ids: np.ndarray
+    tokens: tuple[str, ...]
+    n_total: int
+
+    @property
+    def n_cut(self) -> int:
+        """Tokens of the text that the model doesn't read."""
+        return self.n_total - len(self.tokens)
+
+    def describe_cut(self) -> str:
+        """Return a line for the user about what was left out."""
+        return (
+            f"{self.n_cut} of {self.n_total} tokens are cut, the {len(self.tokens)} most "
+            f"important are read: {' '.join(self.tokens)}"
+        )
+
+
+@dataclass(frozen=True)
+class PublicModel:
+    """What a client knows of a model.
+
+    embedding: int8 `[vocab, dim]` and positions: int8 `[n_tokens or 0, dim]`, in steps of the
+    network's input. importance: float32 `[vocab]`, public; all 0 keeps the first tokens.
+    logit_scale: factor from integer to real logits. input_range: of what is encrypted, ends
+    included. first_projections: by ciphertext name, the projections of the first layer that are
+    public too; empty unless the client's boundary is "projection". first_query_only: whether
+    the query among them is the first position's alone.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    embedding: np.ndarray
+    positions: np.ndarray
+    importance: np.ndarray
+    tokenizer: Tokenizer
+    cls_token_id: int | None
+    logit_scale: float
+    buckets: tuple[int, ...]
+    default_tokens: int
+    input_range: tuple[int, int]
+    first_projections: Mapping[str, Linear]
+    first_query_only: bool
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PublicModel:
+        """Load what `write_public` wrote.
+
+        Raises InputError for a missing or damaged file, or files that don't fit each other.
+        """
+        path = Path(folder) / EMBEDDING_FILE
+        parameters, _ = integer_format.read(path)
+        tokenizer = read_tokenizer(Path(folder) / TOKENIZER_FILE)
+        try:
+            model = PublicModel(tokenizer=tokenizer, **parameters)
+        except TypeError as error:
+            raise InputError(f"{path} lacks or adds a part: {error}") from error
+        if tokenizer.get_vocab_size() != len(model.embedding):
+            raise InputError(
+                f"{folder}: {TOKENIZER_FILE} has {tokenizer.get_vocab_size()} tokens, the "
+                f"embedding {len(model.embedding)}: files of different models"
+            )
+        return model
+
+    def write_public(self, folder: str | Path) -> None:
+        """Write the public part to a folder, two files; equal models give equal bytes."""
+        names = [field.name for field in fields(PublicModel) if field.name != "tokenizer"]
+        integer_format.write(
+            Path(folder) / EMBEDDING_FILE, {name: getattr(self, name) for name in names}
+        )
+        self.tokenizer.save(os.fspath(Path(folder) / TOKENIZER_FILE), pretty=False)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that the model reads."""
+        return self.buckets[-1]
+
+    def tokenize(self, text: str, max_tokens: int | None = None, strict: bool = False) -> Tokens:
+        """Return the tokens of a text, the most important ones if there are too many.
+
+        max_tokens: `default_tokens` if None. strict: refuse a text that has more. Raises
+        InputError for such a text, one without tokens, one that is no Unicode, and for a
+        max_tokens that the model doesn't reach.
+        """
+        limit = self.default_tokens if max_tokens is None else max_tokens
+        first = 0 if self.cls_token_id is None else 1
+        if not 1 + first <= limit <= self.max_tokens:
+            raise InputError(
+                f"{limit} tokens asked for, {self.name} reads {1 + first} to {self.max_tokens}"
+            )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the text {ascii(text)} is not UTF-8; pass UTF-8") from None
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        if not encoding.ids:
+            raise InputError("the text is empty: pass a sentence with at least one word")
+        ids = np.asarray(encoding.ids, dtype=np.int64)
+        kept = most_important(self.importance[ids], limit - first)
+        if strict and len(kept) < len(ids):
+            raise InputError(
+                f"the text has {len(ids)} tokens, {len(kept)} would be read; shorten it, ask for "
+                f"more tokens (at most {self.max_tokens}), or drop strict"
+            )
+        tokens = tuple(_readable(encoding.tokens[i]) for i in kept)
+        ids = ids[kept]
+        if self.cls_token_id is not None:
+            ids = np.concatenate([[self.cls_token_id], ids])
+        return Tokens(ids, tokens, len(encoding.ids))
+
+    def bucket(self, n: int) -> int:
+        """Return the smallest sequence length of a circuit that holds n tokens."""
+        return min(bucket for bucket in self.buckets if bucket >= n)
+
+    def encode(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the client encrypts: x int64 `[bucket, dim]`, padding int64 `[bucket]`.
+
+        Padded positions are 0 in x and 1 in padding.
+        """
+        n = len(tokens.ids)
+        bucket = self.bucket(n)
+        x = self.embedding[tokens.ids].astype(np.int64)
+        if len(self.positions):
+            x = x + self.positions[:n]
+        low, high = self.input_range
+        padded = np.zeros((bucket, x.shape[1]), dtype=np.int64)
+        padded[:n] = x.clip(low, high)
+        return padded, (np.arange(bucket) >= n).astype(np.int64)
+
+    def projections(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the client sends beside x `[n, dim]`: the first layer's q, k and v, by name.
+
+        Empty unless the client's boundary is "projection".
+        """
+        return {
+            name: linear(
+                x[:1] if self.first_query_only and name.endswith(".q") else x,
+                projection,
+                exact_lookup,
+            )
+            for name, projection in self.first_projections.items()
+        }
+
+    def logits(self, integer_logits: np.ndarray) -> np.ndarray:
+        """Return real logits, float64."""
+        return np.asarray(integer_logits) * self.logit_scale
+
+    def probabilities(self, integer_logits: np.ndarray) -> np.ndarray:
+        """Return the softmax of the real logits, float64 `[..., n_labels]`."""
+        logits = self.logits(integer_logits)
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def most_important(importance: Sequence[float] | np.ndarray, n: int) -> np.ndarray:
+    """Return the positions of the n largest values in their order; of equal ones, the first.
+
+    >>> most_important([0.1, 0.9, 0.5, 0.9], 2)
+    array([1, 3])
+    """
+    order = np.argsort(-np.asarray(importance), kind="stable")
+    return np.sort(order[:n])
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer that neither pads nor cuts. Raises InputError for any other file."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise InputError(f"{path} can't be read as a tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _readable(token: str) -> str:
+    """Return a token without the marks that a Unigram puts where words begin."""
+    return token.replace("\u2581", " ").strip()

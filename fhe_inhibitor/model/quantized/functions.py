@@ -1,0 +1,185 @@
+"""What quantization-aware training computes most, as functions with gradients.
+
+Each does in one pass over memory (`quantized_kernels`) what torch's operations need ten or more
+for, and gives the same: integers in the forward pass, straight-through gradients.
+
+    read_table      an accumulator is rounded, with noise, and a table is read
+    integer_rows    weights are cut to the largest few and scaled to integers within all bounds
+    measure         Manhattan distances of queries and keys
+    inhibit         sums over keys of (v - z)^+
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fhe_inhibitor.model.quantized import kernels
+
+NOISE_REACH = 0.499  # steps: noise beyond half a step is cut off
+RANGE_SLACK = 0.97
+
+
+def rounding_noise(like: Tensor, noise_std: float) -> Tensor:
+    """Draw the noise of encrypted rounding, in steps; beyond half a step it is cut off."""
+    return torch.randn_like(like).mul_(noise_std).clamp_(-NOISE_REACH, NOISE_REACH)
+
+
+def read_table(
+    accumulator: Tensor, table: Tensor, slope: Tensor, lsbs: int, noise_std: float
+) -> Tensor:
+    """Return the entries of accumulators `[..., channels]`, rounded to multiples of 2^lsbs.
+
+    table, slope: `[entries, channels]`, what the accumulators 0, 2^lsbs, 2 * 2^lsbs, ... become,
+    and how fast; through them gradients go, to the table's own parameters and to the accumulator.
+    noise_std: standard deviation in steps; rounding to multiples of 1 is exact.
+    """
+    return _ReadTable.apply(accumulator, table, slope, lsbs, noise_std if lsbs else 0.0)
+
+
+class _ReadTable(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, accumulator: Tensor, table: Tensor, slope: Tensor, lsbs: int, noise_std: float
+    ) -> Tensor:
+        rows = accumulator.reshape(-1, accumulator.shape[-1])
+        noise = rounding_noise(rows, noise_std) if noise_std else rows.new_empty(0, 0)
+        index, out = torch.empty_like(rows, dtype=torch.int16), torch.empty_like(rows)
+        kernels.read_table(
+            rows.numpy(), noise.numpy(), 1 << lsbs, table.numpy(), index.numpy(), out.numpy()
+        )
+        ctx.save_for_backward(index, slope)
+        return out.reshape(accumulator.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        index, slope = ctx.saved_tensors
+        above = grad.reshape(index.shape).contiguous()
+        accumulator, table = torch.empty_like(above), torch.zeros_like(slope)
+        kernels.read_table_back(
+            above.numpy(), index.numpy(), slope.numpy(), accumulator.numpy(), table.numpy()
+        )
+        return accumulator.reshape(grad.shape), table, None, None, None
+
+
+class Bounds(NamedTuple):
+    """What the integers of a row must keep: |weight|, their 2-norm, their sum over any input."""
+
+    largest: float
+    norm: float
+    reach: float
+
+
+def row_scales(rows: Tensor, span: Tensor, bounds: Bounds) -> Tensor:
+    """Return the smallest scale of each row `[out, in]` that keeps its integers within bounds.
+
+    span: width of each input's range, `[in]`.
+    """
+    return _fit(rows, span, bounds, rows.shape[1], False)[:, 0]
+
+
+def integer_rows(
+    rows: Tensor, span: Tensor, bounds: Bounds, n_kept: int, keep_last: bool
+) -> tuple[Tensor, Tensor]:
+    """Return integers of the rows `[out, in]` and their scales `[out]`, as `row_scales` has them.
+
+    n_kept: of each row the inputs of largest magnitude are kept, the others become 0. keep_last:
+    the last input is one of them, whatever it is.
+    """
+    fits = _fit(rows, span, bounds, n_kept, keep_last)
+    return _RoundRows.apply(rows, fits, keep_last), fits[:, 0]
+
+
+def _fit(rows: Tensor, span: Tensor, bounds: Bounds, n_kept: int, keep_last: bool) -> Tensor:
+    """Return scales and smallest weights of rows, `[out, 2]`."""
+    fits = rows.new_empty(len(rows), 2)
+    kernels.fit_rows(
+        rows.detach().contiguous().numpy(),
+        span.contiguous().numpy(),
+        (*bounds, RANGE_SLACK),
+        n_kept - keep_last,
+        int(keep_last),
+        fits.numpy(),
+    )
+    return fits
+
+
+class _RoundRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, fits: Tensor, keep_last: bool) -> Tensor:
+        rows, ctx.keep_last = rows.contiguous(), keep_last
+        out = torch.empty_like(rows)
+        kernels.round_rows(rows.numpy(), fits.numpy(), int(keep_last), out.numpy())
+        ctx.save_for_backward(rows, fits)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, fits = ctx.saved_tensors
+        out = torch.empty_like(rows)
+        above = grad.contiguous().numpy()
+        kernels.round_rows_back(above, rows.numpy(), fits.numpy(), int(ctx.keep_last), out.numpy())
+        return out, None, None
+
+
+def measure(q: Tensor, k: Tensor, window: int) -> Tensor:
+    """Return Manhattan distances `[B, n_q, m]` of queries `[B, n_q, d]` and keys `[B, n, d]`.
+
+    m: the keys that a query reads, all n with window 0, else 2 window + 1 around its own position;
+    beyond the ends they are 0.
+    """
+    return _Measure.apply(q, k, window)
+
+
+class _Measure(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, window: int) -> Tensor:
+        q, k, ctx.window = q.contiguous(), k.contiguous(), window
+        out = q.new_zeros(*q.shape[:2], 2 * window + 1 if window else k.shape[1])
+        kernels.measure(q.numpy(), k.numpy(), window, out.numpy())
+        ctx.save_for_backward(q, k)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k = ctx.saved_tensors
+        dq, dk = torch.zeros_like(q), torch.zeros_like(k)
+        above = grad.contiguous().numpy()
+        kernels.measure_back(above, q.numpy(), k.numpy(), ctx.window, dq.numpy(), dk.numpy())
+        return dq, dk, None
+
+
+def inhibit(v: Tensor, z: Tensor, window: int, signed: bool) -> Tensor:
+    """Return the sums over keys of (v - z)^+, less (-v - z)^+ if signed: `[B, n_q, d_v]`.
+
+    v: `[B, n, d_v]`. z: `[B, n_q, m]`, infinite for keys that aren't there; for m and window see
+    `measure`.
+    """
+    return _Inhibit.apply(v, z, window, signed)
+
+
+class _Inhibit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, z: Tensor, window: int, signed: bool) -> Tensor:
+        v, z = v.contiguous(), z.contiguous()
+        ctx.window, ctx.signed = window, signed
+        out = v.new_zeros(*z.shape[:2], v.shape[2])
+        kernels.inhibit(v.numpy(), z.numpy(), window, signed, out.numpy())
+        ctx.save_for_backward(v, z)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        v, z = ctx.saved_tensors
+        dv, dz = torch.zeros_like(v), torch.zeros_like(z)
+        above = grad.contiguous().numpy()
+        numbers = (v.numpy(), z.numpy(), ctx.window, ctx.signed)
+        kernels.inhibit_back(above, *numbers, dv.numpy(), dz.numpy())
+        return dv, dz, None, None

@@ -1,0 +1,127 @@
+"""A client of a server elsewhere: text in, label out, only ciphertexts in between.
+
+    with RemoteClient("https://host:8000", token) as client:
+        print(client.classify("a gripping , funny film").label)
+
+The first text fetches the model's public files, makes keys, and uploads those for evaluation; all
+three are kept, so later ones send a request and fetch a result. The secret key never leaves the
+client. Nor does the server hear whether a decryption came out right: what was received is
+decrypted when all has been received, and nothing is sent because of what came out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from fhe_inhibitor.integer.public import PublicModel
+from fhe_inhibitor.remote.async_client import CANCEL_S, AsyncRemoteClient
+from fhe_inhibitor.remote.exchange import RemoteClassification
+from fhe_inhibitor.remote.options import Progress, RemoteOptions
+from fhe_inhibitor.runtime.protocol import ModelInfo
+
+__all__ = ["AsyncRemoteClient", "Progress", "RemoteClassification", "RemoteClient", "RemoteOptions"]
+
+Result = TypeVar("Result")
+
+
+class RemoteClient:
+    """`AsyncRemoteClient` for programs without an event loop; a context manager.
+
+    It runs one in a thread of its own, where on_progress is called. Ctrl-C, or any other exception
+    in a call, cancels what that call has on the server.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        token: str | None = None,
+        options: RemoteOptions | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self._client = AsyncRemoteClient(server, token, options, on_progress)
+        self.keyring = self._client.keyring
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._portal = self._open.enter_context(start_blocking_portal())
+        self._open.enter_context(self._portal.wrap_async_context_manager(self._client))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between client and server can read the token."""
+        return self._client.is_private
+
+    @property
+    def setup_s(self) -> dict[str, float]:
+        """Seconds of what was done before the first text."""
+        return self._client.setup_s
+
+    @property
+    def evaluation_keys_bytes(self) -> int:
+        """Size of the evaluation keys, which are sent once."""
+        return self._client.evaluation_keys_bytes
+
+    def connect(self) -> ModelInfo:
+        """Do `AsyncRemoteClient.connect`."""
+        return self._call(self._client.connect)
+
+    def public_model(self) -> PublicModel:
+        """Do `AsyncRemoteClient.public_model`."""
+        return self._call(self._client.public_model)
+
+    def make_keys(self) -> Path:
+        """Do `AsyncRemoteClient.make_keys`."""
+        return self._call(self._client.make_keys)
+
+    def prepare(self) -> None:
+        """Do `AsyncRemoteClient.prepare`."""
+        self._call(self._client.prepare)
+
+    def classify(
+        self, text: str, max_tokens: int | None = None, strict: bool = False
+    ) -> RemoteClassification:
+        """Do `AsyncRemoteClient.classify`."""
+        return self._call(lambda: self._client.classify(text, max_tokens, strict))
+
+    def classify_many(
+        self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
+    ) -> list[RemoteClassification]:
+        """Do `AsyncRemoteClient.classify_many`."""
+        return self._call(lambda: self._client.classify_many(texts, max_tokens, strict))
+
+    def delete_keys(self, evaluation_keys: str) -> None:
+        """Do `AsyncRemoteClient.delete_keys`."""
+        self._call(lambda: self._client.delete_keys(evaluation_keys))
+
+    def _call(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        ended = threading.Event()
+
+        async def run() -> Result:
+            try:
+                return await call()
+            finally:
+                ended.set()
+
+        future = self._portal.start_task_soon(run)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            ended.wait(2 * CANCEL_S)
+            raise

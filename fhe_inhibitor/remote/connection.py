@@ -1,0 +1,290 @@
+"""The calls of `service.protocol`, each repeated with growing pauses while that can help.
+
+Every call may be repeated safely: a job carries an idempotency key, an upload its offset. A server
+that has never answered is given up after a few attempts; one that has is waited for, as it may
+be starting again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+import stamina
+from httpx_sse import EventSource, SSEError
+from pydantic import BaseModel, ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.remote.errors import (
+    AccessDenied,
+    ModelMismatch,
+    NotFound,
+    QuotaExceeded,
+    RemoteError,
+    ServerUnreachable,
+)
+from fhe_inhibitor.remote.options import RemoteOptions
+from fhe_inhibitor.runtime.protocol import (
+    IDEMPOTENCY_KEY,
+    LAST_EVENT,
+    LOOPBACK,
+    PREFIX,
+    UPLOAD_OFFSET,
+    Error,
+    FileInfo,
+    Job,
+    KeysState,
+    ModelInfo,
+    ModelList,
+    NewKeys,
+    TaskEvent,
+)
+
+FIRST_ATTEMPTS = 3
+CHUNK_BYTES = 4 << 20
+POLL_S = 1.0
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+WAIT_S = 1.0  # where the server asks to come back and doesn't say when
+MAX_SHOWN = 300
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Connection:
+    """A server, as one user sees it; `close` it.
+
+    Raises InputError for an address that is none, or a token that no header can hold.
+    """
+
+    def __init__(self, server: str, token: str | None, options: RemoteOptions) -> None:
+        if token is not None and not (token.isascii() and token.isprintable() and token):
+            raise InputError("the token is empty or has characters that no token has: copy it anew")
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=server, headers=headers, verify=options.ssl_context(), timeout=TIMEOUT
+            )
+            scheme = self._http.base_url.scheme
+        except httpx.InvalidURL as error:
+            raise InputError(f"{server!r} is no address ({error}): {_WANTED}") from error
+        if scheme not in ("http", "https") or not self._http.base_url.host:
+            raise InputError(f"{server!r} is no address: {_WANTED}")
+        self.server = server
+        self._patience_s = options.patience_s
+        self._has_answered = False
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody between client and server can read the token."""
+        return self._http.base_url.scheme == "https" or self._http.base_url.host in LOOPBACK
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def models(self) -> list[ModelInfo]:
+        """Return the models that the server runs."""
+        return _read(ModelList, await self._call("GET", "/models")).models
+
+    async def model_file(self, model: str, file: FileInfo) -> bytes:
+        """Return a public file of a model. Raises RemoteError if it isn't what was announced."""
+        content = (await self._call("GET", f"/models/{model}/files/{file.name}")).content
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise RemoteError(f"{file.name} of {model} isn't the file that the server announced")
+        return content
+
+    async def upload_keys(
+        self, keys: bytes, model: ModelInfo, on_bytes: Callable[[int], None]
+    ) -> str:
+        """Send evaluation keys, or what the server lacks of them; return their SHA-256.
+
+        on_bytes: called with how much of them the server has.
+        """
+        digest = hashlib.sha256(keys).hexdigest()
+        new = NewKeys(sha256=digest, size=len(keys), model_hash=model.model_hash)
+        state = _read(KeysState, await self._call("POST", "/keys", json=new.model_dump()))
+        chunk_bytes = min(CHUNK_BYTES, model.limits.max_chunk_bytes)
+        while not state.complete:
+            on_bytes(state.received)
+            before, end = state.received, state.received + chunk_bytes
+            state = await self._upload_chunk(state, keys[before:end])
+            if state.received <= before and not state.complete:
+                raise RemoteError(f"the server keeps {before} of {len(keys)} bytes of the keys")
+        on_bytes(state.received)
+        return digest
+
+    async def _upload_chunk(self, state: KeysState, chunk: bytes) -> KeysState:
+        path, headers = f"/keys/{state.sha256}", {UPLOAD_OFFSET: str(state.received)}
+        try:
+            answer = await self._call("PATCH", path, content=chunk, headers=headers)
+        except RemoteError as error:
+            if error.code != "wrong_offset":
+                raise
+            # An attempt that was cut off brought something: go on from there.
+            answer = await self._call("GET", path)
+        return _read(KeysState, answer)
+
+    async def delete_keys(self, digest: str) -> None:
+        """Remove evaluation keys from the server."""
+        await self._call("DELETE", f"/keys/{digest}")
+
+    async def submit(self, request: bytes, model_hash: str, keys: str, idempotency_key: str) -> Job:
+        """Send an encrypted request; the same key twice is the same job."""
+        answer = await self._call(
+            "POST",
+            "/jobs",
+            params={"model_hash": model_hash, "keys": keys},
+            content=request,
+            headers={IDEMPOTENCY_KEY: idempotency_key},
+        )
+        return _read(Job, answer)
+
+    async def job(self, job_id: str) -> Job:
+        """Return how far a job is."""
+        return _read(Job, await self._call("GET", f"/jobs/{job_id}"))
+
+    async def delete_job(self, job_id: str) -> None:
+        """Cancel a job."""
+        await self._call("DELETE", f"/jobs/{job_id}")
+
+    async def result(self, job_id: str) -> bytes:
+        """Return the encrypted logits of a job that is done."""
+        return (await self._call("GET", f"/jobs/{job_id}/result")).content
+
+    async def follow(self, job: Job, on_tasks_done: Callable[[int, TaskEvent | None], None]) -> Job:
+        """Return a job when no task of it will run any more.
+
+        on_tasks_done: called with the number of finished tasks, and the last one if the server
+        told of it. A stream of events that breaks is opened again where it broke, once more even
+        when the job has ended; in between the job is asked for, so that a client without streams
+        gets there too.
+        """
+        done, last_event, ended = 0, 0, False
+
+        def on_event(task: TaskEvent) -> None:
+            nonlocal done, last_event
+            last_event = task.index
+            done = max(done, last_event)
+            on_tasks_done(done, task)
+
+        while True:
+            try:
+                return await self._stream(job.id, last_event, on_event)
+            except (httpx.TransportError, SSEError, ValidationError, _StreamEnded):
+                pass
+            except RemoteError as error:
+                if error.retry_after_s is None:
+                    raise
+            if ended:
+                return job
+            job = await self.job(job.id)
+            ended = job.status.final
+            if not ended:
+                if job.tasks_done > done:
+                    done = job.tasks_done
+                    on_tasks_done(done, None)
+                await asyncio.sleep(POLL_S)
+
+    async def _stream(self, job_id: str, last: int, on_event: Callable[[TaskEvent], None]) -> Job:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
+        path = f"{PREFIX}/jobs/{job_id}/events"
+        async with self._http.stream("GET", path, headers=headers) as response:
+            if not response.is_success:
+                await response.aread()
+                raise _refusal(response, self.server)
+            async for event in EventSource(response).aiter_sse():
+                if event.id == LAST_EVENT:
+                    return Job.model_validate_json(event.data)
+                if event.event == "task":
+                    on_event(TaskEvent.model_validate_json(event.data))
+        raise _StreamEnded
+
+    async def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return a successful answer; raises RemoteError for any other."""
+        attempts = None if self._has_answered else FIRST_ATTEMPTS
+        patience = stamina.retry_context(
+            _is_worth_another, attempts=attempts, timeout=self._patience_s, wait_jitter=0.3
+        )
+        try:
+            async for attempt in patience:
+                with attempt:
+                    response = await self._http.request(method, PREFIX + path, **options)
+                    self._has_answered = True
+                    if not response.is_success:
+                        raise _refusal(response, self.server)
+                    return response
+        except httpx.RequestError as error:
+            raise ServerUnreachable(
+                f"{self.server} can't be reached ({_describe(error)}): is the server running, and "
+                "the address right?"
+            ) from error
+        raise AssertionError("stamina returns or raises")
+
+
+_WANTED = "pass one such as https://host:8000"
+
+
+class _StreamEnded(Exception):
+    """A stream of events ended before the job did."""
+
+
+def _is_worth_another(error: Exception) -> bool | float:
+    """Whether to repeat a call; the seconds to wait, if the server says so."""
+    if isinstance(error, RemoteError):
+        return False if error.retry_after_s is None else error.retry_after_s
+    return isinstance(error, httpx.TransportError) and _ssl_error(error) is None
+
+
+def _ssl_error(error: BaseException | None) -> ssl.SSLError | None:
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _describe(error: httpx.RequestError) -> str:
+    if isinstance(cause := _ssl_error(error), ssl.SSLCertVerificationError):
+        return f"its certificate isn't trusted: {cause.verify_message}; --ca names one to trust"
+    return str(error) or type(error).__name__
+
+
+def _refusal(response: httpx.Response, server: str) -> RemoteError:
+    """Return what the server's answer means."""
+    try:
+        error = Error.model_validate_json(response.content)
+    except ValidationError:
+        error = Error(error="", message=response.reason_phrase)
+    status, code = response.status_code, error.error or None
+    message = f"{server} answers {status}: {error.message[:MAX_SHOWN]}"
+    if status == 401:
+        return AccessDenied(f"{message}; pass a token that this server gave you", code)
+    if status in (404, 410):
+        return NotFound(message, code)
+    if code == "wrong_model":
+        return ModelMismatch(message, code)
+    if status in (413, 429):
+        again = _retry_after(response) if status == 429 and code != "too_many_keys" else None
+        return QuotaExceeded(message, code, again)
+    if status in (502, 503, 504):
+        return ServerUnreachable(message, code, _retry_after(response))
+    return RemoteError(message, code, WAIT_S if code == "upload_busy" else None)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return max(float(response.headers["Retry-After"]), 0.1)
+    except (KeyError, ValueError):
+        return WAIT_S
+
+
+def _read(kind: type[Answer], response: httpx.Response) -> Answer:
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise ModelMismatch(
+            f"{response.url.copy_with(query=None)} doesn't answer with a {kind.__name__}: it is no "
+            "server of this version"
+        ) from error

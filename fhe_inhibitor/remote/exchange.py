@@ -1,0 +1,127 @@
+"""One text on its way to a server and back, and what the client does with it at both ends."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.public import PublicModel, Tokens
+from fhe_inhibitor.remote.errors import ModelMismatch
+from fhe_inhibitor.runtime.manifest import Task
+from fhe_inhibitor.runtime.messages import Response
+from fhe_inhibitor.runtime.protocol import TaskEvent
+
+if TYPE_CHECKING:
+    from fhe_inhibitor.runtime.client import Client
+
+
+@dataclass(frozen=True)
+class RemoteClassification:
+    """What came of one text.
+
+    tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
+    the circuits it went through, which the server learns. logits: decrypted, in integer steps
+    of `logit_scale`. tasks: what the server ran, in order, and `task_s` the seconds that it says
+    each took, None for one that it didn't tell of. seconds: from encryption to decryption,
+    waiting included.
+    """
+
+    text: str
+    label: str
+    probability: float
+    tokens: tuple[str, ...]
+    n_tokens: int
+    n_positions: int
+    logits: tuple[int, ...]
+    logit_scale: float
+    tasks: tuple[Task, ...]
+    task_s: tuple[float | None, ...]
+    encrypt_s: float
+    decrypt_s: float
+    seconds: float
+    request_bytes: int
+    response_bytes: int
+
+
+@dataclass
+class Exchange:
+    """A text, what is sent for it, what the server did with it, what came back."""
+
+    text: str
+    tokens: Tokens
+    n_positions: int
+    tasks: tuple[Task, ...]
+    tasks_done: int = 0
+    task_s: dict[int, float] = field(default_factory=dict)
+    request: bytes = b""
+    response: bytes = b""
+    began: float = 0.0
+    encrypt_s: float = 0.0
+    ended: float = 0.0
+
+    def note_task(self, done: int, event: TaskEvent | None) -> None:
+        """Take down that `done` tasks are finished, and what the server told of the last one."""
+        self.tasks_done = done
+        if event is not None:
+            self.task_s[event.index] = event.seconds
+
+    @property
+    def lookups_done(self) -> int:
+        """Lookups of the finished tasks."""
+        return sum(task.n_lookups for task in self.tasks[: self.tasks_done])
+
+
+class ClientSide:
+    """Text and ciphertexts of one model: a folder of its public files, and keys.
+
+    Raises ModelMismatch for files of another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Here, because Concrete takes seconds to load that asking a server can spare.
+        from fhe_inhibitor.runtime.client import Client
+
+        try:
+            self.client: Client = Client(folder)
+        except InputError as error:
+            raise ModelMismatch(f"the server's circuits are of another version: {error}") from error
+
+    def exchange(self, public: PublicModel, text: str, tokens: Tokens) -> Exchange:
+        """Return what is to be sent for a text."""
+        n = public.bucket(len(tokens.ids))
+        return Exchange(text, tokens, n, self.client.manifest.program(n).tasks)
+
+    def encrypt(self, public: PublicModel, exchange: Exchange) -> None:
+        """Fill in the request."""
+        exchange.began = time.perf_counter()
+        x, padding = public.encode(exchange.tokens)
+        exchange.request = self.client.encrypt(x, padding, public.projections(x)).to_bytes()
+        exchange.encrypt_s = time.perf_counter() - exchange.began
+
+    def decrypt(self, public: PublicModel, exchange: Exchange) -> RemoteClassification:
+        """Return what a response says. Raises InputError for one that holds no logits."""
+        start = time.perf_counter()
+        logits = self.client.decrypt(Response.from_bytes(exchange.response))
+        decrypt_s = time.perf_counter() - start
+        probabilities = public.probabilities(logits)
+        best = int(probabilities.argmax())
+        return RemoteClassification(
+            text=exchange.text,
+            label=public.labels[best],
+            probability=float(probabilities[best]),
+            tokens=exchange.tokens.tokens,
+            n_tokens=exchange.tokens.n_total,
+            n_positions=exchange.n_positions,
+            logits=tuple(logits.tolist()),
+            logit_scale=public.logit_scale,
+            tasks=exchange.tasks,
+            task_s=tuple(exchange.task_s.get(i) for i in range(1, len(exchange.tasks) + 1)),
+            encrypt_s=exchange.encrypt_s,
+            decrypt_s=decrypt_s,
+            seconds=exchange.ended - exchange.began + decrypt_s,
+            request_bytes=len(exchange.request),
+            response_bytes=len(exchange.response),
+        )

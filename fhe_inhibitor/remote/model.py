@@ -1,0 +1,84 @@
+"""A server's model on the client's side: its public files, fetched once, checked each time.
+
+They lie in the cache under the model's hash, which covers all of them, so what is there and has
+the right SHA-256 is what the server has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.remote.connection import Connection
+from fhe_inhibitor.remote.errors import ModelMismatch, NotFound
+from fhe_inhibitor.remote.options import Progress, RemoteOptions
+from fhe_inhibitor.runtime.protocol import MODEL_FILES, PROTOCOL_VERSION, ModelInfo, model_hash
+from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
+from fhe_inhibitor.system.private_files import write_private
+
+FOLDER = "remote"
+
+
+async def choose_model(connection: Connection, options: RemoteOptions) -> ModelInfo:
+    """Return the model that the options name, or the only one.
+
+    Raises NotFound if the server has none of that name, ModelMismatch if the model is not what
+    client and server can agree on. Nothing but the question has been sent then.
+    """
+    models = {model.name: model for model in await connection.models()}
+    name = next(iter(models)) if options.model is None and len(models) == 1 else options.model
+    if name is None or name not in models:
+        wanted = "which model?" if name is None else f"no model {name!r};"
+        raise NotFound(f"{connection.server}: {wanted} it has {', '.join(models) or 'none'}")
+    model = models[name]
+    if model.protocol_version != PROTOCOL_VERSION:
+        raise ModelMismatch(
+            f"{connection.server} speaks version {model.protocol_version} of the protocol, this "
+            f"client {PROTOCOL_VERSION}: install the same version"
+        )
+    digests = {file.name: file.sha256 for file in model.files}
+    if set(digests) != set(MODEL_FILES) or model_hash(digests) != model.model_hash:
+        raise ModelMismatch(f"{connection.server}: the files of {name} don't have its hash")
+    if options.model_hash not in (None, model.model_hash):
+        raise ModelMismatch(
+            f"{connection.server} has {name} with the hash {model.model_hash[:12]}, wanted "
+            f"{str(options.model_hash)[:12]}; nothing was sent"
+        )
+    return model
+
+
+async def fetch_files(
+    connection: Connection,
+    model: ModelInfo,
+    cache_dir: Path | None,
+    on_progress: Callable[[Progress], None],
+) -> Path:
+    """Return a folder with the public files of a model, fetched where they aren't there.
+
+    Raises InputError if the cache can't be written.
+    """
+    folder = cache_root(cache_dir) / FOLDER / model.model_hash
+    missing = [file for file in model.files if not _holds(folder / file.name, file.sha256)]
+    total = sum(file.size for file in missing)
+    done = 0
+    for file in missing:
+        on_progress(Progress("download", done, total, "bytes"))
+        content = await connection.model_file(model.name, file)
+        try:
+            write_private(folder / file.name, content)
+        except OSError as error:
+            raise InputError(
+                f"the cache folder {folder} can't be written ({error.strerror}): make it "
+                f"writable, or name another one in {CACHE_VARIABLE}"
+            ) from error
+        done += file.size
+    return folder
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False

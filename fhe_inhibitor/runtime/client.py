@@ -1,0 +1,176 @@
+"""The client: makes keys, encrypts, decrypts; the only place that holds secrets.
+
+    client = Client(folder)
+    client.generate_keys()
+    request = client.encrypt(x, padding)
+    logits = client.decrypt(response)
+
+Only requests and `evaluation_keys()` may leave it. The scheme protects against a server that
+looks at all it gets; it does not protect a client that tells the server whether a decryption came
+out right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from concrete import fhe
+
+from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.runtime.manifest import SPECS_FILE, Encryption, read_manifest
+from fhe_inhibitor.runtime.messages import Request, Response, pack_keys, unpack_keys, whole_stream
+from fhe_inhibitor.system.private_files import is_locked, lock, read_private, unlock, write_private
+
+
+class Client:
+    """Encrypts for, and decrypts from, the circuits of a folder.
+
+    folder: needs `circuits.json` and `client.specs.json` alone, both plain JSON, no code.
+
+    Raises InputError if one is missing, damaged or of another version or network.
+    """
+
+    def __init__(self, folder: str | Path, network_hash: str | None = None) -> None:
+        folder = Path(folder)
+        self.manifest = read_manifest(folder, network_hash)
+        path = folder / SPECS_FILE
+        try:
+            specs = fhe.ClientSpecs.deserialize(path.read_bytes())
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"{path} can't be read ({error}); compile the model again") from error
+        self._client = fhe.Client(specs)
+
+    def __repr__(self) -> str:
+        return f"Client({self.manifest.network_hash[:12]}, has_keys={self.has_keys})"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys were generated or loaded."""
+        return bool(self._keys.are_generated)
+
+    def generate_keys(self) -> None:
+        """Make new keys from the system's randomness, 128-bit secure; takes seconds."""
+        self._client.keygen(force=True)
+
+    def save_keys(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Write all keys, secret ones included, readable by the owner only.
+
+        passphrase: locks the file; without one it is unencrypted. The file appears whole or not
+        at all. Its folder is made, for the owner only, if missing.
+        """
+        self._need_keys()
+        data = pack_keys(self.manifest.keys_hash, self._keys.serialize())
+        write_private(path, data if passphrase is None else lock(data, passphrase))
+
+    def load_keys(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Read what `save_keys` wrote.
+
+        Raises InputError for a file that holds no keys, or keys of other circuits, that others
+        can read, or that the passphrase doesn't open.
+        """
+        try:
+            data = read_private(path)
+        except OSError as error:
+            raise InputError(f"{path} holds no keys ({error}); generate new ones") from error
+        if is_locked(data):
+            try:
+                data = unlock(data, passphrase)
+            except InputError as error:
+                raise InputError(f"the keys {path} don't open: {error}") from error
+        try:
+            self._keys.load_from_bytes(unpack_keys(self.manifest.keys_hash, data))
+        except (RuntimeError, InputError) as error:
+            reason = first_line(error)
+            raise InputError(f"{path} holds no keys ({reason}); generate new ones") from error
+
+    def evaluation_keys(self) -> bytes:
+        """Return the public keys that a server needs; they don't decrypt."""
+        self._need_keys()
+        return pack_keys(self.manifest.keys_hash, self._client.evaluation_keys.serialize())
+
+    def encrypt(
+        self,
+        x: np.ndarray,
+        padding: np.ndarray,
+        projections: Mapping[str, np.ndarray] | None = None,
+    ) -> Request:
+        """Encrypt one sequence.
+
+        x: int `[n, dim]` in `manifest.input_range`, n one of `manifest.buckets`. padding: int
+        `[n]`, 1 for a padded position. projections: `IntegerModel.projections`, for circuits
+        that leave the first layer's to the client. Raises InputError for other shapes or values,
+        or without keys.
+        """
+        self._need_keys()
+        self._check("x", x, (len(padding), self.manifest.dim), self.manifest.input_range)
+        self._check("padding", padding, (len(padding),), (0, 1))
+        program = self.manifest.program(len(padding))
+        values = {"x": np.asarray(x), "padding": np.asarray(padding), **(projections or {})}
+        missing = {e.value for e in program.encryptions} - set(values)
+        if missing:
+            raise InputError(
+                f"these circuits want {', '.join(sorted(missing))} too: pass the model's "
+                "projections"
+            )
+        return Request(
+            len(padding), {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
+        )
+
+    def encrypt_benchmark(self, bit_width: int) -> bytes:
+        """Return the encrypted input of the function that measures lookups of `bit_width` bits."""
+        self._need_keys()
+        zeros = np.zeros(self.manifest.benchmark_size, dtype=np.int64)
+        function = self.manifest.benchmarks[bit_width]
+        return self._client.encrypt(zeros, function_name=function).serialize()
+
+    def decrypt(self, response: Response) -> np.ndarray:
+        """Return the logits of a response, int64 `[n_labels]`.
+
+        Raises InputError for a response that holds none.
+        """
+        self._need_keys()
+        task = self.manifest.program(response.n).tasks[-1]
+        logits = response.ciphertexts.get(task.outputs[0], b"")
+        try:
+            value = fhe.Value.deserialize(whole_stream(logits))
+            decrypted = self._client.decrypt(value, function_name=task.function)
+        except RuntimeError as error:
+            raise InputError("the response holds no logits of these circuits") from error
+        return np.asarray(decrypted, dtype=np.int64).reshape(-1)
+
+    def _encrypt(self, value: np.ndarray, encryption: Encryption) -> bytes:
+        function = encryption.function
+        arguments: list[np.ndarray | None] = [None] * self._n_inputs(function)
+        arguments[encryption.position] = value
+        try:
+            encrypted = self._client.encrypt(*arguments, function_name=function)
+        except ValueError as error:  # a projection of another shape or range
+            raise InputError(f"{encryption.value}: {error}") from error
+        if isinstance(encrypted, tuple):
+            encrypted = encrypted[encryption.position]
+        return encrypted.serialize()
+
+    def _n_inputs(self, function: str) -> int:
+        return len(self._client.specs.program_info.get_circuit(function).get_inputs())
+
+    @property
+    def _keys(self) -> fhe.Keys:
+        return self._client.keys
+
+    def _need_keys(self) -> None:
+        if not self.has_keys:
+            raise InputError("this client has no keys: generate_keys() or load_keys(path) first")
+
+    @staticmethod
+    def _check(
+        name: str, value: np.ndarray, shape: tuple[int, ...], allowed: tuple[int, int]
+    ) -> None:
+        value = np.asarray(value)
+        if value.shape != shape or not np.issubdtype(value.dtype, np.integer):
+            raise InputError(f"{name} is {value.dtype} {value.shape}, wanted integers {shape}")
+        if value.size and (value.min() < allowed[0] or value.max() > allowed[1]):
+            raise InputError(
+                f"{name} reaches {value.min()}..{value.max()}, wanted {allowed[0]}..{allowed[1]}"
+            )

@@ -1,0 +1,169 @@
+"""What client and server must agree on about compiled circuits: `circuits.json`.
+
+It lists, for each sequence length, the ciphertexts of a request and the tasks that turn them
+into the encrypted logits. The file is public and plain JSON; with it lie the server's native
+library (`server/`), the client's specifications (`client.specs.json`) and, for clients elsewhere,
+the model's public part (`fhe_inhibitor.integer.public`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fhe_inhibitor.errors import InputError
+
+FORMAT_VERSION = 1
+CONCRETE_VERSION = "2.11.0"
+MANIFEST_FILE = "circuits.json"
+SPECS_FILE = "client.specs.json"
+EMBEDDING_FILE, TOKENIZER_FILE = "embedding.safetensors", "tokenizer.json"
+SERVER_FOLDER = "server"
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """One ciphertext of a request: `value` ("x" or "padding"), encoded for an input of a function.
+
+    Functions that read the same value in the same encoding share one ciphertext.
+    """
+
+    name: str
+    value: str
+    function: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call of an encrypted function; ciphertexts have names.
+
+    lookups: number of lookups by bit width.
+    """
+
+    stage: str
+    function: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    lookups: Mapping[int, int]
+
+    @property
+    def n_lookups(self) -> int:
+        """Lookups of all widths."""
+        return sum(self.lookups.values())
+
+
+@dataclass(frozen=True)
+class Program:
+    """All that one sequence length needs: ciphertexts to send, tasks in an order that can run."""
+
+    encryptions: tuple[Encryption, ...]
+    tasks: tuple[Task, ...]
+
+    @property
+    def lookups(self) -> dict[int, int]:
+        """Lookups of all tasks by bit width, the narrowest first."""
+        count = sum((Counter(task.lookups) for task in self.tasks), Counter[int]())
+        return dict(sorted(count.items()))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a folder of circuits holds.
+
+    network_hash: SHA-256 of all integer parameters. keys_hash: of the keys' parameters.
+    input_range: of x, ends included. dim: its channels. programs: by number of tokens.
+    benchmarks: by bit width, a function of `benchmark_size` lookups that measures the time of
+    one.
+    """
+
+    network_hash: str
+    keys_hash: str
+    p_error: float
+    exact_rounding: bool
+    dim: int
+    n_labels: int
+    input_range: tuple[int, int]
+    programs: Mapping[int, Program]
+    benchmarks: Mapping[int, str]
+    benchmark_size: int
+    format_version: int = FORMAT_VERSION
+    concrete_version: str = CONCRETE_VERSION
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Sequence lengths, ascending."""
+        return tuple(sorted(self.programs))
+
+    def program(self, n: int) -> Program:
+        """Return the program for n tokens. Raises InputError if there is none."""
+        if n not in self.programs:
+            raise InputError(f"{n} tokens: these circuits take {_listed(self.buckets)}")
+        return self.programs[n]
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a folder of circuits."""
+        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+
+def read_manifest(folder: Path, network_hash: str | None = None) -> Manifest:
+    """Read the manifest of a folder of circuits.
+
+    Raises InputError for a missing or damaged file, for one of another version, and, given
+    network_hash, for circuits of another network.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = (content["format_version"], content["concrete_version"])
+        if found != (FORMAT_VERSION, CONCRETE_VERSION):
+            raise InputError(
+                f"{path} has format {found[0]} for Concrete {found[1]}, this version reads "
+                f"{FORMAT_VERSION} for {CONCRETE_VERSION}: compile the model again"
+            )
+        manifest = _manifest(content)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} can't be read as circuits ({type(error).__name__}: {error}); "
+            "compile the model again"
+        ) from error
+    if network_hash is not None and manifest.network_hash != network_hash:
+        raise InputError(
+            f"{path} belongs to the network {manifest.network_hash[:12]}, wanted "
+            f"{network_hash[:12]}: compile the model again"
+        )
+    return manifest
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    programs = {int(n): _program(program) for n, program in content["programs"].items()}
+    benchmarks = {int(width): name for width, name in content["benchmarks"].items()}
+    input_range = (int(content["input_range"][0]), int(content["input_range"][1]))
+    content = {**content, "programs": programs, "benchmarks": benchmarks}
+    return Manifest(**{**content, "input_range": input_range})
+
+
+def _program(content: dict[str, Any]) -> Program:
+    return Program(
+        tuple(Encryption(**item) for item in content["encryptions"]),
+        tuple(
+            Task(
+                item["stage"],
+                item["function"],
+                tuple(item["inputs"]),
+                tuple(item["outputs"]),
+                {int(width): count for width, count in item["lookups"].items()},
+            )
+            for item in content["tasks"]
+        ),
+    )
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,253 @@
+"""Labelled texts: reading TSV files, splits of a data set, and a second validation set.
+
+A split is a list of `LabelledText`. Texts are taken as they are: SST-2's are lower case, with
+words and punctuation separated by single spaces, and everything here calls such a piece a word.
+
+The second validation set is needed because SST-2's train set holds every constituent of its own
+sentences as a text of its own: a sentence picked at random has its phrases, with their labels, in
+what is left. `hold_out` removes those as well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import read_bytes
+
+Words = tuple[str, ...]
+
+COLUMNS = ("label", "sentence")
+MIN_SENTENCE_WORDS = 8
+MIN_LEAK_WORDS = 3
+LEAK_RUN_WORDS = 8
+
+
+class LabelledText(NamedTuple):
+    """A text and its class, 0 .. n_labels - 1."""
+
+    text: str
+    label: int
+
+
+def read_tsv(path: str | Path, n_labels: int = 2) -> list[LabelledText]:
+    """Read a tab-separated file with a header that names the columns `label` and `sentence`.
+
+    Quotes are ordinary characters, and further columns are ignored. Empty lines are skipped.
+
+    Raises InputError, with file and line, for a missing or empty file, bytes that are not UTF-8,
+    a missing column, a label that is not an integer in 0 .. n_labels - 1, or an empty sentence.
+    """
+    rows = []
+    for where, (label, text) in read_columns(path, COLUMNS):
+        if not text:
+            raise InputError(f"{where}: the sentence is empty; remove the line")
+        rows.append(LabelledText(text, read_label(label, n_labels, where)))
+    return rows
+
+
+def read_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield file and line number, to blame, and these columns' stripped cells, of each line.
+
+    Raises InputError as `read_tsv` does, but knows nothing of labels and sentences.
+    """
+    lines = _read_lines(Path(path))
+    wanted = f"wanted a tab-separated header with {' and '.join(columns)}"
+    if not lines:
+        raise InputError(f"{path} is empty; {wanted}")
+    header = lines[0].split("\t")
+    for column in columns:
+        if column not in header:
+            raise InputError(f"{path}, line 1: no column {column!r} among {header}; {wanted}")
+    if not any(line.strip() for line in lines[1:]):
+        raise InputError(f"{path} has a header but no texts; wanted one labelled text a line")
+    positions = [header.index(column) for column in columns]
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        cells = line.split("\t")
+        where = f"{path}, line {number}"
+        if len(cells) != len(header):
+            raise InputError(
+                f"{where}: {len(cells)} tab-separated cells; the header has {len(header)}"
+            )
+        yield where, [cells[position].strip() for position in positions]
+
+
+def load_splits(name_or_path: str | Path, n_labels: int = 2) -> dict[str, list[LabelledText]]:
+    """Load the splits `train` and `validation` from a folder or from the Hugging Face hub.
+
+    A folder holds `train.tsv` and `dev.tsv` (see `read_tsv`). A hub name is a repository, with
+    the configuration after a colon where there is one: `nyu-mll/glue:sst2`.
+
+    Raises InputError for a folder without these files, and where the hub cannot be reached.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return {
+            "train": read_tsv(folder / "train.tsv", n_labels),
+            "validation": read_tsv(folder / "dev.tsv", n_labels),
+        }
+    return _splits_from_hub(str(name_or_path), n_labels)
+
+
+def hold_out(
+    train: list[LabelledText], n_sentences: int = 1000, seed: int = 0
+) -> tuple[list[LabelledText], list[LabelledText]]:
+    """Split a second validation set off a train set that also holds parts of its sentences.
+
+    `n_sentences` full sentences (see `full_sentences`) are drawn at random. What is kept is
+    everything else, less each text of three words or more that occurs inside a drawn sentence;
+    one and two words are vocabulary rather than a leak.
+
+    Returns (kept, held_out). Raises InputError where there are fewer full sentences than asked.
+
+    >>> train = [LabelledText("a film of rare and quiet beauty .", 1),
+    ...          LabelledText("rare and quiet beauty", 1), LabelledText("quiet", 1)]
+    >>> kept, held_out = hold_out(train, n_sentences=1)
+    >>> [row.text for row in kept], [row.text for row in held_out]
+    (['quiet'], ['a film of rare and quiet beauty .'])
+    """
+    full = full_sentences([row.text for row in train])
+    if not 0 < n_sentences <= len(full):
+        raise InputError(
+            f"asked to hold out {n_sentences} sentences; the train set has {len(full)} full "
+            f"sentences (of {MIN_SENTENCE_WORDS} words or more, inside no other text); "
+            f"ask for 1 to {len(full)}"
+        )
+    drawn = sorted(random.Random(seed).sample(full, n_sentences))
+    held_out = [train[index] for index in drawn]
+    leaks = leaked_phrases(row.text for row in held_out)
+    kept = [row for row in train if tuple(row.text.split()) not in leaks]
+    return kept, held_out
+
+
+def full_sentences(texts: Sequence[str]) -> list[int]:
+    """Return the indices of texts of eight words or more that occur only once, inside no other."""
+    words = [tuple(text.split()) for text in texts]
+    counts = Counter(words)
+    inside = {phrase for text in counts for phrase in _phrases(text) if phrase in counts}
+    return [
+        index
+        for index, text in enumerate(words)
+        if len(text) >= MIN_SENTENCE_WORDS and text not in inside and counts[text] == 1
+    ]
+
+
+def leaked_phrases(texts: Iterable[str]) -> set[Words]:
+    """Return every run of three words or more in the texts, and the texts themselves."""
+    leaks: set[Words] = set()
+    for text in texts:
+        words = tuple(text.split())
+        leaks.add(words)
+        leaks.update(phrase for phrase in _phrases(words) if len(phrase) >= MIN_LEAK_WORDS)
+    return leaks
+
+
+def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
+    """Return the texts that are no phrase of a held-out text and share no run of eight words.
+
+    A phrase of one or two words is no leak; the same words may well stand in both.
+    """
+    leaks = leaked_phrases(held_out)
+
+    def leaked(words: Words) -> bool:
+        runs = (words[i : i + LEAK_RUN_WORDS] for i in range(len(words) - LEAK_RUN_WORDS + 1))
+        return words in leaks or any(run in leaks for run in runs)
+
+    return [text for text in texts if not leaked(tuple(text.split()))]
+
+
+def read_sentences(path: str | Path) -> list[str]:
+    """Read unlabelled texts, one a line, from a text file or (`.gz`) a compressed one.
+
+    Raises InputError for a missing or empty file and for bytes that are not UTF-8.
+    """
+    sentences = [line.strip() for line in _read_lines(Path(path)) if line.strip()]
+    if not sentences:
+        raise InputError(f"{path} holds no text; wanted one sentence a line")
+    return sentences
+
+
+def _phrases(words: Words) -> Iterator[Words]:
+    """All runs of words that are shorter than the whole."""
+    n_words = len(words)
+    for start in range(n_words):
+        for end in range(start + 1, n_words + 1):
+            if end - start < n_words:
+                yield words[start:end]
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        raw = read_bytes(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{path} is not a file; pass the path of an existing one") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    # Not splitlines(): a review may contain U+0085 or U+2028, which are no ends of a line here.
+    lines = raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    decoded = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            decoded.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+            ) from None
+    return decoded
+
+
+def read_label(cell: str, n_labels: int, where: str) -> int:
+    """Return a class as an integer; raises InputError that names the place."""
+    try:
+        label = int(cell)
+    except ValueError:
+        label = -1
+    if not 0 <= label < n_labels:
+        raise InputError(f"{where}: label {cell!r}; wanted an integer from 0 to {n_labels - 1}")
+    return label
+
+
+def load_from_hub(name: str) -> Any:
+    """Return the hub's data set `repository` or `repository:configuration`, with its splits.
+
+    Raises InputError, which says how to pass a folder, where the hub can't be reached.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f"{name!r} is no folder here, and the hub needs the package datasets ({error}); "
+            f"pass a folder that holds train.tsv and dev.tsv, or run `pip install datasets`"
+        ) from error
+    repository, _, configuration = name.partition(":")
+    try:
+        return datasets.load_dataset(repository, configuration or None)
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        raise InputError(
+            f"{name!r} is no folder here and could not be loaded from the hub "
+            f"({type(error).__name__}); pass a folder that holds train.tsv and dev.tsv, or a hub "
+            f"name such as nyu-mll/glue:sst2 on a machine with network access"
+        ) from error
+
+
+def _splits_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
+    loaded = load_from_hub(name)
+    splits = {}
+    for split in ("train", "validation"):
+        if split not in loaded or not {*COLUMNS} <= {*loaded[split].column_names}:
+            raise InputError(
+                f"{name!r} has no split {split!r} with the columns {' and '.join(COLUMNS)}"
+            )
+        splits[split] = [
+            LabelledText(row["sentence"].strip(), read_label(str(row["label"]), n_labels, name))
+            for row in loaded[split]
+        ]
+    return splits

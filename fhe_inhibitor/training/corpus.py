@@ -1,0 +1,296 @@
+"""The distillation corpus: everything a student learns from, in one folder of arrays.
+
+It ties the modules before it together: tokenizer, features, augmented texts, importance, and the
+teacher's logits of every text. A step that is in the folder already is not done again, and the
+logits come in shards of 20,000 texts, so an interruption loses a minute, and training can start
+on the shards that are there. The folder holds:
+
+    parameters.json    what it was made from; another call must agree
+    words.json         the tokenizer before phrases
+    words.npz          features: float32 [words, F], importance: float32 [words]
+    tokenizer.json     the student's tokenizer
+    vocabulary.npz     features: float32 [vocab, F], importance: float32 [vocab]
+    texts.txt          the texts, one a line
+    texts.npz          ids: int32 [tokens], offsets: int64 [n_texts + 1], labels: int64 [n_texts]
+    held_out.npz       ids, offsets, labels, logits of the held-out sentences
+    logits/*.npz       logits: float32 [20000, n_labels], by shard; only of a labelled corpus
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import track
+from tokenizers import Tokenizer
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.text.augmentation import augment, word_neighbours
+from fhe_inhibitor.text.data import LabelledText, full_sentences, without_leaks
+from fhe_inhibitor.training.phrases import add_phrases, find_phrases, phrase_importance
+from fhe_inhibitor.training.teacher import Teacher, predict_logits
+from fhe_inhibitor.training.vocabulary import (
+    extend_wordpiece,
+    token_features,
+    token_importance,
+    tokenize,
+)
+
+SHARD_TEXTS = 20_000
+IMPORTANCE_SENTENCES = 3_000
+NO_LABEL = -1
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts of different lengths, one after the other: text i is ids[offsets[i]:offsets[i + 1]].
+
+    ids int32 [tokens]; offsets int64 [n + 1]; logits float32 [n, n_labels], the teacher's, NaN
+    where it was not asked; labels int64 [n], the true ones, -1 where there is none.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a student is distilled from.
+
+    features float32 [vocab, F] and importance float32 [vocab] are `vocabulary`'s. `complete` is
+    False while labels of some texts are still to come: `texts` then holds the first ones.
+    """
+
+    tokenizer_path: Path
+    features: np.ndarray
+    importance: np.ndarray
+    texts: TokenizedTexts
+    held_out: TokenizedTexts
+    complete: bool
+
+
+def build_corpus(
+    teacher: Teacher,
+    train: Sequence[LabelledText],
+    held_out_texts: Sequence[LabelledText],
+    sentences: Sequence[str],
+    *,
+    n_texts: int,
+    n_phrases: int,
+    seed: int,
+    cache_dir: str | Path,
+    labelled: bool = True,
+) -> Corpus:
+    """Make the corpus in `cache_dir`, or what of it is not there yet, and load it.
+
+    `train` and `held_out_texts` are what `hold_out` returns, `sentences` are unlabelled texts.
+    Texts that are a phrase of a held-out sentence (three words or more), or that share a run of
+    eight words with one, are left out, so a few fewer than `n_texts` remain. labelled: ask the
+    teacher for the logits of each, which takes the longest; else they are NaN.
+
+    Raises InputError if the folder was made from other data, parameters or another teacher.
+    """
+    folder = Path(cache_dir)
+    (folder / "logits").mkdir(parents=True, exist_ok=True)
+    parameters = {
+        "n_texts": n_texts,
+        "n_phrases": n_phrases,
+        "seed": seed,
+        "teacher": _checksum_teacher(teacher),
+        "train": _checksum(f"{row.label}\t{row.text}" for row in train),
+        "held_out": _checksum(f"{row.label}\t{row.text}" for row in held_out_texts),
+        "sentences": _checksum(sentences),
+    }
+    _claim(folder, parameters)
+    texts = [row.text for row in train]
+    known = [*texts, *sentences]
+    words = _saved(folder / "words.json", lambda: extend_wordpiece(teacher.tokenizer, known))
+    of_words = _once(folder / "words.npz", lambda: _words(teacher, words, texts))
+    if not (folder / "texts.txt").exists():
+        neighbours = word_neighbours(words, of_words["features"], _frequent_words(texts))
+        varied = augment(texts, sentences, n_texts, seed, neighbours)
+        _save_texts(folder / "texts.txt", without_leaks(varied, [r.text for r in held_out_texts]))
+    phrases = find_phrases(words, known, of_words["importance"], n_phrases)
+    importance = phrase_importance(of_words["importance"], phrases)
+    tokenizer = _saved(folder / "tokenizer.json", lambda: add_phrases(words, phrases, importance))
+    _once(
+        folder / "vocabulary.npz",
+        lambda: {"features": token_features(teacher, tokenizer), "importance": importance},
+    )
+    varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    _once(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
+    _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
+    if labelled:
+        starts = range(0, len(varied), SHARD_TEXTS)
+        for shard, start in enumerate(track(starts, description="labelling")):
+            rows = varied[start : start + SHARD_TEXTS]
+            _once(_shard(folder, shard), partial(_logits, teacher, rows))
+    return load_corpus(folder, labelled)
+
+
+def load_corpus(cache_dir: str | Path, labelled: bool = True) -> Corpus:
+    """Load a corpus, or of one that is still being made the texts that have labels by now.
+
+    labelled: if False, all texts, their logits NaN. Raises InputError where there is no corpus, or
+    none of its texts have the labels that are wanted.
+    """
+    folder = Path(cache_dir)
+    wanted = ["tokenizer.json", "vocabulary.npz", "texts.npz", "held_out.npz"]
+    missing = [name for name in wanted if not (folder / name).exists()]
+    if missing or (labelled and not _shard(folder, 0).exists()):
+        raise InputError(
+            f"{folder} holds no corpus yet: {', '.join(missing) or 'logits'} missing; "
+            f"run build_corpus with cache_dir={str(folder)!r}, or wait for it"
+        )
+    texts, held_out = _load(folder / "texts.npz"), _load(folder / "held_out.npz")
+    if labelled:
+        logits = _logits_so_far(folder)
+    else:
+        logits = np.full((len(texts["labels"]), held_out["logits"].shape[1]), np.nan, np.float32)
+    n_texts = len(logits)
+    offsets = texts["offsets"][: n_texts + 1]
+    return Corpus(
+        tokenizer_path=folder / "tokenizer.json",
+        **_load(folder / "vocabulary.npz"),
+        texts=TokenizedTexts(
+            ids=texts["ids"][: offsets[-1]],
+            offsets=offsets,
+            logits=logits,
+            labels=texts["labels"][:n_texts],
+        ),
+        held_out=TokenizedTexts(**held_out),
+        complete=n_texts == len(texts["labels"]),
+    )
+
+
+def led_by(corpus: Corpus, token: int) -> Corpus:
+    """Return a corpus whose texts all begin with `token`, which nothing is more important than."""
+    importance = corpus.importance.copy()
+    importance[token] = np.inf
+    texts, held_out = (begin_with(t, token) for t in (corpus.texts, corpus.held_out))
+    return replace(corpus, importance=importance, texts=texts, held_out=held_out)
+
+
+def begin_with(texts: TokenizedTexts, token: int) -> TokenizedTexts:
+    """Return the texts with `token` before each."""
+    ids = np.insert(texts.ids, texts.offsets[:-1], token)
+    return replace(texts, ids=ids, offsets=texts.offsets + np.arange(len(texts) + 1))
+
+
+def _saved(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    """Load a tokenizer; make and save it, whole or not at all, if it is not there."""
+    if not path.exists():
+        new = path.with_suffix(".new")
+        make().save(str(new), pretty=False)
+        os.replace(new, path)
+    return Tokenizer.from_file(str(path))
+
+
+def _words(teacher: Teacher, tokenizer: Tokenizer, texts: Sequence[str]) -> Arrays:
+    features = token_features(teacher, tokenizer)
+    whole = [texts[index] for index in full_sentences(texts)][:IMPORTANCE_SENTENCES]
+    importance = token_importance(teacher, tokenizer, whole, features)
+    return {"features": features, "importance": importance}
+
+
+def _save_texts(path: Path, texts: Sequence[str]) -> None:
+    new = path.with_suffix(".new")
+    new.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    os.replace(new, path)
+
+
+def _tokenized(tokenizer: Tokenizer, train: Sequence[LabelledText], texts: Sequence[str]) -> Arrays:
+    gold = {row.text: row.label for row in train}
+    ids, offsets = tokenize(tokenizer, texts)
+    labels = np.array([gold.get(text, NO_LABEL) for text in texts], np.int64)
+    return {"ids": ids, "offsets": offsets, "labels": labels}
+
+
+def _label(teacher: Teacher, tokenizer: Tokenizer, rows: Sequence[LabelledText]) -> Arrays:
+    texts = [row.text for row in rows]
+    ids, offsets = tokenize(tokenizer, texts)
+    labels = np.array([row.label for row in rows], np.int64)
+    logits = predict_logits(teacher, texts)
+    return {"ids": ids, "offsets": offsets, "logits": logits, "labels": labels}
+
+
+def _logits(teacher: Teacher, texts: Sequence[str]) -> Arrays:
+    return {"logits": predict_logits(teacher, texts)}
+
+
+def _frequent_words(texts: Sequence[str], min_count: int = 2) -> list[str]:
+    counts = Counter(word for text in texts for word in text.split())
+    return sorted(word for word, count in counts.items() if count >= min_count)
+
+
+def _once(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """Load the arrays of a file; make and save them, whole or not at all, if it is not there."""
+    if not path.exists():
+        arrays = make()
+        new = path.with_suffix(f".{os.getpid()}.new")  # another process may make the same file
+        with new.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(new, path)
+    return _load(path)
+
+
+def _load(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _logits_so_far(folder: Path) -> np.ndarray:
+    """Return the logits of the first shards, as far as they go."""
+    shards: list[np.ndarray] = []
+    while (path := _shard(folder, len(shards))).exists():
+        shards.append(_load(path)["logits"])
+    return np.concatenate(shards)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / "logits" / f"{number:05d}.npz"
+
+
+def _claim(folder: Path, parameters: dict[str, Any]) -> None:
+    path = folder / "parameters.json"
+    if not path.exists():
+        path.write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+    made_from = json.loads(path.read_text(encoding="utf-8"))
+    differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
+    if differing:
+        raise InputError(
+            f"{folder} holds a corpus with other {', '.join(differing)}; "
+            f"remove it or name another cache_dir"
+        )
+
+
+def _checksum(lines: Any) -> int:
+    checksum = 0
+    for line in lines:
+        checksum = zlib.crc32(f"{line}\n".encode(), checksum)
+    return checksum
+
+
+def _checksum_teacher(teacher: Teacher) -> int:
+    checksum = 0
+    for weight in teacher.model.state_dict().values():
+        checksum = zlib.crc32(weight.contiguous().numpy().tobytes(), checksum)
+    return checksum

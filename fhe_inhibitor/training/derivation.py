@@ -1,0 +1,231 @@
+"""A student of full depth from its teacher: same weights, attention replaced, scalars derived.
+
+`student_from_teacher` copies every weight of a DistilBERT. With "dot_product" attention the
+result *is* the teacher; with an inhibitor its attention is wrong at first, and how wrong depends
+on gamma, eta and delta. `derive` chooses these so that each head's output starts as close to
+the teacher's as they allow, from the teacher's activations T = softmax(q k^T / sqrt(d)) v on a
+few texts, in two steps.
+
+1. Freedom of the teacher. Softmax doesn't notice a constant added to all keys, and a constant
+   added to all values passes through it to the output bias. A distance notices the first: it
+   says little while queries and keys lie apart. A sum over keys that isn't normalised notices
+   the second: it grows with their number unless values have mean 0. So values are moved to mean
+   0, and keys by a share of their way to the mean query, in the biases of `k_lin`, `v_lin` and
+   `out_lin`; the teacher stays the same.
+2. Least squares. With D_ij = sum_k |q_ik - k_jk| / sqrt(d), a key nearer than D0 shall be read
+   in full and one at D1 or beyond not at all: Z = gamma D - delta is 0 at D0 and the
+   99% quantile of |v| at D1, so gamma = v99 / (D1 - D0), delta = gamma D0. D0 and D1 are
+   quantiles of D, tried on a grid together with the keys' share; eta = <G, T> / <G, G> is
+   optimal for the sum G that inhibitor attention gives with eta = 1, both less their means.
+   What leaves the least |T - eta G|^2 is kept, for each head by itself; what the heads still
+   miss on average is added to the output bias.
+
+The unsigned inhibitor has no eta, and its values' sign is lost: its values are moved up by a
+multiple of their deviation (one more axis of the grid), and eta goes into `out_lin`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DistilBertConfig, PreTrainedModel
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model import attention as attention_functions
+from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
+from fhe_inhibitor.model.modeling import (
+    ATTENTION,
+    InhibiDistilBertForSequenceClassification,
+    SelfAttention,
+)
+from fhe_inhibitor.training.teacher import MAX_TOKENS, Teacher, pad
+
+READ_IN_FULL = (0.0, 0.05, 0.2, 0.5)  # quantiles of the distance, D0
+NOT_READ = (0.1, 0.3, 0.6, 0.9, 1.0)  # D1
+KEY_SHARES = (0.0, 1.0)  # of the way from the mean key to the mean query
+VALUE_OFFSETS = (0.0, 1.0, 2.0)  # standard deviations, unsigned only
+CALIBRATION_TEXTS = 32
+MAX_SAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """Mean squared error of one layer's attention output, and the teacher's mean square.
+
+    Of the input that the teacher has there. before: gamma = eta = 1 and the configuration's
+    shift; after: derived.
+    """
+
+    before: float
+    after: float
+    teacher: float
+
+
+def student_from_teacher(
+    teacher: Teacher, attention_kind: str, n_tokens: int = MAX_TOKENS
+) -> InhibiDistilBertForSequenceClassification:
+    """Return a float student with the teacher's weights, and gamma = eta = 1.
+
+    Raises InputError for a teacher that is no DistilBERT.
+    """
+    return from_distilbert(teacher.model, attention_kind, n_tokens)
+
+
+def from_distilbert(
+    model: PreTrainedModel, attention_kind: str = "dot_product", n_tokens: int = MAX_TOKENS
+) -> InhibiDistilBertForSequenceClassification:
+    """Return a DistilBERT as an InhibiDistilBERT, the same one with attention "dot_product".
+
+    Raises InputError for a model that is no DistilBERT.
+    """
+    given: Any = model.config
+    if not isinstance(given, DistilBertConfig):
+        raise InputError(
+            f"the teacher is a {given.model_type!r}; a student's weights come from a 'distilbert'"
+        )
+    student = InhibiDistilBertForSequenceClassification(
+        InhibiDistilBertConfig(
+            vocab_size=given.vocab_size,
+            max_position_embeddings=given.max_position_embeddings,
+            dim=given.dim,
+            n_layers=given.n_layers,
+            n_heads=given.n_heads,
+            hidden_dim=given.hidden_dim,
+            activation=given.activation,
+            dropout=given.dropout,
+            attention_kind=attention_kind,
+            threshold="head",
+            n_tokens=min(n_tokens, given.max_position_embeddings),
+            pad_token_id=given.pad_token_id,
+            id2label=given.id2label,
+            label2id=given.label2id,
+        )
+    )
+    missing, unexpected = student.load_state_dict(model.state_dict(), strict=False)
+    new = {"gamma", "shift", "eta"}
+    if unexpected or any(name.rsplit(".")[-1] not in new for name in missing):
+        raise InputError(f"the teacher's weights don't fit: {[*unexpected, *missing][:4]}")
+    return student.eval()
+
+
+@torch.no_grad()
+def derive(
+    student: InhibiDistilBertForSequenceClassification, rows: Sequence[Sequence[int]]
+) -> list[LayerFit]:
+    """Set each head's gamma, shift (delta) and eta from the teacher's activations, in place.
+
+    student: fresh from `student_from_teacher`, so that its projections are the teacher's. rows:
+    token ids of a few dozen texts. Returns each layer's error before and after; a student with
+    dot products has none and stays as it is.
+    """
+    tokens, mask = pad(rows, student.config.pad_token_id)
+    tokens, mask = (t.to(student.device) for t in (tokens, mask))
+    x = student.distilbert.embeddings(tokens)
+    fits = []
+    for block in student.distilbert.transformer.layer:
+        layer = block.attention
+        read = mask.bool()
+        target = layer.join(_softmax_heads(layer, x, mask))  # before any weight moves
+        before = (layer(x, mask) - target)[read].square().mean()
+        if layer.kind != "dot_product":
+            _derive_layer(layer, x, mask)
+            # What the heads miss on average is a bias.
+            layer.out_lin.bias += (target - layer(x, mask))[read].mean(dim=0)
+        after = (layer(x, mask) - target)[read].square().mean()
+        fits.append(LayerFit(float(before), float(after), float(target[read].square().mean())))
+        x = block.finish(x, target)
+    return fits
+
+
+def _softmax_heads(layer: SelfAttention, x: Tensor, mask: Tensor) -> Tensor:
+    """The teacher's heads on `x`, `[B, H, n, d_v]`."""
+    pairs = layer.mask(mask, x.shape[1])
+    return attention_functions.dot_product(*layer.project(x), pairs, gamma=1.0, shift=0.0)
+
+
+class _Choice(NamedTuple):
+    """One point of the grid, or the best ones: each `[H]`."""
+
+    gamma: Tensor
+    shift: Tensor
+    eta: Tensor
+    key_share: Tensor
+    value_offset: Tensor
+
+
+def _derive_layer(layer: SelfAttention, x: Tensor, mask: Tensor) -> None:
+    read = mask.bool()
+    values = layer.v_lin(x[read]).mean(dim=0)
+    layer.v_lin.bias -= values
+    layer.out_lin.bias += layer.out_lin.weight @ values
+    way = (layer.q_lin(x[read]) - layer.k_lin(x[read])).mean(dim=0)  # [H d]
+    best = _search(layer, x, mask, way.unflatten(0, (layer.shape.n_heads, -1)))
+    layer.gamma.copy_(best.gamma[:, None])
+    layer.shift.copy_(best.shift[:, None])
+    layer.k_lin.bias += way * best.key_share.repeat_interleave(layer.shape.key_head_dim)
+    width = layer.shape.value_head_dim
+    if layer.kind == "inhibitor_signed":
+        layer.eta.copy_(best.eta[:, None])
+    else:
+        layer.v_lin.bias += best.value_offset.repeat_interleave(width)
+        layer.out_lin.weight *= best.eta.repeat_interleave(width)
+
+
+def _search(layer: SelfAttention, x: Tensor, mask: Tensor, way: Tensor) -> _Choice:
+    """Return each head's best point of the grid; way: `[H, d]`, from mean key to mean query."""
+    read, pairs = mask.bool(), layer.mask(mask, x.shape[1])
+    target = _centred(_softmax_heads(layer, x, mask), read)  # [H, tokens, d_v]
+    q, k, v = layer.project(x)
+    deviation = _of_tokens(v, read).std(dim=(1, 2))  # [H]
+    signed = layer.kind == "inhibitor_signed"
+    function = ATTENTION[layer.kind]
+    more = {"eta": 1.0} if signed else {}
+    least = torch.full_like(deviation, torch.inf)
+    best = torch.zeros(len(_Choice._fields), len(deviation), device=x.device)
+    for share, multiple in itertools.product(KEY_SHARES, (0.0,) if signed else VALUE_OFFSETS):
+        moved = k + share * way[:, None, :]
+        offset = multiple * deviation
+        lifted = v + offset[:, None, None]
+        real = pairs & read[:, None, :, None]  # padding is no query to take quantiles of
+        for gamma, shift in _thresholds(q, moved, _of_tokens(lifted, read), real):
+            scalars = (gamma[:, None, None], shift[:, None, None])
+            output = _centred(function(q, moved, lifted, pairs, *scalars, **more), read)
+            energy = output.square().sum(dim=(1, 2)).clamp(min=1e-12)
+            eta = (output * target).sum(dim=(1, 2)) / energy
+            error = (target - eta[:, None, None] * output).square().sum(dim=(1, 2))
+            choice = _Choice(gamma, shift, eta, torch.full_like(eta, share), offset)
+            better = error < least
+            least = torch.where(better, error, least)
+            best = torch.where(better, torch.stack(choice), best)
+    return _Choice(*best)
+
+
+def _thresholds(
+    q: Tensor, k: Tensor, values: Tensor, pairs: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield gamma and shift `[H]` of each point of the grid."""
+    distance = attention_functions.inhibition(q, k, 1.0, 0.0).transpose(0, 1)  # [H, B, n, n]
+    distance = distance[:, pairs[:, 0]]  # [H, pairs]
+    reach = torch.quantile(values.abs().flatten(1)[:, :MAX_SAMPLES], 0.99, dim=1)
+    at = torch.tensor([*READ_IN_FULL, *NOT_READ], device=q.device)
+    # Every few pairs suffice for a quantile, which torch refuses of too many.
+    quantiles = torch.quantile(distance[:, :: 1 + distance.shape[1] // MAX_SAMPLES], at, dim=1)
+    for near, far in itertools.product(range(len(READ_IN_FULL)), range(len(READ_IN_FULL), len(at))):
+        if at[near] < at[far]:
+            gamma = reach / (quantiles[far] - quantiles[near]).clamp(min=1e-6)
+            yield gamma, gamma * quantiles[near]
+
+
+def _of_tokens(heads: Tensor, read: Tensor) -> Tensor:
+    """`[B, H, n, d]` to `[H, tokens, d]`, padding left out."""
+    return heads.transpose(0, 1)[:, read]
+
+
+def _centred(heads: Tensor, read: Tensor) -> Tensor:
+    tokens = _of_tokens(heads, read)
+    return tokens - tokens.mean(dim=1, keepdim=True)

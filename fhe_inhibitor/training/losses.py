@@ -1,0 +1,114 @@
+"""What a model computes on the way: each layer's attention output and hidden state, and losses.
+
+Hooks read these without a change to the model. Teacher and student are the same class here: a
+teacher with its weights in dot-product attention is an InhibiDistilBERT too (see `derivation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+
+
+@dataclass
+class Observed:
+    """Logits `[B, num_labels]`; per layer the attention's output and the state `[B, n, dim]`."""
+
+    logits: Tensor
+    attended: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+
+
+def observe(
+    model: InhibiDistilBertForSequenceClassification, ids: Tensor, mask: Tensor
+) -> Observed:
+    """Run a model and return everything that a student can be compared in."""
+    attended: list[Tensor] = []
+    hooks = [
+        layer.attention.register_forward_hook(lambda _, __, output: attended.append(output))
+        for layer in model.distilbert.transformer.layer
+    ]
+    try:
+        output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Observed(output.logits, attended, list(output.hidden_states[1:]))
+
+
+@contextmanager
+def blended(
+    student: InhibiDistilBertForSequenceClassification,
+    teacher: InhibiDistilBertForSequenceClassification,
+    share: list[float],
+) -> Iterator[None]:
+    """Mix the teacher's attention into the student's while the block runs.
+
+    Layer l attends with share[l] of its own output and 1 - share[l] of what the teacher's layer
+    says to the same input; the list may change meanwhile. A share of 1 costs nothing.
+    """
+    pairs = zip(
+        student.distilbert.transformer.layer, teacher.distilbert.transformer.layer, strict=True
+    )
+
+    def hook(index: int, attention: nn.Module) -> Callable[..., Tensor]:
+        def mix(_: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
+            if share[index] == 1:
+                return output
+            return torch.lerp(attention(*arguments).to(output.dtype), output, share[index])
+
+        return mix
+
+    hooks = [
+        own.attention.register_forward_hook(hook(index, other.attention))
+        for index, (own, other) in enumerate(pairs)
+    ]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def layer_losses(own: list[Tensor], target: list[Tensor], mask: Tensor) -> list[Tensor]:
+    """Return each layer's mean squared error over the tokens that are no padding."""
+    read = mask.bool()
+    return [
+        nn.functional.mse_loss(a[read].float(), b[read].float())
+        for a, b in zip(own, target, strict=True)
+    ]
+
+
+def soft_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(teacher || student) at temperature T; of a regression the squared error.
+
+    >>> soft_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), 2.0).item()
+    0.0
+    """
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits, teacher_logits)
+    return temperature**2 * nn.functional.kl_div(
+        (logits / temperature).log_softmax(dim=-1),
+        (teacher_logits / temperature).log_softmax(dim=-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def hard_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return cross entropy, or squared error of a regression, over the rows with a label.
+
+    labels: float `[B]`, NaN where unknown; 0 if that is everywhere.
+    """
+    known = ~labels.isnan()
+    if not known.any():
+        return logits.sum() * 0
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits[known, 0], labels[known])
+    return nn.functional.cross_entropy(logits[known], labels[known].long())

@@ -1,0 +1,108 @@
+"""A task's examples as token ids, in batches, and a model's outputs and metrics on them.
+
+To `tasks` this adds a tokenizer and a model; both the teacher and any student fit. A pair is
+`[CLS] first [SEP] second [SEP]`, without token types, which DistilBERT doesn't have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+import fhe_inhibitor.model.modeling  # noqa: F401  (registers InhibiDistilBERT with transformers)
+from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.integer.model import checkpoint_folder
+from fhe_inhibitor.model.int8_checkpoint import INT8_FILE, load_int8
+from fhe_inhibitor.text.metrics import measure
+from fhe_inhibitor.text.tasks import Example, Task
+from fhe_inhibitor.training.teacher import MAX_TOKENS, length_batches, pad
+
+UNKNOWN = float("nan")  # the label of a text that nobody labelled
+
+
+class TokenRow(NamedTuple):
+    """Token ids of one text or pair, and its label, NaN if unknown."""
+
+    ids: list[int]
+    label: float
+
+
+def load_classifier(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load a classifier of the task, teacher or student, and its tokenizer.
+
+    name: a shipped checkpoint, a folder or a hub name. Raises InputError where there is none, and
+    for another number of labels.
+    """
+    folder = checkpoint_folder(name)
+    name = str(folder)
+    model: Any = load_int8(folder) if (folder / INT8_FILE).is_file() else None
+    try:
+        if model is None:
+            model = AutoModelForSequenceClassification.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"no classifier could be loaded from {name!r} ({first_line(error)}); pass a folder "
+            f"that `fhe-inhibitor distill` made, or a hub name on a machine with network access"
+        ) from None
+    if model.config.num_labels != task.n_labels:
+        raise InputError(
+            f"{name!r} has {model.config.num_labels} outputs; the task {task.name} needs "
+            f"{task.n_labels}"
+        )
+    return model.eval(), tokenizer
+
+
+def encode_examples(
+    tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], max_tokens: int = MAX_TOKENS
+) -> list[TokenRow]:
+    """Return each example's tokens, special ones included; the longer text of a pair is cut."""
+    if not examples:
+        return []
+    columns = [list(texts) for texts in zip(*(e.texts for e in examples), strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_tokens)["input_ids"]
+    return [TokenRow(ids, e.label) for ids, e in zip(encoded, examples, strict=True)]
+
+
+def collate(rows: Sequence[TokenRow], pad_id: int) -> dict[str, Tensor]:
+    """Return a padded batch: ids and mask, int64 `[B, n]`, and labels, float `[B]`."""
+    ids, mask = pad([row.ids for row in rows], pad_id)
+    labels = torch.tensor([row.label for row in rows], dtype=torch.float32)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@torch.no_grad()
+def predict_rows(
+    model: nn.Module, rows: Sequence[TokenRow], batch_tokens: int = 2048
+) -> np.ndarray:
+    """Return a model's outputs in bfloat16: float32 `[len(rows), n_labels]`."""
+    given: Any = model
+    training = model.training
+    model.eval()
+    outputs = np.zeros((len(rows), given.config.num_labels), np.float32)
+    for chosen in length_batches([len(row.ids) for row in rows], batch_tokens):
+        batch = collate([rows[index] for index in chosen], given.config.pad_token_id)
+        ids, mask = (batch[name].to(given.device) for name in ("input_ids", "attention_mask"))
+        # Also where the processor only imitates it: figures of different machines must compare.
+        with torch.autocast(given.device.type, torch.bfloat16):
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        outputs[chosen] = logits.float().cpu().numpy()
+    model.train(training)
+    return outputs
+
+
+def measure_rows(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[str, float]:
+    """Return the task's metrics of a model on labelled rows, and their mean as "score"."""
+    labels = np.array([row.label for row in rows])
+    return measure(task.metrics, predict_rows(model, rows), labels)

@@ -1,0 +1,59 @@
+"""Static normalisation in place of a trained student's LayerNorm: what can be compiled.
+
+LayerNorm divides each token by its own deviation, which encrypted values can't afford. Here each
+layer's two become an affine per channel, y = weight x + bias, whose weight and bias are frozen:
+the least squares of what LayerNorm gave on some texts, bottom up. A norm is fitted on what the
+student with static norms below it computes, to what the float student has there, so that it makes
+up for a part of what those miss. The embeddings keep their LayerNorm: the client computes it, in
+the clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.modeling import StaticNorm
+from fhe_inhibitor.training.teacher import pad
+
+
+@torch.no_grad()
+def make_static(model: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Replace each layer's LayerNorms in place, fitted on the token ids of some texts.
+
+    The affines are parameters: they can learn. Raises InputError for a student without LayerNorm.
+    """
+    if model.config.normalization != "layer_norm":
+        raise InputError("the student's normalisation is static already; name one with LayerNorm")
+    model.eval()
+    tokens, mask = (t.to(model.device) for t in pad(rows, model.config.pad_token_id))
+    read = mask.bool()
+    wanted = model.distilbert.embeddings(tokens)
+    own = wanted
+    for block in model.distilbert.transformer.layer:
+        wanted = wanted + block.attention(wanted, mask)
+        own = own + block.attention(own, mask)
+        wanted = block.sa_layer_norm(wanted)
+        block.sa_layer_norm = fit_static(own[read], wanted[read])
+        own = block.sa_layer_norm(own)
+        wanted = wanted + block.ffn(wanted)
+        own = own + block.ffn(own)
+        wanted = block.output_layer_norm(wanted)
+        block.output_layer_norm = fit_static(own[read], wanted[read])
+        own = block.output_layer_norm(own)
+    model.config.normalization, model.config.embedding_layer_norm = "static", True
+
+
+def fit_static(x: Tensor, y: Tensor) -> StaticNorm:
+    """Return the affine per channel of x `[tokens, dim]` that is nearest to y."""
+    norm = StaticNorm(x.shape[1]).to(x.device)
+    mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
+    covariance = ((x - mean_x) * (y - mean_y)).mean(dim=0)
+    weight = covariance / x.var(dim=0, unbiased=False).clamp(min=1e-12)
+    norm.weight = nn.Parameter(weight)
+    norm.bias = nn.Parameter(mean_y - weight * mean_x)
+    return norm

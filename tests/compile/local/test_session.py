@@ -1,0 +1,289 @@
+"""Sessions encrypted and simulated, on a tiny model: right, cached, private, interruptible."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuits.counts import count_lookups
+from circuits.intervals import interval, interval_lookup
+from circuits.network import run
+from compile.local.evaluation import evaluate_encrypted
+from compile.local.session import Classification, Session
+from fhe_inhibitor.cli.main import main
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.costs import stage_name
+from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.text.data import LabelledText
+from tests.tiny_model import write_tiny_model
+
+TEXTS = ["a good film", "bad", "the film is n't very good"]
+
+
+class Recorder(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[str] = []
+        self.planned = self.finished = 0
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def plan(self, amount: int, unit: str) -> None:
+        self.planned += amount
+
+    def begin(self, step: str) -> None:
+        self.steps.append(step)
+
+    def finish(self, amount: int) -> None:
+        self.finished += amount
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> IntegerModel:
+    return IntegerModel.load(folder)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, model: IntegerModel) -> Path:
+    """A cache with circuits and keys of the model."""
+    folder = tmp_path_factory.mktemp("cache")
+    Session(model, cache_dir=folder).prepare()
+    return folder
+
+
+@pytest.fixture
+def entry(cache: Path, tmp_path: Path) -> Path:
+    """A copy of what the cache holds of the model, to be spoilt; its parent is a cache."""
+    (cached,) = cache.iterdir()
+    return Path(shutil.copytree(cached, tmp_path / "cache" / cached.name))
+
+
+def assert_within_rounding(model: IntegerModel, results: list[Classification]) -> None:
+    """No encrypted logit may lie outside what approximate rounding allows."""
+    for result in results:
+        x, padding = model.encode(model.tokenize(result.text))
+        bounds = run(model.network, interval(x), interval(padding), interval_lookup)
+        assert result.logits is not None
+        assert (bounds.low <= result.logits).all()
+        assert (result.logits <= bounds.high).all()
+        assert result.clear_logits == tuple(model.integer_logits(x, padding).tolist())
+        assert result.label == model.labels[int(np.argmax(result.logits))]
+
+
+def assert_costs_the_formula(model: IntegerModel, results: list[Classification]) -> None:
+    for result in results:
+        formula: dict[str, Counter[int]] = {}
+        for stage, counts in count_lookups(model.network, result.n_positions).items():
+            formula.setdefault(stage_name(stage), Counter()).update(counts)
+        counted = {stage.name: Counter(stage.lookups) for stage in result.stages if stage.lookups}
+        assert counted == formula
+
+
+@pytest.mark.fhe
+def test_encrypted_logits_are_those_of_the_integer_model(model, cache: Path) -> None:
+    recorder = Recorder()
+    session = Session(model, cache_dir=cache, observer=recorder)
+    results = session.classify_many(TEXTS)
+    assert_within_rounding(model, results)
+    assert_costs_the_formula(model, results)
+    assert [result.n_positions for result in results] == [4, 2, 4]
+    names = [stage.name for stage in results[0].stages]
+    assert (names[0], names[1], names[-2], names[-1]) == (
+        "encrypt",
+        "layer0.project",
+        "classify",
+        "decrypt",
+    )
+    assert all(0 < sum(s.seconds for s in r.stages) <= r.seconds for r in results)
+    assert recorder.planned == recorder.finished > 0
+    assert "2 of 6 tokens are cut" in recorder.notes[0]
+    cost = session.cost()
+    assert [step.name for step in cost.setup] == [
+        "load circuits",
+        "load keys",
+        "send evaluation keys",
+    ]
+    assert 0 < results[0].request_bytes < 100_000 < cost.evaluation_keys_bytes
+    assert cost.peak_memory_bytes > cost.evaluation_keys_bytes
+
+
+@pytest.mark.fhe
+def test_simulation_takes_the_same_lookups(model: IntegerModel) -> None:
+    session = Session(model, "simulate")
+    results = session.classify_many(TEXTS)
+    assert_within_rounding(model, results)
+    assert_costs_the_formula(model, results)
+    assert session.cost().evaluation_keys_bytes == 0
+
+
+@pytest.mark.fhe
+def test_encrypted_evaluation_agrees_with_the_integer_model(model, cache: Path) -> None:
+    rows = [LabelledText(TEXTS[0], 1), LabelledText(TEXTS[1], 0)]
+    session = Session(model, cache_dir=cache)
+    result = evaluate_encrypted(session, rows)
+    assert result.accuracy.n_texts == result.agreement.n_texts == 2
+    assert 0 <= result.agreement.n_equal_labels <= 2
+    assert 0 < result.seconds_per_text <= result.max_seconds
+    with pytest.raises(InputError, match="disable"):
+        evaluate_encrypted(Session(model, "disable"), rows)
+
+
+@pytest.mark.fhe
+def test_keys_are_private_and_stay_with_their_circuits(model, cache: Path) -> None:
+    (entry,) = cache.iterdir()
+    for path in [entry, *entry.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+    assert {path.name for path in entry.iterdir()} == {".lock", "circuits", "keys"}
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize(
+    ("spoil", "reason", "rebuilt"),
+    [
+        (lambda entry: change(entry / "circuits", concrete="2.10.0"), "concrete 2.10.0", "compile"),
+        (lambda entry: truncate(entry / "keys/secret.keys"), "damaged", "keygen"),
+        (lambda entry: truncate(entry / "circuits/module/circuits.json"), "damaged", "compile"),
+    ],
+)
+def test_a_cache_that_does_not_fit_is_rebuilt_and_that_is_said(
+    model, entry: Path, spoil: Callable[[Path], None], reason: str, rebuilt: str
+) -> None:
+    spoil(entry)
+    recorder = Recorder()
+    session = Session(model, cache_dir=entry.parent, observer=recorder)
+    session.prepare()
+    assert len(recorder.notes) == 1
+    assert reason in recorder.notes[0]
+    assert rebuilt in [step.name for step in session.cost().setup]
+    again = Recorder()
+    Session(model, cache_dir=entry.parent, observer=again).prepare()
+    assert not again.notes
+
+
+def change(part: Path, **values: object) -> None:
+    manifest = json.loads((part / "manifest.json").read_text())
+    (part / "manifest.json").write_text(json.dumps({**manifest, **values}))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def command(folder: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
+    arguments = ["classify", "--model", str(folder), *options, "a good film"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "fhe_inhibitor", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FHE_INHIBITOR_CACHE": str(cache)},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.fhe
+def test_the_command_prints_everything_that_was_measured(folder: Path, cache: Path) -> None:
+    process = command(folder, cache, "--benchmark")
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    for name in ("keys", "encrypt", "layer0.project", "layer0.attend", "layer1.feed_forward"):
+        assert name in out
+    for name in ("classify", "decrypt", "5-bit", "total", "evaluation keys", "peak memory"):
+        assert name in out
+    assert "one lookup: 3-bit" in out
+    assert "times as long" in out
+
+
+@pytest.mark.fhe
+def test_compile_writes_circuits_and_report(folder: Path, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "out"
+    arguments = ["compile", "--model", str(folder), "--out", str(out), "--no-measure"]
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 0
+    assert capfd.readouterr().out.strip() == (out / "report.md").read_text().strip()
+    report = json.loads((out / "report.json").read_text())
+    assert [length["n"] for length in report["lengths"]] == [2, 4]
+    assert report["widest_lookup"] == 5
+    assert {path.name for path in out.iterdir()} == {
+        "circuits.json",
+        "client.specs.json",
+        "report.json",
+        "report.md",
+        "server",
+    }
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "not empty" in capfd.readouterr().err
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize("moment", ["circuits", "keys", "run"])
+def test_ctrl_c_ends_cleanly_and_spoils_no_cache(folder: Path, entry: Path, moment: str) -> None:
+    finished = {"circuits": set(), "keys": {"circuits"}, "run": {"circuits", "keys"}}[moment]
+    for part in {"circuits", "keys"} - finished:
+        shutil.rmtree(entry / part)
+    process = command(folder, entry.parent, *["bad"] * 50)
+    if moment == "run":
+        time.sleep(5)  # loading takes two or three
+    while moment != "run" and not list(entry.glob(".unfinished-*")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "interrupted" in err
+    assert {path.name for path in entry.iterdir() if path.is_dir()} == finished
+
+
+@pytest.mark.fhe
+def test_a_full_cache_folder_is_an_input_error(model, entry: Path, monkeypatch) -> None:
+    """As it is when the disk is full after the circuits and before the end of the keys."""
+    shutil.rmtree(entry / "keys")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="no space left") as e:
+        Session(model, cache_dir=entry.parent).prepare()
+    assert str(entry) in str(e.value)
+    assert {path.name for path in entry.iterdir() if path.is_dir()} == {"circuits"}
+
+
+def test_an_unwritable_cache_folder_is_an_input_error(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    process = command(folder, tmp_path / "file")
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "cannot be written" in err
+
+
+def test_an_unknown_mode_is_refused(model: IntegerModel) -> None:
+    with pytest.raises(InputError, match="'fast'"):
+        Session(model, "fast")

@@ -1,0 +1,260 @@
+"""The command line without encryption: what it prints, and one clear line for each bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from fhe_inhibitor.cli.main import main
+from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from tests.tiny_model import write_tiny_model
+
+TSV = "sentence\tlabel\na good film\t1\nit 's dull\t0\n"
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    def run(*arguments: str | Path) -> Outcome:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        return Outcome(int(exit_.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    """Exit code 2, nothing on stdout, one line on stderr that holds all the words."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("fhe-inhibitor: ")
+    for word in words:
+        assert word in outcome.err
+
+
+def test_classify_prints_label_and_logits(run, model: Path) -> None:
+    outcome = run("classify", "--mode", "disable", "--model", model, "a good film")
+    integer_model = IntegerModel.load(model)
+    x, padding = integer_model.encode(integer_model.tokenize("a good film"))
+    logits = integer_model.integer_logits(x, padding)
+    assert outcome.code == 0
+    assert integer_model.labels[logits.argmax()] in outcome.out
+    assert all(str(logit) in outcome.out for logit in logits)
+
+
+def test_classify_takes_texts_and_a_file_and_gives_json(run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("it 's dull .\r\n\nthe [bad] film\n")
+    arguments = ("--mode", "disable", "--model", model, "--file", tmp_path / "texts", "--json")
+    answer = json.loads(run("classify", *arguments, "a good film").out)
+    texts = [result["text"] for result in answer["results"]]
+    assert texts == ["a good film", "it 's dull .", "the [bad] film"]
+    assert {result["label"] for result in answer["results"]} <= {"negative", "positive"}
+    assert all(0.5 <= result["probability"] <= 1 for result in answer["results"])
+    plain = run("classify", *arguments[:-1])
+    assert "the [bad] film" in plain.out
+
+
+def test_a_long_text_is_cut_and_that_is_said_or_refused(run, model: Path) -> None:
+    arguments = (
+        "classify",
+        "--mode",
+        "disable",
+        "--model",
+        model,
+        "a film and the good , bad film",
+    )
+    outcome = run(*arguments)
+    assert outcome.code == 0
+    assert "note: 4 of 8 tokens are cut" in outcome.err
+    assert_refused(run(*arguments, "--strict"), "8 tokens", "4 would be read")
+    assert run(*arguments[:-1], "a good film", "--strict").code == 0
+    assert "6 of 8 tokens are cut" in run(*arguments, "--tokens", "2").err
+
+
+def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "dev.tsv").write_text(TSV)
+    arguments = ("evaluate", "--data", tmp_path / "dev.tsv", "--model", model)
+    exact = json.loads(run(*arguments, "--no-rounding-noise", "--json").out)
+    assert exact["accuracy"]["n_texts"] == 2
+    assert exact["accuracy"]["n_draws"] == 1
+    assert json.loads(run(*arguments, "--json").out)["accuracy"]["n_draws"] == 3
+    assert json.loads(run(*arguments, "--limit", "1", "--json").out)["accuracy"]["n_texts"] == 1
+    assert "standard error" in run(*arguments).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["classify"], ["no text"]),
+        (["classify", ""], ["the text is empty"]),
+        (["classify", "a film", " \t\n"], ["the text is empty"]),
+        (["classify", "a film", "--mode", "fast"], ["'fast'", "disable, simulate, execute"]),
+        (["classify", "a film", "--tokens", "9"], ["9 tokens asked for", "1 to 4"]),
+        (["classify", "a film", "--tokens", "0"], ["0 tokens asked for"]),
+        (["classify", "a film", "--tokens", "few"], ["--tokens", "valid integer"]),
+        (["classify", "a film", "--colour"], ["--colour"]),
+        (["clasify", "a film"], ["clasify"]),
+        (["classify", "--file", "nowhere.txt"], ["nowhere.txt is not a file"]),
+        (["classify", "a film \udcff"], ["not UTF-8"]),
+        (["evaluate"], ["--data"]),
+        (["evaluate", "--data", "nowhere.tsv"], ["nowhere.tsv is not a file"]),
+        (["evaluate", "--data", "nowhere.tsv", "--limit", "0"], ["--limit"]),
+        (
+            ["evaluate", "--task", "sst2", "--tokens", "8"],
+            ["float model", "drop --mode and --tokens"],
+        ),
+        (["train", "--data", "d", "--out", "o", "--size", "big"], ["'big'", "nano, full-depth"]),
+    ],
+)
+def test_bad_arguments_are_refused(run, model: Path, arguments: list[str], words) -> None:
+    if arguments[0] in ("classify", "evaluate"):
+        arguments = [arguments[0], "--model", str(model), *arguments[1:]]
+        if "--mode" not in arguments:
+            arguments[1:1] = ["--mode", "disable"]
+    assert_refused(run(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"sentence\tlabel\n", ["no texts"]),
+        (b"sentence\tclass\na\t1\n", ["line 1", "no column 'label'"]),
+        (b"text\tlabel\na\t1\n", ["line 1", "no column 'sentence'"]),
+        (b"sentence\tlabel\na\t1\nb\t2\n", ["line 3", "label '2'", "0 to 1"]),
+        (b"sentence\tlabel\na\tgood\n", ["line 2", "label 'good'"]),
+        (b"sentence\tlabel\na\t1\nb\n", ["line 3", "1 tab-separated cells"]),
+        (b"sentence\tlabel\n \t1\n", ["line 2", "empty"]),
+        (b"sentence\tlabel\na\t1\n\xff\xfe\t0\n", ["line 3", "not UTF-8"]),
+    ],
+)
+def test_a_bad_tsv_is_refused_with_file_and_line(
+    run, model: Path, tmp_path: Path, content: bytes, words: list[str]
+) -> None:
+    path = tmp_path / "bad.tsv"
+    path.write_bytes(content)
+    assert_refused(run("evaluate", "--model", model, "--data", path), "bad.tsv", *words)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin1.txt").write_bytes("a good film\nfianc\xe9e\n".encode("latin-1"))
+    arguments = ("classify", "--mode", "disable", "--model", model, "--file")
+    assert_refused(run(*arguments, tmp_path / "latin1.txt"), "latin1.txt, line 2", "not UTF-8")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    assert_refused(run(*arguments, tmp_path / "blank.txt"), "blank.txt", "no text")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def edit_config(folder: Path, **changes: int) -> None:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps({**config, **changes}))
+
+
+def change_a_weight(folder: Path) -> None:
+    with safe_open(folder / INTEGER_FILE, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors["embedding"][3, 0] ^= 1
+    save_file(tensors, folder / INTEGER_FILE, metadata)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / INTEGER_FILE).unlink(), [INTEGER_FILE]),
+        (lambda folder: (folder / TOKENIZER_FILE).unlink(), [TOKENIZER_FILE]),
+        (lambda folder: (folder / CONFIG_FILE).unlink(), [CONFIG_FILE]),
+        (lambda folder: cut(folder / INTEGER_FILE), [INTEGER_FILE]),
+        (lambda folder: cut(folder / TOKENIZER_FILE), [TOKENIZER_FILE]),
+        (lambda folder: (folder / CONFIG_FILE).write_bytes(b"\xff{"), [CONFIG_FILE]),
+        (change_a_weight, [INTEGER_FILE, "hash"]),
+        (lambda folder: edit_config(folder, dim=5), ["dim = 5"]),
+        (lambda folder: edit_config(folder, n_tokens=7), ["n_tokens = 7"]),
+        (shutil.rmtree, ["no model"]),
+    ],
+)
+def test_a_spoilt_model_folder_is_refused(
+    run, tmp_path: Path, spoil: Callable[[Path], None], words: list[str]
+) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    spoil(folder)
+    assert_refused(run("classify", "--mode", "disable", "--model", folder, "a film"), *words)
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(run) -> None:
+    assert_refused(run("classify", "--model", "bert", "a film"), "no model 'bert'")
+
+
+def test_a_failure_at_run_time_is_one_line_and_code_1(run, model: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the machine\nis on fire")
+
+    monkeypatch.setattr(IntegerModel, "integer_logits", fail)
+    arguments = ("classify", "--mode", "disable", "--model", model, "a film")
+    outcome = run(*arguments)
+    assert outcome.code == 1
+    assert outcome.err == "fhe-inhibitor: RuntimeError: the machine is on fire\n"
+    monkeypatch.setenv("FHE_INHIBITOR_TRACEBACK", "1")
+    assert "Traceback" in run(*arguments).err
+
+
+def test_ctrl_c_is_one_line_and_code_130(run, model: Path, monkeypatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(IntegerModel, "integer_logits", interrupt)
+    outcome = run("classify", "--mode", "disable", "--model", model, "a film")
+    assert outcome.code == 130
+    assert outcome.err.count("\n") == 1
+    assert "interrupted" in outcome.err
+
+
+def test_version_and_help(run) -> None:
+    assert "concrete 2.11.0" in run("--version").out
+    assert "classify" in run("--help").out
+    assert run().code == 2
+
+
+def test_the_process_itself_takes_bytes_and_closed_pipes(model: Path) -> None:
+    """Only a true process has arguments that are no text, and an output that may close."""
+    command = [sys.executable, "-m", "fhe_inhibitor", "classify", "--mode", "disable"]
+    command += ["--model", str(model)]
+    refused = subprocess.run([*command, b"caf\xe9"], capture_output=True, check=False)
+    assert_refused(Outcome(refused.returncode, refused.stdout.decode(), refused.stderr.decode()))
+    closed = subprocess.Popen(
+        [*command, *["a good film"] * 200],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert closed.stdout is not None
+    assert closed.stderr is not None
+    closed.stdout.close()
+    assert b"Traceback" not in closed.stderr.read()
+    closed.stderr.close()
+    assert closed.wait(30) == 1

@@ -1,0 +1,162 @@
+"""Plans of experiments and the page of their results; the commands that make both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.plan import read_plan, run_plan
+from fhe_inhibitor.experiments.report import SECTIONS, table, write_report
+from tests.fhe_inhibitor.cli.test_main import assert_refused, run  # noqa: F401  (a fixture)
+from tests.fhe_inhibitor.experiments.test_run import write_task
+from tests.tiny_teacher import save_teacher, tiny_teacher
+
+pytest.importorskip("accelerate")
+
+SHORT = "{min_steps: 4, max_steps: 4, batch_size: 8}"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """Two seeds of a task-agnostic run on a tiny task."""
+    save_teacher(tiny_teacher(), tmp_path / "teacher")
+    (tmp_path / "data").mkdir()
+    write_task(tmp_path / "data" / "cola")
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        f"""
+data: {tmp_path / "data"}
+experiments:
+  - name: layers
+    settings:
+      recipe: task-agnostic
+      teacher: {tmp_path / "teacher"}
+      log_steps: 1
+      phases: {{layers: {SHORT}, hidden: {SHORT}, task: {SHORT}}}
+    each: {{task: [cola], seed: [0, 1]}}
+"""
+    )
+    return path
+
+
+def test_a_plan_runs_once_and_its_page_is_made(plan: Path, tmp_path: Path) -> None:
+    begun: list[str] = []
+    folders = (tmp_path / "work", tmp_path / "results")
+    paths = run_plan(read_plan(plan), *folders, on_experiment=begun.append)
+    assert begun == ["layers cola-0", "layers cola-1"]
+    assert [path.stem for path in paths] == ["cola-0", "cola-1"]
+    assert not list((tmp_path / "work").rglob("model.safetensors"))
+    steps: list[int] = []
+    run_plan(read_plan(plan), *folders, on_step=lambda place, step, n: steps.append(step))
+    assert not steps
+    page = write_report(tmp_path / "results", tmp_path / "docs")
+    assert page == (tmp_path / "docs" / "experiments.md").read_text()
+    assert page.count("| 0 | ") == 2 and "experiments/layers-cola-1.png" in page
+    assert (tmp_path / "docs" / "experiments" / "layers-cola-0.svg").exists()
+    assert page.count("Not run yet.") == len(SECTIONS) - 1
+
+
+def row(recipe: str, task: str, seed: int, value: float, **settings: Any) -> dict[str, Any]:
+    return {
+        "recipe": recipe, "task": task, "seed": seed, "split": "validation", "metric": "score",
+        "value": value, "settings": settings,
+    }  # fmt: skip
+
+
+def test_results_of_any_maker_make_a_table(tmp_path: Path) -> None:
+    """Rows and nothing else: mean and spread over seeds, and the settings that differ."""
+    rows = [
+        row("ptq", "sst2", 0, 0.9, bits=8, noise=0), row("ptq", "sst2", 1, 0.88, bits=8, noise=0),
+        row("ptq", "sst2", 0, 0.5, bits=4, noise=0),
+    ]  # fmt: skip
+    assert table(rows).splitlines() == [
+        "| recipe | bits | sst2 |",
+        "|---|---|---|",
+        "| ptq | 8 | 89.00 ± 1.41 (2) |",
+        "| ptq | 4 | 50.00 |",
+    ]
+    folder = tmp_path / "results" / "quantization"
+    folder.mkdir(parents=True)
+    (folder / "pilot.json").write_text(json.dumps({"rows": rows}))
+    assert "| ptq | 8 | 89.00 ± 1.41 (2) |" in write_report(tmp_path / "results", tmp_path)
+
+
+def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
+    rows = [row("aligned", "sst2", 0, 0.88), row("aligned", "rte", 0, 0.61)]
+    rows += [row("task-specific", "sst2", 0, 0.88), row("task-specific", "rte", 0, 0.61)]
+    rows += [row("task-specific", "sst2", 1, 0.90), row("task-specific", "rte", 1, 0.62)]
+    rows += [row("teacher", "sst2", 0, 0.9), row("teacher", "rte", 0, 0.6)]
+    rows += [
+        row(recipe, "rte", 0, 0.1) | {"split": "held_out"} for recipe in ("teacher", "aligned")
+    ]
+    (tmp_path / "recipes").mkdir()
+    costs = {"phase_s": {"layers": 90.0, "task": 30.0}, "peak_memory_bytes": 2_000_000_000}
+    (tmp_path / "recipes" / "a.json").write_text(json.dumps({"rows": rows, **costs}))
+    page = write_report(tmp_path, tmp_path)
+    assert "- aligned: -0.50 points over sst2, rte" in page
+    assert "- task-specific: +0.25 ± 1.06 (2) points over sst2, rte" in page
+    assert page.index("| teacher |") < page.index("| aligned |")
+    assert "| recipes a | layers 1.5, task 0.5 | 2.0 |" in page
+
+
+def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no plan of experiments"):
+        read_plan(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="the plan has no 'all'"):
+        run_plan(read_plan(plan), tmp_path, tmp_path, ["all"])
+    with pytest.raises(InputError, match="has no results"):
+        write_report(tmp_path, tmp_path)
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / "a.json").write_text("{}")
+    with pytest.raises(InputError, match="no result of an experiment"):
+        write_report(tmp_path, tmp_path)
+
+
+def test_distill_and_evaluate_from_the_command_line(run, plan: Path, tmp_path: Path) -> None:  # noqa: F811
+    settings = tmp_path / "e.yaml"
+    settings.write_text(
+        f"recipe: task-agnostic\nphases: {{layers: {SHORT}, hidden: {SHORT}, task: {SHORT}}}\n"
+    )
+    arguments = ("--task", "cola", "--teacher", tmp_path / "teacher", "--config", settings)
+    data = tmp_path / "data" / "cola"
+    outcome = run("distill", "--out", tmp_path / "s", "--data", data, *arguments, "--json")
+    assert outcome.code == 0
+    scores = [r["value"] for r in json.loads(outcome.out)["rows"] if r["metric"] == "score"]
+    evaluated = ("evaluate", "--model", tmp_path / "s", "--task", "cola", "--json", "--data")
+    for given in (data, data / "dev.tsv"):
+        rows = json.loads(run(*evaluated, given).out)["rows"]
+        assert [r["value"] for r in rows if r["metric"] == "score"] == scores
+    assert "matthews" in run(*evaluated[:-2], "--data", data).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("distill", "--recipe", "magic", "--task", "cola"), "no recipe 'magic'"),
+        (("distill", "--recipe", "aligned", "--task", "sst3"), "no task 'sst3'"),
+        (("distill", "--recipe", "aligned"), "setting 'task': field required"),
+        (("distill", "--config", "none.yaml"), "none.yaml is no YAML or JSON file"),
+        (
+            ("distill", "--recipe", "aligned", "--task", "cola", "--teacher", "/no/such"),
+            "no teacher could be loaded from '/no/such'",
+        ),
+        (("evaluate", "--task", "cola", "--model", "/no/such", "--data", "DATA"), "no classifier"),
+        (("evaluate",), "no data: pass --data FILE.tsv"),
+        (("experiments", "run", "--plan", "none.yaml"), "no plan of experiments"),
+    ],
+)
+def test_bad_input_is_one_line(
+    run,  # noqa: F811
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    data = str(write_task(tmp_path / "data"))
+    given = [data if argument == "DATA" else argument for argument in arguments]
+    if arguments[0] == "distill":
+        given += ["--out", str(tmp_path / "student")]
+    assert_refused(run(*given), said)

@@ -1,0 +1,322 @@
+"""Distillation of a tiny teacher on made-up texts: what learns, what resumes, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.run import Experiment, Result, read_experiment, run
+from fhe_inhibitor.training.derivation import student_from_teacher
+from fhe_inhibitor.training.losses import blended
+from fhe_inhibitor.training.phases import last_whole_checkpoint
+from tests.conftest import REPOSITORY
+from tests.tiny_teacher import save_teacher, tiny_teacher
+
+torch.set_num_threads(1)  # tensors here are too small to share
+
+pytest.importorskip("accelerate")
+
+STARTS = ("a", "a very", "not a", "film ,", "very", "not")
+ENDS = ("", ".", ", a film", "film", "film .", ", not dull", "and", "a a a")
+WORDS = (("fine", 1), ("poor", 0), ("dullish", 0), ("very fine", 1))
+PHASES: dict[str, dict[str, Any]] = {
+    "layers": {"max_steps": 30, "min_steps": 30, "batch_size": 16, "learning_rate": 0.01},
+    "hidden": {"max_steps": 30, "min_steps": 30, "batch_size": 16, "learning_rate": 0.005},
+    "task": {"max_steps": 40, "min_steps": 40, "batch_size": 16, "learning_rate": 0.003},
+}
+
+
+def write_task(folder: Path) -> Path:
+    folder.mkdir()
+    lines = [
+        f"{label}\t{start} {word} {end}".strip()
+        for start in STARTS
+        for end in ENDS
+        for word, label in WORDS
+    ]
+    random.Random(0).shuffle(lines)
+    for name, chosen in (("train", lines[:144]), ("dev", lines[144:])):
+        text = "\n".join(["label\tsentence", *chosen]) + "\n"
+        (folder / f"{name}.tsv").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a small task: SST-2's columns, and a random teacher with a classifier."""
+    folder = tmp_path_factory.mktemp("distil")
+    teacher = save_teacher(tiny_teacher(initializer_range=0.2, dropout=0.0), folder / "teacher")
+    data = write_task(folder / "data")
+    return {
+        "task": "cola", "teacher": str(teacher), "data": str(data), "log_steps": 5,
+        "save_steps": 10,
+    }  # fmt: skip
+
+
+def make(base: dict[str, Any], recipe: str, **changes: Any) -> Experiment:
+    names = {"task-agnostic": PHASES, "teacher": {"teacher": PHASES["task"]}}
+    phases = names.get(recipe, {"task": PHASES["task"]})
+    if recipe == "aligned":
+        phases = {**phases, "layers": PHASES["layers"]}
+    return Experiment(**{**base, "recipe": recipe, "phases": phases, **changes})
+
+
+def journal(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def agnostic(base: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished task-agnostic run."""
+    out = tmp_path_factory.mktemp("agnostic") / "student"
+    run(make(base, "task-agnostic"), out)
+    return out
+
+
+def test_the_loss_of_each_layer_falls(agnostic: Path) -> None:
+    rows = journal(agnostic)
+    for layer in range(2):
+        here = [row for row in rows if row["phase"] == "layers" and row["layer"] == layer]
+        errors = [row["held_out"] for row in here]
+        assert [row["step"] for row in here] == [0, 5, 10, 15, 20, 25, 30]
+        assert errors[-1] < 0.8 * errors[0] and here[-1]["loss"] < here[1]["loss"]
+    hidden = [row for row in rows if row["phase"] == "hidden"]
+    for name in ("hidden.0", "hidden.1"):
+        assert hidden[-1][name] < hidden[0][name]
+
+
+def test_a_run_leaves_a_model_that_transformers_loads_and_its_figures(agnostic: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    assert not (agnostic / "work").exists()
+    result = Result.model_validate_json((agnostic / "result.json").read_text())
+    assert {(row.recipe, row.metric) for row in result.rows} == {
+        ("task-agnostic", "matthews"),
+        ("task-agnostic", "score"),
+    }
+    assert len(result.initial) == 2 and set(result.phase_s) == {"layers", "hidden", "task"}
+    assert result.rows[0].value > 0.5
+    model = AutoModelForSequenceClassification.from_pretrained(agnostic)
+    tokenizer = AutoTokenizer.from_pretrained(agnostic)
+    ids = tokenizer("a fine film", return_tensors="pt")["input_ids"]
+    assert model(ids).logits.argmax() == 1
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_the_first_phase_trains_nothing_but_what_it_says(
+    base: dict[str, Any], tmp_path: Path, learn: bool
+) -> None:
+    """Q, K, V and the thresholds of both layers move; nothing else does, by not one bit."""
+    nothing = {name: {"max_steps": 0, "min_steps": 0} for name in ("hidden", "task")}
+    phases = {**nothing, "layers": PHASES["layers"]}
+    experiment = make(
+        base, "task-agnostic", phases=phases, initial="default", learn_thresholds=learn
+    )
+    run(experiment, tmp_path / "student")
+    after = load_file(tmp_path / "student" / "model.safetensors")
+    teacher = tiny_teacher(initializer_range=0.2, dropout=0.0)
+    before = student_from_teacher(teacher, "inhibitor_signed").state_dict()
+    moved = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    parts = ["q_lin.weight", "q_lin.bias", "k_lin.weight", "k_lin.bias", "v_lin.weight"]
+    parts += ["v_lin.bias", *(["gamma", "shift", "eta"] if learn else [])]
+    assert moved == {
+        f"distilbert.transformer.layer.{layer}.attention.{part}"
+        for layer in range(2)
+        for part in parts
+    }
+
+
+def test_later_phases_keep_the_embeddings(base: dict[str, Any], agnostic: Path) -> None:
+    before = load_file(Path(base["teacher"]) / "model.safetensors")
+    after = load_file(agnostic / "model.safetensors")
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]) == ("embeddings." in name), name
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from tests.fhe_inhibitor.experiments.test_run import Experiment, run
+experiment = Experiment.model_validate_json(sys.argv[1])
+def stop(place, step, steps):
+    if place == {"phase": sys.argv[3], **({"layer": 1} if sys.argv[3] == "layers" else {})}:
+        if step == 25:
+            os.kill(os.getpid(), signal.SIGKILL)
+run(experiment, sys.argv[2], stop)
+"""
+
+
+@pytest.mark.parametrize("phase", ["layers", "task"])
+def test_a_killed_run_ends_like_one_that_was_not(
+    base: dict[str, Any], agnostic: Path, tmp_path: Path, phase: str
+) -> None:
+    out = tmp_path / "student"
+    experiment = make(base, "task-agnostic")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL, experiment.model_dump_json(), str(out), phase],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "result.json").exists()
+    folder = out / "work" / phase / ("layer-1" if phase == "layers" else "")
+    broken = folder / "checkpoint-30"  # as if the power had failed while it was written
+    broken.mkdir()
+    (broken / "model.safetensors").write_bytes(b"half")
+    seen: list[int] = []
+    place = {"phase": phase, **({"layer": 1} if phase == "layers" else {})}
+    run(experiment, out, lambda at, step, steps: seen.append(step) if at == place else None)
+    assert seen[0] == 20
+    expected = load_file(agnostic / "model.safetensors")
+    for name, weight in load_file(out / "model.safetensors").items():
+        assert torch.equal(weight, expected[name]), name
+    assert journal(out) == journal(agnostic)
+
+
+def test_a_finished_run_is_only_read(base: dict[str, Any], agnostic: Path) -> None:
+    start = time.monotonic()
+    steps: list[int] = []
+    result = run(make(base, "task-agnostic"), agnostic, lambda at, step, n: steps.append(step))
+    assert result.rows and not steps and time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("recipe", ["task-specific", "aligned"])
+@pytest.mark.parametrize("kind", ["inhibitor_signed", "dot_product"])
+def test_other_recipes_learn_the_task(
+    base: dict[str, Any], tmp_path: Path, recipe: str, kind: str
+) -> None:
+    """With a teacher that is fine-tuned first, which their results name beside the student."""
+    teacher = make(base, "teacher")
+    run(teacher, tmp_path / "teacher")
+    tuned = str(tmp_path / "teacher")
+    result = run(make(base, recipe, teacher=tuned, attention_kind=kind), tmp_path / "student")
+    scores = {row.recipe: row.value for row in result.rows if row.metric == "score"}
+    assert scores[recipe] > 0.5
+    assert set(scores) == {recipe, "teacher"}
+
+
+def test_attention_fades_from_the_teacher_to_the_student() -> None:
+    teacher = tiny_teacher(initializer_range=0.3)
+    student = student_from_teacher(teacher, "inhibitor_signed")
+    reference = student_from_teacher(teacher, "dot_product")
+    ids = torch.randint(5, 14, (3, 7), generator=torch.manual_seed(0))
+    mask = torch.ones_like(ids)
+    alone, wanted = student(ids, mask).logits, reference(ids, mask).logits
+    share = [0.0, 0.0]
+    with blended(student, reference, share):
+        torch.testing.assert_close(student(ids, mask).logits, wanted, atol=1e-5, rtol=1e-5)
+        share[:] = [0.5, 0.0]
+        assert not torch.allclose(student(ids, mask).logits, wanted)
+        share[:] = [1.0, 1.0]
+        assert torch.equal(student(ids, mask).logits, alone)
+    share[:] = [0.0, 0.0]
+    assert torch.equal(student(ids, mask).logits, alone)
+
+
+def test_early_stopping_ends_a_phase_and_keeps_its_best(
+    base: dict[str, Any], tmp_path: Path
+) -> None:
+    phases = {"task": {**PHASES["task"], "min_steps": 400, "max_steps": 400, "hard": 1.0}}
+    experiment = make(base, "task-specific", phases=phases, held_out=20, patience=2)
+    result = run(experiment, tmp_path / "student")
+    losses = {r["step"]: r["eval_loss"] for r in journal(tmp_path / "student") if "eval_loss" in r}
+    assert max(losses) < 400
+    best = min(losses, key=losses.__getitem__)
+    assert max(losses) - best == 2 * experiment.save_steps
+    scores = {r["step"]: r["eval_score"] for r in journal(tmp_path / "student") if "eval_loss" in r}
+    measured = {(row.recipe, row.split): row.value for row in result.rows if row.metric == "score"}
+    assert measured["task-specific", "held_out"] == pytest.approx(scores[best], rel=1e-5)
+    assert {row.split for row in result.rows} == {"validation", "held_out"}
+
+
+def test_broken_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    assert last_whole_checkpoint(tmp_path) is None
+    for step, content in ((10, '{"global_step": 10}'), (20, '{"global_st')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(content)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert not (tmp_path / "checkpoint-20").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "sst3"}, "no task 'sst3'"),
+        ({"recipe": "magic"}, "no recipe 'magic'; wanted one of teacher, task-agnostic"),
+        ({"teacher": "/nowhere"}, "no teacher could be loaded from '/nowhere'"),
+        ({"data": "/nowhere"}, "/nowhere is no folder"),
+        ({"task": "rte"}, "not a TSV of the task rte"),
+        ({"task": "mnli"}, "has 2 labels; wanted 3"),
+        ({"student": "/nowhere"}, "no classifier could be loaded from '/nowhere'"),
+        ({"phases": {"warmup": {}}}, "there is no 'warmup'"),
+        ({"phases": {"task": {"speed": 3}}}, "setting 'speed'"),
+    ],
+)
+def test_bad_settings_are_refused(
+    base: dict[str, Any], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(make({**base, **changes}, changes.get("recipe", "task-agnostic"),
+                 **({"phases": changes["phases"]} if "phases" in changes else {})),
+            tmp_path / "student")  # fmt: skip
+
+
+def test_a_folder_of_another_experiment_is_refused(base: dict[str, Any], agnostic: Path) -> None:
+    with pytest.raises(InputError, match="another experiment: seed was 0, now 1"):
+        run(make(base, "task-agnostic", seed=1), agnostic)
+    with pytest.raises(InputError, match="not empty and holds no experiment"):
+        run(make(base, "task-agnostic"), agnostic.parent)
+
+
+def test_checkpoints_of_another_model_are_refused(base: dict[str, Any], tmp_path: Path) -> None:
+    """The same settings, but under the teacher's name now lies another one."""
+    folder = save_teacher(tiny_teacher(), tmp_path / "teacher")
+    experiment = make(base, "task-agnostic", teacher=str(folder))
+
+    def interrupt(place: dict[str, Any], step: int, steps: int) -> None:
+        if step == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, tmp_path / "student", interrupt)
+    save_teacher(tiny_teacher(hidden_dim=16), folder)
+    with pytest.raises(InputError, match="checkpoints of another model: its teacher changed"):
+        run(experiment, tmp_path / "student")
+
+
+def test_a_student_of_another_shape_is_refused(base: dict[str, Any], tmp_path: Path) -> None:
+    other = tiny_teacher(dim=16, hidden_dim=16, n_layers=1)
+    student = student_from_teacher(other, "inhibitor_signed")
+    student.save_pretrained(tmp_path / "other")
+    other.tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="has dim 16, the teacher 32"):
+        run(make(base, "task-agnostic", student=str(tmp_path / "other")), tmp_path / "student")
+
+
+def test_settings_come_from_yaml_and_options(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("recipe: aligned\ntask: rte\nseed: 3\nphases:\n  task: {epochs: 2}\n")
+    experiment = read_experiment(path, {"seed": 4, "teacher": None})
+    assert (experiment.task, experiment.seed, experiment.teacher) == ("rte", 4, "minilm")
+    path.write_text(json.dumps({"recipe": "aligned", "task": "rte"}))
+    assert read_experiment(path, {}).task == "rte"
+    path.write_text("- rte")
+    with pytest.raises(InputError, match="holds no settings"):
+        read_experiment(path, {})
+    path.write_text("recipe: aligned\ntask: rte\nsped: 3\n")
+    with pytest.raises(InputError, match="setting 'sped'"):
+        read_experiment(path, {})
+    with pytest.raises(InputError, match="setting 'task': field required"):
+        read_experiment(None, {"recipe": "aligned"})

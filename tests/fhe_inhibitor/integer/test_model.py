@@ -1,0 +1,140 @@
+"""The integer model's folder: round trip, token choice, and everything that doesn't fit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer import format as integer_format
+from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.integer.public import most_important
+from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "tiny")
+
+
+def test_written_parameters_come_back(folder: Path, tmp_path: Path) -> None:
+    parameters, digest = integer_format.read(folder / INTEGER_FILE)
+    assert integer_format.write(tmp_path / "copy", parameters) == digest
+    again, _ = integer_format.read(tmp_path / "copy")
+    network, copy = parameters["network"], again["network"]
+    assert np.array_equal(network.layers[0].heads[0].key.weight, copy.layers[0].heads[0].key.weight)
+    assert network.layers[0].heads[0].key.weight.dtype == np.int64
+
+
+def test_a_text_becomes_its_most_important_tokens_in_order(folder: Path) -> None:
+    model = IntegerModel.load(folder)
+    text = "the film is very good and great"
+    tokens = model.tokenize(text, max_tokens=3)
+    ids = model.tokenizer.encode(text).ids
+    best = sorted(np.argsort(-model.importance[ids], kind="stable")[:3])
+    assert tokens.ids.tolist() == [ids[i] for i in best]
+    assert (tokens.n_total, tokens.n_cut) == (7, 4)
+    x, padding = model.encode(tokens)
+    assert x.shape == (4, model.network.dim) and padding.tolist() == [0, 0, 0, 1]
+    assert np.array_equal(x[:3], model.embedding[tokens.ids])
+
+
+def test_the_bucket_s_padding_changes_nothing(folder: Path) -> None:
+    model = IntegerModel.load(folder)
+    x, padding = model.encode(model.tokenize("good film"))
+    assert len(x) == 2
+    longer = np.concatenate([x, np.full_like(x, model.network.input_range[1])])
+    assert np.array_equal(
+        model.integer_logits(x, padding), model.integer_logits(longer, np.array([0, 0, 1, 1]))
+    )
+
+
+def test_probabilities_are_the_softmax_of_scaled_logits(folder: Path) -> None:
+    model = IntegerModel.load(folder)
+    assert model.probabilities(np.array([5, 5])).tolist() == [0.5, 0.5]
+    expected = 1 / (1 + np.exp(-model.logit_scale * 40))
+    assert model.probabilities(np.array([-20, 20]))[1] == pytest.approx(expected)
+
+
+def test_equally_important_tokens_are_taken_from_the_front() -> None:
+    assert most_important([1.0] * 6, 3).tolist() == [0, 1, 2]
+    assert most_important([1.0, 2.0], 5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        IntegerModel.load(folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, INTEGER_FILE, TOKENIZER_FILE])
+def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=name):
+        IntegerModel.load(folder)
+
+
+def test_integers_may_be_gzipped(folder: Path) -> None:
+    plain = folder / INTEGER_FILE
+    model, content = IntegerModel.load(folder), plain.read_bytes()
+    gzipped = plain.with_name(f"{INTEGER_FILE}.gz")
+    gzipped.write_bytes(gzip.compress(content))
+    plain.unlink()
+    assert IntegerModel.load(folder).hash == model.hash
+    for damaged in (content, gzipped.read_bytes()[:-100]):
+        gzipped.write_bytes(damaged)
+        with pytest.raises(InputError, match=gzipped.name):
+            IntegerModel.load(folder)
+
+
+def test_a_changed_weight_is_found_by_the_hash(folder: Path) -> None:
+    path = folder / INTEGER_FILE
+    parameters, _ = integer_format.read(path)
+    integer_format.write(path, parameters)
+    tensors = load_file(path)
+    tensors["embedding"][3, 0] += 1
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata)
+    with pytest.raises(InputError, match="hash"):
+        IntegerModel.load(folder)
+
+
+def test_another_version_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer_format, "FORMAT_VERSION", 2)
+    with pytest.raises(InputError, match="integer format 1"):
+        IntegerModel.load(folder)
+
+
+def test_files_of_different_models_are_refused(folder: Path) -> None:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps({**config, "dim": 99}))
+    with pytest.raises(InputError, match="dim = 99"):
+        IntegerModel.load(folder)
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(InputError, match="no model 'nonsense'"):
+        IntegerModel.load("nonsense")
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n\t"])
+def test_an_empty_text_is_refused(folder: Path, text: str) -> None:
+    with pytest.raises(InputError, match="empty"):
+        IntegerModel.load(folder).tokenize(text)
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_a_length_that_the_model_lacks_is_refused(folder: Path, limit: int) -> None:
+    with pytest.raises(InputError, match="reads 1 to 4"):
+        IntegerModel.load(folder).tokenize("good", max_tokens=limit)

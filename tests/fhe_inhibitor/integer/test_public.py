@@ -1,0 +1,87 @@
+"""The public part of a model goes through two plain files, and holds nothing of the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.integer.public import PublicModel
+from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> IntegerModel:
+    return IntegerModel.load(write_tiny_model(tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize("boundary", ["embedding", "projection"])
+def test_the_client_computes_what_the_whole_model_does(
+    model: IntegerModel, tmp_path: Path, boundary: str
+) -> None:
+    model = replace(model, network=replace(model.network, client_boundary=boundary))
+    model.write_public(tmp_path)
+    public = PublicModel.load(tmp_path)
+    text = "the film is n't very good"
+    read, expected = public.tokenize(text), model.tokenize(text)
+    assert (read.tokens, read.n_total) == (expected.tokens, expected.n_total)
+    for value, other in zip(public.encode(read), model.encode(expected), strict=True):
+        assert np.array_equal(value, other)
+    x, _ = public.encode(read)
+    projections, others = public.projections(x), model.projections(x)
+    assert set(projections) == set(others)
+    assert all(np.array_equal(projections[name], others[name]) for name in others)
+    assert bool(projections) == (boundary == "projection")
+    logits = np.array([3, -4])
+    assert np.array_equal(public.probabilities(logits), model.probabilities(logits))
+
+
+def test_equal_models_give_equal_bytes(model: IntegerModel, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        model.write_public(tmp_path / folder)
+    for name in (EMBEDDING_FILE, TOKENIZER_FILE):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_network_is_not_in_the_file(model: IntegerModel, tmp_path: Path) -> None:
+    model.write_public(tmp_path)
+    assert set(load_file(tmp_path / EMBEDDING_FILE)) == {"embedding", "importance", "positions"}
+
+
+def test_a_text_that_is_too_long_is_cut_or_refused(model: IntegerModel) -> None:
+    tokens = model.tokenize("the film is n't very good")
+    assert tokens.describe_cut().startswith("2 of 6 tokens are cut, the 4 most important are read")
+    with pytest.raises(InputError, match="6 tokens, 4 would be read"):
+        model.tokenize("the film is n't very good", strict=True)
+    assert model.tokenize("good film", strict=True).n_cut == 0
+    with pytest.raises(InputError, match="not UTF-8"):
+        model.tokenize("good \udcff")
+
+
+@pytest.mark.parametrize("name", [EMBEDDING_FILE, TOKENIZER_FILE])
+def test_a_damaged_or_missing_file_is_named(model: IntegerModel, tmp_path: Path, name: str) -> None:
+    model.write_public(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=name):
+        PublicModel.load(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match=name):
+        PublicModel.load(tmp_path)
+
+
+def test_files_of_different_models_are_refused(model: IntegerModel, tmp_path: Path) -> None:
+    model.write_public(tmp_path)
+    shorter = replace(model, embedding=model.embedding[:-1])
+    (tmp_path / "other").mkdir()
+    shorter.write_public(tmp_path / "other")
+    (tmp_path / "other" / EMBEDDING_FILE).rename(tmp_path / EMBEDDING_FILE)
+    with pytest.raises(InputError, match="different models"):
+        PublicModel.load(tmp_path)

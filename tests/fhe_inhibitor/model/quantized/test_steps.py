@@ -1,0 +1,232 @@
+"""Quantization: small bounded functions, and a conversion that is exact for every shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits.intervals import full, interval_lookup
+from circuits.lookups import exact_lookup, noisy_lookup
+from circuits.network import run
+from fhe_inhibitor.model.configuration import (
+    ATTENTION_KINDS,
+    InhibiDistilBertConfig,
+    QuantizationConfig,
+)
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.model.quantized.attention import SaturatingSums
+from fhe_inhibitor.model.quantized.functions import Bounds, row_scales
+from fhe_inhibitor.model.quantized.network import QuantizedNetwork, calibrate
+from fhe_inhibitor.model.quantized.steps import (
+    Step,
+    TableLinear,
+    clamp_leaky,
+    round_ste,
+    round_to_step,
+)
+
+torch.set_num_threads(1)  # tensors here are too small to share
+
+N = 10
+
+
+@given(st.floats(-1e3, 1e3, width=32))
+def test_rounding_is_to_the_nearest_integer_with_gradient_one(value: float) -> None:
+    x = torch.tensor(value, requires_grad=True)
+    rounded = round_ste(x)
+    rounded.backward()
+    assert rounded.item() == pytest.approx(np.floor(np.float32(value) + np.float32(0.5)))
+    assert x.grad.item() == 1.0
+
+
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_steps_stay_in_their_bits_and_err_by_half_a_step(n_bits: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(64, 3, generator=generator)
+    for make in (Step.signed, Step.symmetric, Step.unsigned, Step.centred):
+        step = make(3, n_bits)
+        step.calibrate(x)
+        codes = step(x).detach()
+        assert codes.min() >= step.low and codes.max() <= step.high
+        back = (codes - step.centre) * step.size
+        inside = (codes > step.low) & (codes < step.high)
+        assert ((back - x).abs() <= 0.5 * step.size + 1e-5)[inside].all()
+
+
+def test_a_clamped_value_finds_its_way_back() -> None:
+    x = torch.tensor([-2.0, 0.5, 9.0], requires_grad=True)
+    clamp_leaky(x, 0, 7).sum().backward()
+    assert x.grad.tolist() == pytest.approx([0.05, 1.0, 0.05])
+
+
+def test_rounding_noise_moves_at_most_one_step() -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 4000, (20_000,)).float()
+    exact, noisy = round_to_step(x, 7, 0.0), round_to_step(x, 7, 0.1)
+    assert set((noisy - exact).div(128).unique().tolist()) == {-1.0, 0.0, 1.0}
+    # A uniform value crosses a boundary with probability E|noise| = 0.1 sqrt(2 / pi).
+    assert (noisy != exact).float().mean().item() == pytest.approx(0.08, abs=0.01)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 8), st.integers(1, 40))
+def test_integer_weights_keep_every_bound(seed: int, weight_bits: int, fan_in: int) -> None:
+    rows = torch.randn(5, fan_in, generator=torch.Generator().manual_seed(seed))
+    span = torch.full((fan_in,), 15.0)
+    limit, norm = 31.0 * 64, 11.0
+    largest = (1 << (weight_bits - 1)) - 1
+    scale = row_scales(rows, span, Bounds(largest, norm, limit))
+    integers = (rows / scale[:, None] + 0.5).floor()
+    assert integers.abs().max() <= largest
+    assert (integers.abs() @ span).max() <= limit
+    assert integers.norm(dim=1).max() <= norm
+
+
+def test_table_linear_is_a_linear_layer_up_to_its_rounding() -> None:
+    torch.manual_seed(0)
+    weight, bias, size = torch.randn(6, 8), torch.randn(6), torch.rand(8) + 0.5
+    bits = QuantizationConfig(weight_bits=8, weight_norm=1e6, table_bits=8)
+    step = Step.signed(8, 4)
+    step.log_size.data = size.log()
+    linear = TableLinear(weight, bias, step, lambda real: real, bits)
+    x = torch.randint(-8, 8, (100, 8)).float()
+    expected = (x * size) @ weight.T + bias
+    assert (linear(x) - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def make(kind: str, query: str, hidden_dim: int, bits: dict[str, Any], seed: int = 0):
+    """A model with random weights, calibrated on random texts, and those texts."""
+    torch.manual_seed(seed)
+    config = InhibiDistilBertConfig(
+        vocab_size=200,
+        max_position_embeddings=N,
+        dim=12,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=hidden_dim,
+        key_head_dim=[3, 4],
+        value_head_dim=[4, 6],
+        attention_kind=kind,
+        attention_window=[2, 0],
+        threshold="head_offset",
+        classifier_query=query,
+        normalization="static",
+        n_tokens=N,
+        initializer_range=0.3,
+        quantization=bits,
+    )
+    model = InhibiDistilBertForSequenceClassification(config).eval()
+    ids = torch.randint(1, 200, (24, N))
+    mask = torch.ones_like(ids)
+    mask[:12, 6:] = 0
+    calibrate(model, ids, mask)
+    return model, ids, mask
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@pytest.mark.parametrize("query", ["cls", "constant"])
+@pytest.mark.parametrize("hidden_dim", [0, 10])
+@pytest.mark.parametrize(("attention_bits", "zero_points"), [(2, False), (3, False), (3, True)])
+def test_conversion_is_exact(
+    kind: str, query: str, hidden_dim: int, attention_bits: int, zero_points: bool
+) -> None:
+    bits = {
+        "key_bits": attention_bits,
+        "value_bits": [attention_bits, 4],
+        "keys_per_sum": [0, 3 * (attention_bits - 2)],
+        "weight_bits": 5,
+        "table_bits": 6,
+        "zero_points": zero_points,
+    }
+    model, ids, mask = make(kind, query, hidden_dim, bits)
+    network, scale = QuantizedNetwork(model).to_circuit()
+    x = QuantizedNetwork(model).embed(ids).detach().numpy().astype(np.int64)
+    padding = 1 - mask.numpy()
+    integers = np.stack([run(network, *text) for text in zip(x, padding, strict=True)])
+    logits = model(ids, mask).logits.detach().numpy()
+    np.testing.assert_allclose(integers * scale, logits, atol=1e-4)
+    assert len(np.unique(integers)) > 2
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@pytest.mark.parametrize("query", ["cls", "constant"])
+@pytest.mark.parametrize("keys_per_sum", [0, 4])
+def test_no_input_and_no_noise_leaves_the_tables(kind: str, query: str, keys_per_sum: int) -> None:
+    model, _, _ = make(kind, query, 10, {"keys_per_sum": [0, keys_per_sum]})
+    network, _ = QuantizedNetwork(model).to_circuit()
+    low, high = network.input_range
+    bounds = run(network, full((N, 12), low, high), full((N,), 0, 1), interval_lookup)
+    assert bounds.low.min() >= -64 and bounds.high.max() < 64
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x = rng.integers(low, high + 1, (N, 12))
+        padding = (np.arange(N) >= rng.integers(1, N + 1)).astype(np.int64)
+        noisy = run(network, x, padding, noisy_lookup(rng, 0.1))
+        assert (bounds.low <= noisy).all() and (noisy <= bounds.high).all()
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+def test_padding_changes_nothing_in_integers(kind: str) -> None:
+    model, ids, _ = make(kind, "constant", 0, {"keys_per_sum": [0, 4]})
+    network, _ = QuantizedNetwork(model).to_circuit()
+    x = QuantizedNetwork(model).embed(ids[:1]).detach().numpy().astype(np.int64)[0]
+    short = run(network, x[:6], np.zeros(6, np.int64), exact_lookup)
+    padded = run(network, x, (np.arange(N) >= 6).astype(np.int64), exact_lookup)
+    assert np.array_equal(short, padded)
+
+
+def test_partial_sums_saturate_at_what_one_key_contributes() -> None:
+    """Four keys of 0 ... 15 fit 5 bits in steps of 2, so one key counts 7 steps."""
+    sums = SaturatingSums(keys=4, low=0, high=15, table_bits=5)
+    assert (sums.lsbs, sums.range) == (1, (0, 7))
+    x = torch.tensor([9.0, 0, 0, 0, 15, 15, 15, 15, 3]).reshape(1, 1, 9, 1)
+    assert sums(x, 0.0).item() == 5 + 7 + 2
+    signed = SaturatingSums(keys=2, low=-7, high=7, table_bits=5)
+    assert (signed.lsbs, signed.range) == (0, (-7, 7))
+    x = torch.tensor([-7.0, -7, 3, 1]).reshape(1, 1, 4, 1)
+    assert signed(x, 0.0).item() == -7 + 4
+
+
+def test_training_reaches_every_parameter() -> None:
+    for kind in ATTENTION_KINDS:
+        model, ids, mask = make(kind, "cls", 10, {})
+        model.train()
+        model(ids, mask, labels=torch.randint(0, 2, (24,))).loss.backward()
+        silent = [name for name, p in model.named_parameters() if p.grad is None]
+        assert not silent, (kind, silent)
+
+
+def test_labels_read_the_same_few_features() -> None:
+    """Fewer leave each weight more of the logits' range."""
+    model, ids, mask = make("inhibitor", "cls", 10, {"classifier_fan_in": 3})
+    dense, _, _ = make("inhibitor", "cls", 10, {})
+    weight = QuantizedNetwork(model).to_circuit()[0].classifier.weight
+    assert 1 <= np.count_nonzero(weight.any(axis=1)) <= 3
+    assert (
+        np.abs(weight).max()
+        > np.abs(QuantizedNetwork(dense).to_circuit()[0].classifier.weight).max()
+    )
+    states = model(ids, mask, output_hidden_states=True).hidden_states
+    assert [len(state[0]) for state in states] == [ids.shape[1], ids.shape[1], 1]
+    step = model.distilbert.transformer.layer[-1].output_step
+    integers = (states[-1] / step.size).round()
+    assert integers.min() >= step.low and integers.max() <= step.high
+
+
+def test_a_zero_point_serves_a_channel_far_from_0() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 2) * torch.tensor([1.0, 0.1]) + torch.tensor([0.0, 5.0])
+    errors = {}
+    for has_zero_point in (False, True):
+        step = Step.signed(2, 4, has_zero_point)
+        step.calibrate(x)
+        codes = step.integers(x)
+        assert codes.min() >= -8 and codes.max() <= 7
+        errors[has_zero_point] = (step.reals(codes) - x).square().mean(dim=0)
+    assert errors[True][1] < 0.02 * errors[False][1]
+    assert errors[True][0] < 1.3 * errors[False][0]

@@ -1,0 +1,138 @@
+"""InhibiDistilBERT as a transformers model: DistilBERT's weights, Auto classes, saving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.training.recipe import NANO
+
+torch.set_num_threads(1)  # tensors here are too small to share
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 40,
+    "max_position_embeddings": 16,
+    "dim": 12,
+    "n_layers": 2,
+    "n_heads": 3,
+    "hidden_dim": 24,
+    "initializer_range": 0.5,
+}
+
+
+def make(**changes: Any) -> InhibiDistilBertForSequenceClassification:
+    torch.manual_seed(0)
+    config = InhibiDistilBertConfig(**{**SHAPE, "n_tokens": 16, **changes})
+    return InhibiDistilBertForSequenceClassification(config).eval()
+
+
+def test_dot_product_student_is_distilbert() -> None:
+    """Same names, same arithmetic: DistilBERT's checkpoint loads and gives its logits."""
+    torch.manual_seed(0)
+    teacher = DistilBertForSequenceClassification(
+        DistilBertConfig(**SHAPE, sinusoidal_pos_embds=False)
+    ).eval()
+    student = make(attention_kind="dot_product")
+    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.rsplit(".")[-1] in ("gamma", "shift") for name in missing)
+    ids = torch.randint(1, 40, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    torch.testing.assert_close(
+        student(ids, mask).logits, teacher(ids, mask).logits, atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@pytest.mark.parametrize("query", ["cls", "constant"])
+@pytest.mark.parametrize("window", [0, 2])
+def test_padding_changes_nothing(kind: str, query: str, window: int) -> None:
+    model = make(
+        attention_kind=kind,
+        classifier_query=query,
+        attention_window=window,
+        threshold="head_offset",
+        normalization="static",
+    )
+    ids = torch.randint(1, 40, (4, 7))
+    padded = torch.cat([ids, torch.randint(1, 40, (4, 5))], dim=1)
+    mask = torch.cat([torch.ones(4, 7), torch.zeros(4, 5)], dim=1).long()
+    torch.testing.assert_close(model(padded, mask).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+def test_a_saved_model_comes_back_through_auto_classes(kind: str, tmp_path: Path) -> None:
+    model = make(
+        attention_kind=kind,
+        n_heads=[3, 2],
+        key_head_dim=[2, 5],
+        value_head_dim=[4, 3],
+        hidden_dim=[0, 8],
+        attention_window=[1, 0],
+        normalization="static",
+        quantization={"key_bits": 3, "value_bits": 3},
+    )
+    model.save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), InhibiDistilBertConfig)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert isinstance(loaded, InhibiDistilBertForSequenceClassification)
+    ids = torch.randint(1, 40, (2, 6))
+    assert torch.equal(model(ids).logits, loaded(ids).logits)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_seed_starts_with_everything_inhibited(seed: int) -> None:
+    """A layer of zeros has no gradient: training may never leave it."""
+    torch.manual_seed(seed)
+    config = InhibiDistilBertConfig(**{**NANO, "vocab_size": 100, "quantization": None})
+    model = InhibiDistilBertForSequenceClassification(config).eval()
+    pooled = model.distilbert(torch.randint(1, 100, (64, 12))).last_hidden_state
+    assert pooled.std(dim=0).mean() > 0.01
+
+
+def test_a_window_hides_what_lies_outside() -> None:
+    """With one layer and a window of 1, the first position doesn't see the third token."""
+    model = make(n_layers=1, attention_window=1, threshold="head")
+    ids = torch.randint(1, 40, (1, 6))
+    far, near = ids.clone(), ids.clone()
+    far[0, 2] = near[0, 1] = (ids[0, 2] % 39) + 1
+    logits = model(ids).logits
+    assert torch.equal(model(far).logits, logits)
+    assert not torch.equal(model(near).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"attention_kind": "softmax"}, "attention_kind is 'softmax'"),
+        ({"quantization": {"weight_bits": 9}, "normalization": "static"}, "weight_bits is 9"),
+        ({"n_heads": [1]}, "n_heads has 1"),
+        ({"quantization": {"weight_bits": 4}}, 'normalization="static"'),
+        ({"quantization": {"keys_per_sum": 1}, "normalization": "static"}, "keys_per_sum is 1"),
+        (
+            {
+                "quantization": {"keys_per_sum": 4},
+                "normalization": "static",
+                "attention_window": 2,
+            },
+            "keys_per_sum needs full attention",
+        ),
+        ({"buckets": [4, 8], "n_tokens": 16}, "buckets are"),
+    ],
+)
+def test_configurations_that_no_model_fits_are_refused(changes: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        InhibiDistilBertConfig(**{**SHAPE, **changes})

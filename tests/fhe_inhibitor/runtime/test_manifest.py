@@ -1,0 +1,77 @@
+"""A manifest comes back as it was; another version, network or content is one clear error."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.manifest import (
+    MANIFEST_FILE,
+    Encryption,
+    Manifest,
+    Program,
+    Task,
+    read_manifest,
+)
+
+MANIFEST = Manifest(
+    network_hash="ab" * 32,
+    keys_hash="cd" * 32,
+    p_error=2**-20,
+    exact_rounding=False,
+    dim=4,
+    n_labels=2,
+    input_range=(-8, 7),
+    programs={
+        8: Program(
+            (Encryption("x.0", "x", "project_n8", 0),),
+            (Task("project", "project_n8", ("x.0",), ("logits",), {3: 7, 5: 9}),),
+        )
+    },
+    benchmarks={5: "benchmark_5_bits"},
+    benchmark_size=64,
+)
+
+
+def test_a_manifest_comes_back(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    assert read_manifest(tmp_path, MANIFEST.network_hash) == MANIFEST
+    assert MANIFEST.program(8).tasks[0].n_lookups == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 0}, "has format 0.*compile the model again"),
+        ({"concrete_version": "2.10.0"}, "for Concrete 2.10.0"),
+        ({"network_hash": "00" * 32}, "belongs to the network 000000000000, wanted abababababab"),
+        ({"programs": {"8": {"tasks": []}}}, "can't be read as circuits"),
+        ({"surplus": 1}, "can't be read as circuits"),
+        ({"input_range": 3}, "can't be read as circuits"),
+    ],
+)
+def test_another_manifest_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    MANIFEST.write(tmp_path)
+    path = tmp_path / MANIFEST_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(InputError, match=message):
+        read_manifest(tmp_path, MANIFEST.network_hash)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"format_version": 1}'])
+def test_damage_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST_FILE).write_text(content)
+    with pytest.raises(InputError, match="compile the model again"):
+        read_manifest(tmp_path)
+
+
+def test_a_missing_manifest_and_length_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=str(tmp_path)):
+        read_manifest(tmp_path)
+    with pytest.raises(InputError, match="9 tokens: these circuits take 8, 16"):
+        replace(MANIFEST, programs={16: MANIFEST.program(8), **MANIFEST.programs}).program(9)

@@ -1,0 +1,54 @@
+"""Messages and keys survive the way; whatever else arrives is one clear error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.messages import Request, Response, pack_keys, unpack_keys
+
+MESSAGE = Request(8, {"x.0": b"abc", "padding.0": b""})
+HASH = "0f" * 32
+
+
+@given(st.integers(0, 1000), st.dictionaries(st.text(max_size=9), st.binary(max_size=99)))
+def test_a_message_comes_back(n: int, ciphertexts: dict[str, bytes]) -> None:
+    assert Response.from_bytes(Response(n, ciphertexts).to_bytes()) == Response(n, ciphertexts)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(data: bytes) -> None:
+    with pytest.raises(InputError):
+        Request.from_bytes(data)
+    with pytest.raises(InputError):
+        unpack_keys(HASH, data)
+
+
+def test_every_cut_is_refused() -> None:
+    data = MESSAGE.to_bytes()
+    for end in range(len(data)):
+        with pytest.raises(InputError, match="cut|no request|header|bytes"):
+            Request.from_bytes(data[:end])
+    with pytest.raises(InputError, match="its header says"):
+        Request.from_bytes(data + b"!")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [[], {"n": 8}, {"n": "8", "sizes": {}}, {"n": 8, "sizes": {"x": -1}}, {"n": 8, "sizes": [1]}],
+)
+def test_a_wrong_header_is_refused(header: object) -> None:
+    data = json.dumps(header).encode()
+    with pytest.raises(InputError):
+        Request.from_bytes(b"FHEI\x01" + len(data).to_bytes(4, "little") + data)
+
+
+def test_keys_of_other_circuits_are_refused() -> None:
+    packed = pack_keys(HASH, b"secret")
+    assert unpack_keys(HASH, packed) == b"secret"
+    with pytest.raises(InputError, match="belong to other circuits"):
+        unpack_keys("1f" * 32, packed)

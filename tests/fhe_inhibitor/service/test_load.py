@@ -1,0 +1,95 @@
+"""Many at once: none is lost, none waits for ever, and nothing grows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.fhe_inhibitor.service.api import Api
+from tests.fhe_inhibitor.service.conftest import Tiny, User
+from tests.fhe_inhibitor.service.serving import SLOW, Serving, serve
+
+pytestmark = pytest.mark.fhe
+
+N_CLIENTS = 8
+P99_S = 0.2
+PROBES = ("/health", "/ready", "/v1/jobs", "/v1/keys", "/v1/models")
+GROWTH_BYTES = 30 << 20
+
+
+@pytest.mark.parametrize("seconds", [8, pytest.param(120, marks=SLOW)])
+def test_eight_clients_at_once(
+    server: Serving, alice: Api, bob: Api, user: User, other_user: User, seconds: float
+) -> None:
+    end = time.monotonic() + seconds
+    failed: list[BaseException] = []
+    served: list[str] = []
+    latencies: list[float] = []
+
+    def classify(api: Api, person: User) -> None:
+        try:
+            own = Api(api.url, api.token, api.keys, api.model_hash)
+            while time.monotonic() < end:
+                job = own.start(person.request)
+                person.check(own.result(job))
+                served.append(job)
+        except BaseException as error:
+            failed.append(error)
+
+    def probe() -> None:
+        headers = {"Authorization": f"Bearer {alice.token}"}
+        with httpx.Client(base_url=server.url, headers=headers) as client:
+            while time.monotonic() < end:
+                for path in PROBES:
+                    start = time.perf_counter()
+                    client.get(path).raise_for_status()
+                    latencies.append(time.perf_counter() - start)
+                    time.sleep(0.01)
+
+    people = [(alice, user), (bob, other_user)] * (N_CLIENTS // 2)
+    threads = [threading.Thread(target=classify, args=person) for person in people]
+    threads.append(threading.Thread(target=probe))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(served) == len(set(served)) >= N_CLIENTS
+    p99_s = float(np.quantile(latencies, 0.99))
+    print(f"{len(served)} jobs; {len(latencies)} cheap requests, p99 {1000 * p99_s:.1f} ms")
+    assert p99_s < P99_S
+
+
+def test_who_comes_late_does_not_wait_for_a_long_queue(
+    alice: Api, bob: Api, user: User, other_user: User
+) -> None:
+    greedy = [alice.start(user.request) for _ in range(8)]
+    late = [bob.start(other_user.request) for _ in range(2)]
+    ended = [alice.wait(job) for job in greedy] + [bob.wait(job) for job in late]
+    order = [job.id for job in sorted(ended, key=lambda job: job.finished_at or 0)]
+    # At most one of the greedy user's jobs was under way, and two turns are his.
+    assert order.index(late[0]) <= 2
+    assert order.index(late[1]) <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_memory_is_flat_over_200_jobs(tiny: Tiny, user: User, tmp_path: Path) -> None:
+    with serve(tiny.folder, tiny.cache, tmp_path / "data") as server:
+        api = Api(server.url, server.token, user.keys)
+        api.upload()
+        (worker,) = server.workers()
+        processes = [server.web(), worker]
+        sizes = []
+        for n in range(1, 201):
+            user.check(api.result(api.start(user.request)))
+            if n in (40, 200):
+                sizes.append([process.memory_info().rss for process in processes])
+        growth = np.subtract(sizes[1], sizes[0])
+        print(f"RSS in MB after 40 and 200 jobs: {np.array(sizes) >> 20}")
+        assert (growth < GROWTH_BYTES).all()

@@ -1,0 +1,169 @@
+"""The table of jobs: fair between users, each task once, no lease outlives its worker."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.protocol import Failure, Job, Status, TaskEvent
+from fhe_inhibitor.service.database import Database
+from fhe_inhibitor.service.jobs import MAX_CRASHES, MAX_KILLS, Jobs, NewJob
+from fhe_inhibitor.service.refusals import Refused
+
+MODEL = "a" * 64
+N_TASKS = 3
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Jobs:
+    return Jobs(Database(tmp_path / "service.db"), max_unfinished=100, ttl_s=0.0)
+
+
+def add(jobs: Jobs, user: str, key: str | None = None, request: str = "0" * 64) -> str:
+    new = NewJob(user, MODEL, "b" * 64, 4, N_TASKS, request, key)
+    return jobs.submit(new, lambda job: None).id
+
+
+def finish(jobs: Jobs, lease: str, job: str, *indices: int) -> bool:
+    events = [
+        TaskEvent(stage="project", seconds=0.1, index=index, total=N_TASKS) for index in indices
+    ]
+    return all([jobs.record(lease, job, event) for event in events])
+
+
+def claimed(jobs: Jobs, lease: str) -> tuple[str, int]:
+    claim = jobs.claim(lease, [MODEL])
+    assert claim is not None
+    return claim.job, claim.tasks_done
+
+
+def released(jobs: Jobs, lease: str, crashed: bool) -> Job:
+    job = jobs.release(lease, crashed)
+    assert job is not None
+    return job
+
+
+def test_users_take_turns(jobs: Jobs) -> None:
+    for user in ("greedy",) * 4 + ("late",) * 2 + ("last",):
+        add(jobs, user)
+    turns = []
+    while claim := jobs.claim("worker", [MODEL]):
+        turns.append(claim.user)
+        assert finish(jobs, "worker", claim.job, 1, 2, 3)
+    assert turns == ["greedy", "late", "last", "greedy", "late", "greedy", "greedy"]
+
+
+def test_a_job_goes_on_after_its_last_task_with_another_worker(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    add(jobs, "bob")
+    assert claimed(jobs, "first") == (job, 0)
+    assert finish(jobs, "first", job, 1)
+    assert released(jobs, "first", crashed=False).status is Status.QUEUED
+    assert claimed(jobs, "second") == (job, 1)
+    assert not finish(jobs, "first", job, 2), "a worker without a lease recorded a task"
+    assert finish(jobs, "second", job, 2, 3)
+    ended = jobs.get("alice", job)
+    assert (ended.status, ended.restarts) == (Status.DONE, 1)
+    assert [event.index for event in jobs.events(job, 0)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("crashed", "limit"), [(True, MAX_CRASHES), (False, MAX_KILLS)])
+def test_a_job_that_kills_its_workers_ends(jobs: Jobs, crashed: bool, limit: int) -> None:
+    job = add(jobs, "alice")
+    for n in range(1, limit + 1):
+        jobs.claim(f"worker{n}", [MODEL])
+        ended = released(jobs, f"worker{n}", crashed)
+        assert ended.status is (Status.FAILED if n == limit else Status.QUEUED)
+    assert (ended.error, ended.restarts) == (Failure.WORKER_DIED, limit)
+    assert jobs.claim("another", [MODEL]) is None
+    assert jobs.get("alice", job) == ended
+
+
+def test_a_task_that_gets_done_clears_the_account(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    for index in (1, 2):
+        jobs.claim("worker", [MODEL])
+        assert released(jobs, "worker", crashed=True).status is Status.QUEUED
+        jobs.claim("worker", [MODEL])
+        assert finish(jobs, "worker", job, index)
+    assert jobs.get("alice", job).restarts == 2
+
+
+def test_a_restarted_server_takes_all_up_but_other_models(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    jobs.claim("old", [MODEL])
+    jobs.recover([MODEL])
+    assert jobs.get("alice", job).restarts == 0
+    assert not finish(jobs, "old", job, 1)
+    assert claimed(jobs, "new") == (job, 0)
+    jobs.recover(["c" * 64])
+    assert jobs.get("alice", job).error is Failure.REFUSED
+
+
+def test_what_was_cancelled_is_not_recorded(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    jobs.claim("worker", [MODEL])
+    with pytest.raises(Refused):
+        jobs.remove("bob", job)
+    jobs.remove("alice", job)
+    assert not finish(jobs, "worker", job, 1)
+    assert jobs.fail("worker", Failure.REFUSED, "") is None
+    assert jobs.get("alice", job).status is Status.CANCELLED
+
+
+def test_an_idempotency_key_stands_for_one_request_of_one_user(jobs: Jobs) -> None:
+    job = add(jobs, "alice", "key")
+    assert add(jobs, "alice", "key") == job
+    assert add(jobs, "bob", "key") != job
+    with pytest.raises(Refused) as refused:
+        add(jobs, "alice", "key", request="1" * 64)
+    assert refused.value.code == "idempotency_conflict"
+
+
+def test_jobs_expire_and_are_forgotten(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    waiting = add(jobs, "alice")
+    jobs.claim("worker", [MODEL])
+    finish(jobs, "worker", job, 1, 2, 3)
+    jobs.expire()
+    assert jobs.statuses() == {waiting: Status.QUEUED}
+
+
+def test_a_request_that_cannot_be_stored_is_no_job(jobs: Jobs) -> None:
+    def full(_: str) -> None:
+        raise OSError
+
+    with pytest.raises(OSError):
+        jobs.submit(NewJob("alice", MODEL, "b" * 64, 4, 3, "0" * 64, None), full)
+    assert jobs.statuses() == {}
+
+
+def test_many_workers_never_share_a_job(jobs: Jobs) -> None:
+    for _ in range(40):
+        add(jobs, "alice")
+    taken: list[str] = []
+
+    def work(lease: str) -> None:
+        while claim := jobs.claim(lease, [MODEL]):
+            taken.append(claim.job)
+            finish(jobs, lease, claim.job, 1, 2, 3)
+
+    workers = [threading.Thread(target=work, args=(f"worker{i}",)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(taken) == len(set(taken)) == 40
+
+
+def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "service.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(InputError, match="version 99"):
+        Database(path)

@@ -1,0 +1,111 @@
+"""A student of full depth: the teacher's weights, and gamma, eta, delta from its activations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.training.derivation import derive, student_from_teacher
+from fhe_inhibitor.training.losses import observe
+from fhe_inhibitor.training.teacher import Teacher, distilbert_from_bert, pad
+from tests.tiny_teacher import WORDS, tiny_teacher
+
+torch.set_num_threads(1)  # tensors here are too small to share
+
+
+def rows(n: int = 24, longest: int = 12) -> list[list[int]]:
+    generator = torch.manual_seed(1)
+    lengths = torch.randint(3, longest, (n,), generator=generator)
+    ids = [torch.randint(5, len(WORDS), (int(k),), generator=generator) for k in lengths]
+    return [[2, *row.tolist(), 3] for row in ids]
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    """Large weights, so that its attention is far from uniform."""
+    return tiny_teacher(initializer_range=0.3)
+
+
+def test_a_dot_product_student_is_its_teacher(teacher: Teacher) -> None:
+    tokens, mask = pad(rows(), 0)
+    student = student_from_teacher(teacher, "dot_product")
+    expected = teacher.model(tokens, mask, output_hidden_states=True)
+    output = student(tokens, mask, output_hidden_states=True)
+    torch.testing.assert_close(output.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    for own, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        read = mask.bool()
+        torch.testing.assert_close(own[read], theirs[read], atol=1e-4, rtol=1e-4)
+    plain = student(tokens, mask)
+    assert plain.hidden_states is None
+    torch.testing.assert_close(plain.logits, output.logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["inhibitor_signed", "inhibitor"])
+def test_derived_thresholds_start_closer_than_default_ones(teacher: Teacher, kind: str) -> None:
+    """Also on texts that nothing was derived from, and after both layers together."""
+    tokens, mask = pad(rows(60)[30:], 0)
+    target = observe(student_from_teacher(teacher, "dot_product"), tokens, mask)
+    default, derived = (student_from_teacher(teacher, kind) for _ in range(2))
+    fits = derive(derived, rows(60)[:30])
+    assert len(fits) == 2
+    for fit in fits:
+        assert fit.after < 0.8 * fit.before
+        assert fit.after < fit.teacher
+    last = [
+        (observe(model, tokens, mask).states[-1] - target.states[-1])[mask.bool()].square().mean()
+        for model in (default, derived)
+    ]
+    assert last[1] < last[0]
+
+
+def test_what_derivation_moves_the_teacher_does_not_notice(teacher: Teacher) -> None:
+    """Keys and values that were moved, read with dot products again, are the teacher's."""
+    tokens, mask = pad(rows(), 0)
+    student = student_from_teacher(teacher, "inhibitor_signed")
+    derive(student, rows())
+    same = student_from_teacher(teacher, "dot_product")
+    expected = same(tokens, mask).logits
+    for own, derived in zip(
+        same.distilbert.transformer.layer, student.distilbert.transformer.layer, strict=True
+    ):
+        before = own.attention.v_lin.bias.clone()
+        own.attention.k_lin.load_state_dict(derived.attention.k_lin.state_dict())
+        own.attention.v_lin.load_state_dict(derived.attention.v_lin.state_dict())
+        with torch.no_grad():
+            moved = before - own.attention.v_lin.bias
+            own.attention.out_lin.bias += own.attention.out_lin.weight @ moved
+        assert moved.abs().max() > 0.01
+    torch.testing.assert_close(same(tokens, mask).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_dot_product_student_has_nothing_to_derive(teacher: Teacher) -> None:
+    student = student_from_teacher(teacher, "dot_product")
+    before = {name: weight.clone() for name, weight in student.state_dict().items()}
+    fits = derive(student, rows())
+    assert all(fit.after < 1e-8 for fit in fits)
+    for name, weight in student.state_dict().items():
+        torch.testing.assert_close(weight, before[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_regression_keeps_its_single_output() -> None:
+    student = student_from_teacher(tiny_teacher(num_labels=1), "inhibitor_signed")
+    tokens, mask = pad(rows(3), 0)
+    output = student(tokens, mask, labels=torch.tensor([0.0, 2.5, 5.0]))
+    assert output.logits.shape == (3, 1)
+    expected = (output.logits[:, 0] - torch.tensor([0.0, 2.5, 5.0])).square().mean()
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_a_teacher_of_another_kind_is_refused() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8,
+    )  # fmt: skip
+    bert = BertForSequenceClassification(config)
+    with pytest.raises(InputError, match="is a 'bert'"):
+        student_from_teacher(Teacher(bert, tiny_teacher().tokenizer), "inhibitor_signed")
+    converted = Teacher(distilbert_from_bert(bert), tiny_teacher().tokenizer)
+    assert student_from_teacher(converted, "inhibitor_signed").config.n_layers == 1

