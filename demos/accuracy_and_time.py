@@ -28,7 +28,7 @@ from compile.local.session import Session
 from compile.report import predict_seconds
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
-from fhe_inhibitor.system.statistics import commit, processor
+from fhe_inhibitor.system.machine import commit, processor
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
 
 matplotlib.use("Agg")

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers.models.distilbert.modeling_distilbert import eager_attention_forward
 
 from fhe_inhibitor.model import fused_attention as fused_inhibitor
-from fhe_inhibitor.system.statistics import Summary, compare, describe_machine, summarize
+from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.statistics import Summary, compare, summarize
 
 BATCH, HEADS, HEAD_DIM = 16, 12, 32  # MiniLM's heads
 INHIBITORS = ("inhibitor", "inhibitor_signed")

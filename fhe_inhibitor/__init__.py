@@ -1,4 +1,9 @@
-"""Homomorphic-encryption inference with inhibitor attention."""
+"""Homomorphic-encryption inference with inhibitor attention: the clear world.
+
+Each folder is one system; `tests/test_imports.py` lists them in the order in which they may import
+one another. Begin with `runtime/` (client and server), `integer/` (the model that they run) and
+`training/` (where it comes from).
+"""
 
 import os
 

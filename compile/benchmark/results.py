@@ -10,7 +10,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.statistics import Growth, Machine, Record, Summary, describe_machine
+from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.machine import Machine, describe_machine
+from fhe_inhibitor.system.statistics import Growth, Summary
 
 VERSION = 1
 NAME = "attention"

@@ -29,8 +29,9 @@ from compile.benchmark.results import (
 from fhe_inhibitor.benchmark.heads import make_head
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import Child, ChildError
+from fhe_inhibitor.system.files import make_folder
 from fhe_inhibitor.system.progress import Observer
-from fhe_inhibitor.system.statistics import compare, fit_growth, make_folder, summarize
+from fhe_inhibitor.system.statistics import compare, fit_growth, summarize
 
 if TYPE_CHECKING:  # these load Concrete, which belongs in the children
     from compile.benchmark.circuit import Call

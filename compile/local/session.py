@@ -20,7 +20,8 @@ import numpy as np
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.integer.public import Tokens
-from fhe_inhibitor.runtime.costs import SessionCost, StageCost, peak_memory_bytes
+from fhe_inhibitor.runtime.costs import SessionCost, StageCost
+from fhe_inhibitor.system.machine import peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from fhe_inhibitor.system.statistics import Record
+from fhe_inhibitor.system.files import Record
 
 LABEL = re.compile(r"^(\.L\w+):")
 JUMP = re.compile(r"^\s+(?:j\w+|b\.\w+|cbnz\s+\w+,|tbnz\s+.*,)\s+(\.L\w+)")

@@ -33,17 +33,10 @@ from fhe_inhibitor.benchmark.kernels import (
 )
 from fhe_inhibitor.benchmark.tiles import FEATURES, LANES
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.processor import one_thread
-from fhe_inhibitor.system.statistics import (
-    Growth,
-    Machine,
-    Record,
-    Summary,
-    compare,
-    describe_machine,
-    fit_growth,
-    summarize,
-)
+from fhe_inhibitor.system.statistics import Growth, Summary, compare, fit_growth, summarize
 
 FORMAT_VERSION = 1
 PACKAGES = ("numpy", "numba", "llvmlite", "torch")

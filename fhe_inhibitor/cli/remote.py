@@ -19,14 +19,9 @@ from fhe_inhibitor.cli.worker import ends_on_request
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.client import Progress, RemoteClassification, RemoteClient, RemoteOptions
 from fhe_inhibitor.remote.errors import NotFound
-from fhe_inhibitor.runtime.costs import (
-    SessionCost,
-    StageCost,
-    peak_memory_bytes,
-    stage_name,
-    total_by_name,
-)
+from fhe_inhibitor.runtime.costs import SessionCost, StageCost, stage_name, total_by_name
 from fhe_inhibitor.runtime.keyring import KeysEntry
+from fhe_inhibitor.system.machine import peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
 

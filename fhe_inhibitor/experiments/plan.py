@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.run import RESULT, Experiment, OnStep, read_experiment, run
-from fhe_inhibitor.system.statistics import Record
+from fhe_inhibitor.system.files import Record
 
 WEIGHTS = "model*.safetensors"
 

@@ -28,7 +28,7 @@ Numbers are for two processor cores; an experiment's file can set each of them.
 from __future__ import annotations
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.statistics import Record
+from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.training.phases import Phase
 
 

@@ -29,11 +29,13 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.recipes import TUNING, Recipe, find_recipe
 from fhe_inhibitor.model.fake_quantization import quantize
 from fhe_inhibitor.model.int8_checkpoint import save_int8
-from fhe_inhibitor.system.statistics import Machine, Record, describe_machine, make_folder
+from fhe_inhibitor.system.files import Record, make_folder
+from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.text.alteration import alter
 from fhe_inhibitor.text.data import read_sentences
 from fhe_inhibitor.text.tasks import (
     TRAIN,
+    UNKNOWN,
     Example,
     Splits,
     Task,
@@ -50,7 +52,6 @@ from fhe_inhibitor.training.derivation import (
 )
 from fhe_inhibitor.training.phases import Journal, Phase, Settings, choose_trained, train_model
 from fhe_inhibitor.training.rows import (
-    UNKNOWN,
     TokenRow,
     encode_examples,
     load_classifier,

@@ -24,7 +24,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.public import PublicModel, read_tokenizer
 from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
-from fhe_inhibitor.system.files import SUFFIX
+from fhe_inhibitor.system.files import GZIPPED
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
@@ -120,7 +120,7 @@ def checkpoint_folder(name_or_path: str | Path) -> Path:
 def integer_file(folder: Path) -> Path:
     """Return the file of a checkpoint's integers: the gzipped one where there is only that."""
     plain = folder / INTEGER_FILE
-    gzipped = plain.with_name(f"{INTEGER_FILE}{SUFFIX}")
+    gzipped = plain.with_name(f"{INTEGER_FILE}{GZIPPED}")
     return gzipped if gzipped.is_file() and not plain.is_file() else plain
 
 

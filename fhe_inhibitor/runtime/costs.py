@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -55,9 +53,3 @@ def total_by_name(costs: Iterable[StageCost]) -> tuple[StageCost, ...]:
     for cost in costs:
         by_name.setdefault(cost.name, []).append(cost)
     return tuple(total(name, listed) for name, listed in by_name.items())
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest memory that this process held at once."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -20,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.costs import peak_memory_bytes
+from fhe_inhibitor.system.machine import peak_memory_bytes
 
 
 class ChildError(RuntimeError):

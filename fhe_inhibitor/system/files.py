@@ -1,12 +1,24 @@
-"""Files that may be gzipped, which their name says."""
+"""Files of results and models: whole or absent, gzipped where their name says so, their records."""
 
 from __future__ import annotations
 
 import gzip
+import os
+import tempfile
 import zlib
 from pathlib import Path
 
-SUFFIX = ".gz"
+from pydantic import BaseModel, ConfigDict
+
+from fhe_inhibitor.errors import InputError
+
+GZIPPED = ".gz"
+
+
+class Record(BaseModel):
+    """A part of a results file: immutable, and refuses fields that it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -16,6 +28,45 @@ def read_bytes(path: Path) -> bytes:
     """
     data = path.read_bytes()
     try:
-        return gzip.decompress(data) if path.suffix == SUFFIX else data
+        return gzip.decompress(data) if path.suffix == GZIPPED else data
     except (EOFError, zlib.error) as error:
         raise OSError(str(error)) from error
+
+
+def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> None:
+    """Write a file that appears whole or not at all, and survives a power failure once it has.
+
+    data: text is written as UTF-8. mode: the file's permissions; it never has wider ones. What
+    was there before stays until the new content is on the disk. Raises OSError if the folder
+    can't be written.
+    """
+    path = Path(path)
+    content = data.encode() if isinstance(data, str) else data
+    # mkstemp makes the file 0600 before a byte of the content is in it.
+    handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(unfinished, mode)
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
+def make_folder(out: Path) -> None:
+    """Create the folder of the results, before hours are spent on what can't be written.
+
+    Raises InputError if it can't be created or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"can't write to the folder {out}: {error.strerror}; name another with --out"
+        ) from None

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import stat
 import struct
-import tempfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import write_atomically
 
 MAGIC, FORMAT = b"FHEL", 1
 _HEADER = struct.Struct("<4sBBBB16s12s")
@@ -42,17 +42,7 @@ def write_private(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     make_private(path.parent)
-    # mkstemp makes the file 0600 before a byte of the content is in it.
-    handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
+    write_atomically(path, data, 0o600)
 
 
 def read_private(path: str | Path) -> bytes:

@@ -1,4 +1,4 @@
-"""What all benchmarks share: repetitions to intervals, growth with length, machine, folder.
+"""Repeated measurements: medians with intervals, ratios of pairs, growth with length.
 
 summary = summarize(seconds)                  # median and its 95% interval
 ratio = compare(of_dot_product, of_inhibitor) # ratio of medians, repetitions paired
@@ -8,29 +8,15 @@ growth = fit_growth(lengths, medians)         # exponent of n
 from __future__ import annotations
 
 import math
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
-import psutil
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import Record
 
 LEVEL = 0.95
 RESAMPLES = 2000
-
-
-class Record(BaseModel):
-    """A part of a results file: immutable, and refuses fields that it doesn't know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Summary(Record):
@@ -54,22 +40,6 @@ class Growth(Record):
     low: float | None
     high: float | None
     points: int
-
-
-class Machine(Record):
-    """What a figure is bound to: processor, versions, commit and date.
-
-    versions: of Python and of the packages that matter. commit: with "-dirty" if files were
-    changed since, "unknown" outside a checkout.
-    """
-
-    processor: str
-    cores: int
-    memory_gb: int
-    load_average: float
-    versions: dict[str, str]
-    commit: str
-    date: str
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -127,59 +97,3 @@ def fit_growth(lengths: Sequence[int], values: Sequence[float]) -> Growth | None
     return Growth(
         exponent=fit.slope, low=fit.slope - margin, high=fit.slope + margin, points=len(x)
     )
-
-
-def describe_machine(packages: Sequence[str]) -> Machine:
-    """Return the machine as it is now, with the versions of these packages."""
-    return Machine(
-        processor=processor(),
-        cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
-        memory_gb=round(psutil.virtual_memory().total / 1e9),
-        load_average=round(psutil.getloadavg()[0], 2),
-        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
-        commit=commit(),
-        date=datetime.now(UTC).date().isoformat(),
-    )
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def commit() -> str:
-    """Return the commit of the checkout that this file is part of."""
-    here = Path(__file__).resolve()
-    outputs = []
-    for arguments in (
-        ["ls-files", "--error-unmatch", here.name],  # an installed copy is part of none
-        ["describe", "--always", "--dirty", "--exclude=*"],
-    ):
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-        outputs.append(done.stdout.strip())
-    return outputs[-1]
-
-
-def make_folder(out: Path) -> None:
-    """Create the folder of the results, before hours are spent on what can't be written.
-
-    Raises InputError if it can't be created or written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"can't write to the folder {out}: {error.strerror}; name another with --out"
-        ) from None

@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from fhe_inhibitor.text.tasks import Example
-from fhe_inhibitor.training.rows import UNKNOWN
+from fhe_inhibitor.text.tasks import UNKNOWN, Example
 
 DROPPED, REPLACED, SWAPPED = 0.1, 0.1, 0.05
 OTHER_PARTNER = 0.25

@@ -19,6 +19,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_from_hub, read_columns, read_label
 
 TRAIN = "train"
+UNKNOWN = float("nan")  # the label of a text that nobody labelled
 
 
 class Example(NamedTuple):

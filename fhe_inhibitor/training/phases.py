@@ -29,8 +29,8 @@ from transformers import (
 )
 
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.processor import autocast, flush_denormals
-from fhe_inhibitor.system.statistics import Record
 from fhe_inhibitor.text.metrics import measure
 from fhe_inhibitor.text.tasks import Task
 from fhe_inhibitor.training.finetuning import length_bucketed_batches

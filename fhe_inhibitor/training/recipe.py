@@ -30,7 +30,7 @@ from fhe_inhibitor.model.modeling import (
     InhibiDistilBertConfig,
     InhibiDistilBertForSequenceClassification,
 )
-from fhe_inhibitor.system.statistics import describe_machine
+from fhe_inhibitor.system.machine import describe_machine
 from fhe_inhibitor.text.data import (
     LabelledText,
     full_sentences,

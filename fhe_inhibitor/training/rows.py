@@ -28,8 +28,6 @@ from fhe_inhibitor.text.metrics import measure
 from fhe_inhibitor.text.tasks import Example, Task
 from fhe_inhibitor.training.teacher import MAX_TOKENS, length_batches, pad
 
-UNKNOWN = float("nan")  # the label of a text that nobody labelled
-
 
 class TokenRow(NamedTuple):
     """Token ids of one text or pair, and its label, NaN if unknown."""

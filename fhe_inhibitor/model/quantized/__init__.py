@@ -1,0 +1,5 @@
+"""The student in integers, differentiable: what quantization-aware training trains.
+
+Imports `circuits`, whose stages it repeats in torch, and `model`. Begin with `steps` (step sizes,
+rounding, noise), then `network`; `functions` and `kernels` are the loops, compiled.
+"""

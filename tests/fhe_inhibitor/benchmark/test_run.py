@@ -19,7 +19,8 @@ from fhe_inhibitor.benchmark.run import (
 from fhe_inhibitor.benchmark.tiles import FEATURES, LANES
 from fhe_inhibitor.cli.main import _run
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.statistics import compare, fit_growth, make_folder, summarize
+from fhe_inhibitor.system.files import make_folder
+from fhe_inhibitor.system.statistics import compare, fit_growth, summarize
 
 
 @pytest.fixture(scope="module")

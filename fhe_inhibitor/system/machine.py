@@ -1,0 +1,79 @@
+"""What a figure is bound to: processor, memory, versions, commit, date; and what a process took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from fhe_inhibitor.system.files import Record
+
+
+class Machine(Record):
+    """What a figure is bound to: processor, versions, commit and date.
+
+    versions: of Python and of the packages that matter. commit: with "-dirty" if files were
+    changed since, "unknown" outside a checkout.
+    """
+
+    processor: str
+    cores: int
+    memory_gb: int
+    load_average: float
+    versions: dict[str, str]
+    commit: str
+    date: str
+
+
+def describe_machine(packages: Sequence[str]) -> Machine:
+    """Return the machine as it is now, with the versions of these packages."""
+    return Machine(
+        processor=processor(),
+        cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        memory_gb=round(psutil.virtual_memory().total / 1e9),
+        load_average=round(psutil.getloadavg()[0], 2),
+        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
+        commit=commit(),
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this file is part of."""
+    here = Path(__file__).resolve()
+    outputs = []
+    for arguments in (
+        ["ls-files", "--error-unmatch", here.name],  # an installed copy is part of none
+        ["describe", "--always", "--dirty", "--exclude=*"],
+    ):
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+        outputs.append(done.stdout.strip())
+    return outputs[-1]
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest memory that this process held at once."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
