@@ -107,7 +107,7 @@ def plaintext(
         add_ablations,
         benchmark_plaintext,
     )
-    from fhe_inhibitor.system.statistics import make_folder
+    from fhe_inhibitor.system.files import make_folder
 
     names = DEFAULT_KERNELS if kernels is None else [name for name in kernels.split(",") if name]
     numbers = _numbers(lengths, "--lengths")
@@ -133,7 +133,7 @@ def report(
     """Write benchmarks.md, with its plots and tables, from the results of both benchmarks."""
     from compile.benchmark.page import write_page
     from fhe_inhibitor.system.child import silence_dependencies
-    from fhe_inhibitor.system.statistics import make_folder
+    from fhe_inhibitor.system.files import make_folder
 
     silence_dependencies()
     make_folder(out)
