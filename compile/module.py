@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +33,7 @@ from compile.manifests import keys_digest, network_digest, program
 from compile.verifier import MAX_LOOKUP_BITS, StageRange, VerificationError, verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
+from fhe_inhibitor.system.progress import Observer
 
 DEFAULT_P_ERROR = 2.0**-20
 UNREACHABLE = ("NoParametersFound", "Unfeasible noise constraint")  # Concrete's words
@@ -96,31 +97,32 @@ def build_module(
     buckets: Iterable[int],
     settings: Settings | None = None,
     network_hash: str | None = None,
-    on_step: Callable[[str], None] = lambda step: None,
+    observer: Observer | None = None,
 ) -> CompiledNetwork:
     """Compile a network for sequences of `buckets` tokens each.
 
-    network_hash: names the network in the manifest; SHA-256 of its parameters if None. on_step:
-    called as each step begins. Raises VerificationError if a value could leave its bits or a
+    network_hash: names the network in the manifest; SHA-256 of its parameters if None. observer:
+    is told of each step. Raises VerificationError if a value could leave its bits or a
     lookup comes out wider than its table, and InputError for no buckets or if no parameters
     reach p_error.
     """
     start = time.perf_counter()
+    observer = observer or Observer()
     settings = settings or Settings()
     lengths = sorted(set(buckets))
     if not lengths or lengths[0] < 1:
         raise InputError(f"sequence lengths {lengths}: wanted at least one, all positive")
-    on_step("verify")
+    observer.begin("compile: verify")
     ranges = {n: verify(network, n, settings.max_bits) for n in lengths}
-    on_step("trace")
+    observer.begin("compile: trace")
     calls = trace_functions(network, ranges, settings.exact_rounding)
     widths = sorted({width for n in lengths for width in _widths(network, n)})
     benchmarks = [trace_benchmark(width) for width in widths]
-    on_step("compile")
+    observer.begin("compile: compile")
     functions = {call.function.name: call.function for n in lengths for call in calls[n]}
     traced = [*functions.values(), *benchmarks]
     module = compile_functions(traced, _wires(calls), settings.p_error)
-    on_step("check")
+    observer.begin("compile: check")
     if not settings.exact_rounding:
         for n in lengths:
             check_counts(module, network, n, calls[n])

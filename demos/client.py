@@ -16,8 +16,9 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.remote.client import Progress, RemoteClient
+from fhe_inhibitor.remote.client import RemoteClient
 from fhe_inhibitor.system.child import silence_dependencies
+from fhe_inhibitor.system.progress import Observer
 
 
 def main(
@@ -27,7 +28,7 @@ def main(
     """Agree on a model, make keys, send them, classify."""
     silence_dependencies()
     token = os.environ.get("FHE_INHIBITOR_TOKEN")
-    with RemoteClient(server, token, on_progress=Shown()) as client:
+    with RemoteClient(server, token, observer=Shown()) as client:
         # One hash over all that both sides must agree on. Were it another one than the keys here
         # belong to, the client would know now, before it sent anything.
         model = client.connect()
@@ -51,20 +52,20 @@ def main(
         result = client.classify(text)
         print(f"sent: {result.request_bytes:,} bytes of ciphertext")
         print(f"received: {result.response_bytes:,} bytes of ciphertext, {result.seconds:.1f} s")
-        print(f"decrypted: {dict(zip(public.labels, result.logits, strict=True))}")
+        print(f"decrypted: {dict(zip(public.labels, result.logits or (), strict=True))}")
         print(f"{result.label}, probability {result.probability:.3f}")
 
 
-class Shown:
+class Shown(Observer):
     """Prints each step of the client once, as it begins."""
 
     def __init__(self) -> None:
         self._step = ""
 
-    def __call__(self, progress: Progress) -> None:
-        if progress.step != self._step:
-            self._step = progress.step
-            print(f"  ... {progress.step}", flush=True)
+    def begin(self, step: str) -> None:
+        if step != self._step:
+            self._step = step
+            print(f"  ... {step}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compile.local.circuits_cache import compile_model
+from compile.local.prepared import compile_model
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Request, Response
-from fhe_inhibitor.runtime.server import Server, TaskDone
+from fhe_inhibitor.runtime.server import Server, to_response
 from fhe_inhibitor.system.progress import Observer
 
 
@@ -42,23 +42,19 @@ def main(text: str) -> None:
 
         # Server: every layer, on ciphertexts.
         server = Server(circuits)
-        response = server.run(
-            Request.from_bytes(request), server.read_evaluation_keys(evaluation_keys), show
-        ).to_bytes()
+        keys = server.read_evaluation_keys(evaluation_keys)
+        for done in server.start(Request.from_bytes(request), keys):
+            print(
+                f"  server: {done.index}/{done.total} {done.task.stage}: "
+                f"{done.task.n_lookups} lookups, {done.seconds:.1f} s"
+            )
+        response = to_response(len(x), done).to_bytes()
         print(f"server -> client: {len(response) / 1e3:.1f} kB of encrypted logits")
 
         # Client: decrypt.
         logits = client.decrypt(Response.from_bytes(response))
         for label, probability in zip(model.labels, model.probabilities(logits), strict=True):
             print(f"{label}: {probability:.3f}")
-
-
-def show(done: TaskDone) -> None:
-    """Print what the server can tell: which task, how many lookups, how long."""
-    print(
-        f"  server: {done.index}/{done.total} {done.task.stage}: "
-        f"{done.task.n_lookups} lookups, {done.seconds:.1f} s"
-    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from compile.local.circuits_cache import prepare_circuits
+from compile.local.prepared import prepare_circuits
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.protocol import MODEL_FILES
 from fhe_inhibitor.service.access import new_token

@@ -92,7 +92,7 @@ def measure(text: str, runs: int, folder: Path) -> Costs:
             return Costs(
                 ready_s,
                 first_s,
-                client.setup_s,
+                {stage.name: stage.seconds for stage in client.cost().setup},
                 first_bytes,
                 later_bytes,
                 local_s,

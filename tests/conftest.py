@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fhe_inhibitor.system.folders import KEYS_VARIABLE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STATUS = pytest.StashKey[int]()
@@ -22,6 +25,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(config.stash.get(STATUS, pytest.ExitCode.INTERNAL_ERROR))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keys_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A keyring for all tests: none may touch the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("keyring")
+        patch.setenv(KEYS_VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

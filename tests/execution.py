@@ -20,9 +20,9 @@ from circuits.network import Network
 from circuits.plan import Stage, network_stages
 from compile.module import CompiledNetwork, Settings, build_module
 from fhe_inhibitor.runtime.client import Client
-from fhe_inhibitor.runtime.manifest import Task
+from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.messages import Request, Response
-from fhe_inhibitor.runtime.server import EvaluationKeys, Server, TaskDone, Value
+from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, to_response
 from tests.networks import random_inputs
 
 
@@ -83,42 +83,24 @@ def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) ->
     request = Request.from_bytes(execution.client.encrypt(x, padding).to_bytes())
     stages = {stage.name: stage for stage in network_stages(execution.network)}
     values: dict[str, Any] = {"x": x, "padding": padding}
-    done: list[TaskDone] = []
-
-    def on_task(task_done: TaskDone) -> None:
-        stage = stages[task_done.task.stage]
-        outputs = decrypt(execution.client, task_done.task, watched[-1])
+    server, n_done = Server(execution.folder), 0
+    for n_done, done in enumerate(server.start(request, execution.evaluation_keys), start=1):
+        stage = stages[done.task.stage]
+        outputs = decrypt(execution.client, done)
         inputs = [values[name] for name in stage.inputs]
         check_stage(stage, inputs, outputs, execution.compiled.manifest.exact_rounding)
         values.update(zip(stage.outputs, outputs, strict=True))
-        done.append(task_done)
-
-    watched: list[tuple[Value, ...]] = []
-    server = WatchedServer(execution.folder, watched)
-    response = server.run(request, execution.evaluation_keys, on_task)
+        assert done.index == n_done
+    assert n_done == done.total
+    response = to_response(request.n, done)
     logits = execution.client.decrypt(Response.from_bytes(response.to_bytes()))
     assert logits.tolist() == values["logits"][0].tolist()
-    assert [task.index for task in done] == list(range(1, done[0].total + 1))
 
 
-class WatchedServer(Server):
-    """A server that shows the ciphertexts between its tasks."""
-
-    def __init__(self, folder: Path, watched: list[tuple[Value, ...]]) -> None:
-        super().__init__(folder)
-        self.watched = watched
-
-    def call(
-        self, function: str, arguments: list[Value], evaluation_keys: EvaluationKeys
-    ) -> tuple[Value, ...]:
-        self.watched.append(super().call(function, arguments, evaluation_keys))
-        return self.watched[-1]
-
-
-def decrypt(client: Client, task: Task, values: tuple[Value, ...]) -> tuple[np.ndarray, ...]:
+def decrypt(client: Client, done: TaskDone[Value]) -> tuple[np.ndarray, ...]:
     """Decrypt what a task gave, which only tests do before the last one."""
-    ciphertexts = [fhe.Value(value) for value in values]
-    decrypted = client._client.decrypt(*ciphertexts, function_name=task.function)
+    ciphertexts = [fhe.Value(value) for value in done.outputs.values()]
+    decrypted = client._client.decrypt(*ciphertexts, function_name=done.task.function)
     return decrypted if isinstance(decrypted, tuple) else (decrypted,)
 
 

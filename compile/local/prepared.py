@@ -1,27 +1,57 @@
-"""Circuits and keys of a model, ready to use: out of the cache, or made and put there.
+"""A model's circuits out of the cache, or compiled and put there; its keys out of the keyring.
 
-The keys belong to the circuits: whenever these are made anew, so are the keys.
+Circuits can always be made again, so they lie in the cache. Keys can't: they are the user's, and
+lie in the keyring, under the hash of the circuits that they belong to.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from compile.local.circuits_cache import cache_entry, compile_model, load_or_compile
+from circuits.network import Network
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
-from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.costs import StageCost
-from fhe_inhibitor.runtime.manifest import SPECS_FILE
-from fhe_inhibitor.runtime.server import EvaluationKeys, Server
-from fhe_inhibitor.system.cache import load_or_build, locked
-from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.runtime.keyring import KEYS_FILE, Keyring
+from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, FORMAT_VERSION
+from fhe_inhibitor.runtime.protocol import folder_hash
+from fhe_inhibitor.system.cache import locked, published, why_unfit
+from fhe_inhibitor.system.folders import cache_root
+from fhe_inhibitor.system.progress import Observer, Stopwatch
 
-KEYS_FILE = "secret.keys"
+if TYPE_CHECKING:
+    from compile.module import CompiledNetwork
+    from fhe_inhibitor.runtime.client import Client
+    from fhe_inhibitor.runtime.server import EvaluationKeys, Server
+
+CIRCUITS_PART, MODULE_FOLDER = "circuits", "module"
+OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 kept them
+# The modules whose code decides what is compiled: an edit of one makes circuits anew.
+CODE = (
+    *(f"circuits.{name}" for name in (
+        "network", "plan", "stages", "linear", "inhibitor", "dot_product", "pairs", "sums",
+        "lookups", "encrypted",
+    )),
+    *(f"compile.{name}" for name in ("functions", "lookup_times", "manifests", "module")),
+)  # fmt: skip
+
+
+class Compilable(Protocol):
+    """What circuits are made from: an `IntegerModel`, or one read from an ONNX graph."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def buckets(self) -> tuple[int, ...]: ...
+    @property
+    def p_error(self) -> float: ...
+    @property
+    def hash(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -39,55 +69,100 @@ class Prepared:
 
 
 def prepare(
-    model: IntegerModel, cache_dir: str | Path | None = None, observer: Observer | None = None
+    model: IntegerModel,
+    keyring: Keyring,
+    passphrase: str | None = None,
+    cache_dir: str | Path | None = None,
+    observer: Observer | None = None,
 ) -> Prepared:
-    """Return circuits and keys of a model, from the cache where they are there and fit.
+    """Return circuits and keys of a model, made where they are missing.
+
+    passphrase: of the keys, if they are, or are to be, locked with one. Raises InputError if the
+    cache or the keyring cannot be written, or the keys can't be read.
+    """
+    # Here, because importing Concrete takes seconds that a server's command can spare.
+    from fhe_inhibitor.runtime.client import Client
+    from fhe_inhibitor.runtime.server import Server
+
+    steps = Stopwatch(observer or Observer())
+    folder = prepare_circuits(model, cache_dir, steps)
+    client, server = Client(folder, model.hash), Server(folder, model.hash)
+    keyring.load_or_make(client, folder_hash(folder), model.name, passphrase, steps)
+    steps.begin("send evaluation keys")
+    data = client.evaluation_keys()
+    evaluation_keys = server.read_evaluation_keys(data)
+    setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
+    return Prepared(client, server, evaluation_keys, len(data), setup)
+
+
+def prepare_circuits(
+    model: IntegerModel, cache_dir: str | Path | None = None, observer: Observer | None = None
+) -> Path:
+    """Return the folder with circuits, client specifications and public part; makes no keys.
 
     Raises InputError if the cache folder cannot be written.
     """
-    steps = _Steps(observer or Observer())
-    entry, note = cache_entry(model, cache_dir), steps.observer.note
-
-    def compile_into(module: Path) -> None:
-        with steps.step("compile"):
-            compile_model(model, steps.observer).save(module)
-
-    def load_circuits(module: Path) -> tuple[Client, Server, str]:
-        with steps.step("load circuits"):
-            digest = hashlib.sha256((module / SPECS_FILE).read_bytes()).hexdigest()
-            return Client(module, model.hash), Server(module, model.hash), digest
-
-    def make_keys(part: Path) -> None:
-        with steps.step("keygen"):
-            client.generate_keys()
-            client.save_keys(part / KEYS_FILE)
-
-    def load_keys(part: Path) -> None:
-        if not client.has_keys:
-            with steps.step("load keys"):
-                client.load_keys(part / KEYS_FILE)
-
-    with locked(entry, note):
-        client, server, digest = load_or_compile(
-            model, entry, compile_into, load_circuits, steps.observer
-        )
-        load_or_build(entry / "keys", {"circuits": digest}, make_keys, load_keys, note)
-    with steps.step("send evaluation keys"):
-        data = client.evaluation_keys()
-        evaluation_keys = server.read_evaluation_keys(data)
-    return Prepared(client, server, evaluation_keys, len(data), tuple(steps.costs))
+    observer = observer or Observer()
+    entry = cache_entry(model, cache_dir)
+    part, made_from = entry / CIRCUITS_PART, _made_from(model)
+    module = part / MODULE_FOLDER
+    with locked(entry, observer.note):
+        observer.begin("load circuits")
+        _move_old_keys(entry, model, observer)
+        if reason := why_unfit(part, made_from):
+            if part.exists():
+                observer.note(f"the circuits in the cache are {reason}; making new ones")
+            with published(part, made_from) as unfinished:
+                compile_model(model, observer).save(unfinished / MODULE_FOLDER)
+                model.write_public(unfinished / MODULE_FOLDER)
+    return module
 
 
-class _Steps:
-    """Announces steps and takes their time."""
+def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
+    """Return the circuits of a model for all its sequence lengths."""
+    # Here, because it loads Concrete, which whoever finds the circuits in the cache can spare.
+    from compile.module import Settings, build_module
 
-    def __init__(self, observer: Observer) -> None:
-        self.observer = observer
-        self.costs: list[StageCost] = []
+    return build_module(
+        model.network, model.buckets, Settings(p_error=model.p_error), model.hash, observer
+    )
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        self.observer.begin(name)
-        start = time.perf_counter()
-        yield
-        self.costs.append(StageCost(name, time.perf_counter() - start))
+
+def cache_entry(model: IntegerModel, cache_dir: str | Path | None = None) -> Path:
+    """Return the folder of the cache that belongs to a model; it may not exist yet."""
+    return cache_root(cache_dir) / f"{model.name}-{model.hash[:16]}"
+
+
+def _made_from(model: IntegerModel) -> dict[str, object]:
+    """Return what compiled circuits depend on, the code that compiles them included."""
+    code = hashlib.sha256()
+    for name in CODE:
+        spec = find_spec(name)
+        assert spec is not None and spec.origin is not None
+        code.update(Path(spec.origin).read_bytes())
+    return {
+        "version": version("fhe-inhibitor"),
+        "concrete": CONCRETE_VERSION,
+        "format": FORMAT_VERSION,
+        "code": code.hexdigest()[:16],
+        "model": model.hash,
+        "buckets": list(model.buckets),
+        "p_error": model.p_error,
+    }
+
+
+def _move_old_keys(entry: Path, model: IntegerModel, observer: Observer) -> None:
+    """Move keys that an older version left in the cache to the keyring.
+
+    They go under the hash of the circuits that they lie beside, whether these still fit or not:
+    a key is never removed because something else changed.
+    """
+    old = entry / OLD_KEYS
+    if not old.exists():
+        return
+    try:
+        path = Keyring().adopt(old, entry / CIRCUITS_PART / MODULE_FOLDER, model.name)
+    except InputError as error:
+        observer.note(f"the keys {old} were left where they are: {error}")
+    else:
+        observer.note(f"the keys {old} belong to no cache: moved to {path}")

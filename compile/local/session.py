@@ -1,7 +1,7 @@
-"""A session: text in, label out, with circuits and keys made once and kept in a cache.
+"""A session: text in, label out, with circuits made once per user and kept in a cache.
 
-    session = Session("inhibidistilbert-nano-sst2")
-    result = session.classify("a gripping , funny film")
+    with Session("inhibidistilbert-nano-sst2") as session:
+        result = session.classify("a gripping , funny film")
     print(result.label, result.probability)
 
 Client and server run in one process here, but speak in bytes alone, as they would over a network.
@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.integer.public import Tokens
-from fhe_inhibitor.runtime.costs import SessionCost, StageCost
+from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.costs import SessionCost
+from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.machine import peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
@@ -30,41 +32,15 @@ if TYPE_CHECKING:
 MODES = ("disable", "simulate", "execute")
 
 
-@dataclass(frozen=True)
-class Classification:
-    """What came of one text.
-
-    tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
-    the circuits it went through, which the server learns. logits: decrypted, in integer steps
-    of `logit_scale`; None in mode `disable`. clear_logits: those of the integer model; None
-    where only a server has it.
-    probability: of `label`, from `logits` where there are any. stages: from encryption to
-    decryption; `seconds` is their wall time.
-    """
-
-    text: str
-    label: str
-    probability: float
-    tokens: tuple[str, ...]
-    n_tokens: int
-    n_positions: int
-    logits: tuple[int, ...] | None
-    clear_logits: tuple[int, ...] | None
-    logit_scale: float
-    stages: tuple[StageCost, ...]
-    seconds: float
-    request_bytes: int
-    response_bytes: int
-
-
 class Session:
-    """Classifies texts; the first one prepares circuits and keys, or finds them in the cache.
+    """Classifies texts; the first one prepares circuits and keys, or finds them. A `Classifier`.
 
     model: an `IntegerModel`, or the name or folder of one. mode: `disable` evaluates integers
-    in the clear, `simulate` simulates encryption, `execute` encrypts. cache_dir: see
-    `system.folders.cache_root`. observer: hears of progress. benchmark: in mode `execute`, time
-    one lookup of each width before the first text. That also unpacks the evaluation keys, which
-    the first text's stages take seconds for otherwise.
+    in the clear, `simulate` simulates encryption, `execute` encrypts. observer: is told of
+    progress. passphrase: of the keys, if they are to be locked with one. cache_dir, keys_dir: see
+    `system.folders`. benchmark: in mode `execute`, time one lookup of each width before the first
+    text. That also unpacks the evaluation keys, which the first text's stages take seconds for
+    otherwise.
 
     Raises InputError for an unknown mode or model.
     """
@@ -73,19 +49,40 @@ class Session:
         self,
         model: IntegerModel | str | Path = DEFAULT_MODEL,
         mode: str = "execute",
-        cache_dir: str | Path | None = None,
+        *,
         observer: Observer | None = None,
+        passphrase: str | None = None,
+        cache_dir: str | Path | None = None,
+        keys_dir: str | Path | None = None,
         benchmark: bool = False,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r}; wanted one of {', '.join(MODES)}")
         self.model = model if isinstance(model, IntegerModel) else IntegerModel.load(model)
         self.mode = mode
+        self.keyring = Keyring(keys_dir)
+        self._passphrase = passphrase
         self._cache_dir = cache_dir
         self._observer = observer or Observer()
         self._backend: Backend | None = None
         self._benchmark = benchmark
         self._lookup_s: dict[int, float] = {}
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of circuits and keys, which take a gigabyte. A closed session can't be used."""
+        self._backend, self._closed = None, True
 
     def classify(
         self, text: str, max_tokens: int | None = None, strict: bool = False
@@ -96,15 +93,8 @@ class Session:
     def classify_many(
         self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
     ) -> list[Classification]:
-        """Classify texts, one after the other.
-
-        max_tokens: tokens that the model reads of a text, its most important ones; the model's
-        default if None. strict: refuse a text that has more instead of telling the observer.
-
-        Raises InputError, before any work, for an empty text, one that is not Unicode, one that
-        `strict` refuses, and a max_tokens that the model does not reach.
-        """
-        tokens = [self._tokenize(text, max_tokens, strict) for text in texts]
+        """Classify texts, one after the other, as `Classifier.classify_many` says."""
+        tokens = self.model.tokenize_many(texts, max_tokens, strict, self._observer)
         inputs = [self.model.encode(read) for read in tokens]
         backend = self.prepare()
         if backend:
@@ -116,21 +106,28 @@ class Session:
         ]
 
     def prepare(self) -> Backend | None:
-        """Make circuits and keys or find them in the cache; None in mode `disable`.
+        """Make circuits and keys, or find them; None in mode `disable`.
 
-        The first text does it otherwise. Raises InputError if the cache cannot be written.
+        The first text does it otherwise. Raises InputError if the cache or the keyring cannot be
+        written, or keys can't be read.
         """
+        if self._closed:
+            raise InputError("this session is closed: make another one")
         if self._backend is None and self.mode != "disable":
             # Here, because importing Concrete takes seconds that mode `disable` can spare.
             from compile.local.backends import Execution, Simulation
+            from compile.local.prepared import prepare
 
-            if self.mode == "execute":
-                self._backend = Execution(self.model, self._cache_dir, self._observer)
-                if self._benchmark:
-                    self._observer.begin("time lookups")
-                    self._lookup_s = self._backend.measure_lookups()
-            else:
+            if self.mode == "simulate":
                 self._backend = Simulation(self.model, self._observer)
+                return self._backend
+            prepared = prepare(
+                self.model, self.keyring, self._passphrase, self._cache_dir, self._observer
+            )
+            self._backend = Execution(self.model, prepared)
+            if self._benchmark:
+                self._observer.begin("time lookups")
+                self._lookup_s = self._backend.measure_lookups()
         return self._backend
 
     def cost(self) -> SessionCost:
@@ -143,12 +140,6 @@ class Session:
             self._lookup_s,
         )
 
-    def _tokenize(self, text: str, max_tokens: int | None, strict: bool) -> Tokens:
-        tokens = self.model.tokenize(text, max_tokens, strict)
-        if tokens.n_cut:
-            self._observer.note(tokens.describe_cut())
-        return tokens
-
     def _classify(
         self, text: str, tokens: Tokens, x: np.ndarray, padding: np.ndarray
     ) -> Classification:
@@ -156,12 +147,11 @@ class Session:
         start = time.perf_counter()
         answer = self._backend.answer(x, padding, self._observer) if self._backend else None
         seconds = time.perf_counter() - start
-        probabilities = self.model.probabilities(answer.logits if answer else clear)
-        best = int(probabilities.argmax())
+        label, probability = self.model.label(answer.logits if answer else clear)
         return Classification(
             text=text,
-            label=self.model.labels[best],
-            probability=float(probabilities[best]),
+            label=label,
+            probability=probability,
             tokens=tokens.tokens,
             n_tokens=tokens.n_total,
             n_positions=len(x),

@@ -7,7 +7,6 @@ keys remove    remove keys, here and at a server
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from fhe_inhibitor.cli.options import (
     CaOption,
     JsonOption,
     TokenFileOption,
+    print_json,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -51,7 +51,7 @@ def new(
     token = remote.read_token(token_file)
     chosen = remote.agree_on_new(server, token, model, ca, passphrase)
     with Display() as display:
-        entry = in_worker(remote.make_keys, display, server, token, chosen)
+        entry = in_worker(remote.MakeKeys(server, token, chosen), display)
     print(f"made {entry.model_hash[:12]} for {entry.model}")
 
 
@@ -71,7 +71,7 @@ def list_keys(as_json: JsonOption = False) -> None:
         for entry in keyring.entries()
     ]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
     else:
         print_keys(rows, keyring.folder)
 

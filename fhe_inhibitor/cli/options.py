@@ -1,9 +1,11 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how JSON is printed."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,3 +20,28 @@ CaOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Certificates to trust instead of the usual ones."),
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME|DIR", help="A shipped checkpoint or a model folder."),
+]
+ModeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="disable|simulate|execute",
+        help="The integer model without encryption, simulated encryption, or encryption.",
+    ),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),
+]
+
+
+def passphrase_in_environment() -> str | None:
+    """Return the passphrase of the keys that the environment gives, if any."""
+    return os.environ.get(PASSPHRASE_VARIABLE)
+
+
+def print_json(content: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Print what `--json` promises: JSON and nothing else."""
+    print(json.dumps(content, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def serve(
         certificate_key=certificate_key,
     )
     with Display() as display:
-        folders = in_worker(prepare_models, display, tuple(models or [DEFAULT_MODEL]))
+        folders = in_worker(PrepareModels(tuple(models or [DEFAULT_MODEL])), display)
     serve_models(settings, folders)
 
 
@@ -67,8 +68,14 @@ def token(
     print(new_token(load_settings(config, data_dir=data).tokens, user))
 
 
-def prepare_models(observer: Observer, models: tuple[str, ...]) -> list[Path]:
-    """Return the folders of models' circuits, compiled unless the cache has them."""
-    from compile.local.circuits_cache import prepare_circuits
+@dataclass(frozen=True)
+class PrepareModels:
+    """Compiles models' circuits unless the cache has them."""
 
-    return [prepare_circuits(IntegerModel.load(name), observer=observer) for name in models]
+    models: tuple[str, ...]
+
+    def run(self, observer: Observer) -> list[Path]:
+        """Return the folders of the circuits."""
+        from compile.local.prepared import prepare_circuits
+
+        return [prepare_circuits(IntegerModel.load(x), observer=observer) for x in self.models]

@@ -22,6 +22,7 @@ from circuits.lookups import exact_lookup
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
+from fhe_inhibitor.system.progress import Observer
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,21 @@ class PublicModel:
             ids = np.concatenate([[self.cls_token_id], ids])
         return Tokens(ids, tokens, len(encoding.ids))
 
+    def tokenize_many(
+        self, texts: Sequence[str], max_tokens: int | None, strict: bool, observer: Observer
+    ) -> list[Tokens]:
+        """Return the tokens of each text as `tokenize` does; tells the observer what was cut.
+
+        Raises TypeError for a single string, whose letters are no texts.
+        """
+        if isinstance(texts, str):
+            raise TypeError("classify_many wants a list of texts, not one: pass [text]")
+        tokens = [self.tokenize(text, max_tokens, strict) for text in texts]
+        for read in tokens:
+            if read.n_cut:
+                observer.note(read.describe_cut())
+        return tokens
+
     def bucket(self, n: int) -> int:
         """Return the smallest sequence length of a circuit that holds n tokens."""
         return min(bucket for bucket in self.buckets if bucket >= n)
@@ -183,6 +199,12 @@ class PublicModel:
         logits = self.logits(integer_logits)
         weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return weights / weights.sum(axis=-1, keepdims=True)
+
+    def label(self, integer_logits: np.ndarray) -> tuple[str, float]:
+        """Return the label of the largest logit, and its probability."""
+        probabilities = self.probabilities(integer_logits)
+        best = int(probabilities.argmax())
+        return self.labels[best], float(probabilities[best])
 
 
 def most_important(importance: Sequence[float] | np.ndarray, n: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The asynchronous client of a server elsewhere; `remote` has the synchronous one.
+"""The asynchronous client of a server elsewhere; `client` has the synchronous one.
 
-async with AsyncRemoteClient("https://host:8000", token) as client:
+async with AsyncRemoteClient("https://host:8765", token) as client:
     print((await client.classify("a gripping , funny film")).label)
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,11 +21,15 @@ import anyio.to_thread
 from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import JobFailed, NotFound, RemoteError
-from fhe_inhibitor.remote.exchange import ClientSide, Exchange, RemoteClassification
+from fhe_inhibitor.remote.exchange import ClientSide, Exchange
 from fhe_inhibitor.remote.model import choose_model, fetch_files
-from fhe_inhibitor.remote.options import Progress, RemoteOptions
+from fhe_inhibitor.remote.options import RemoteOptions
+from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
 from fhe_inhibitor.runtime.protocol import Job, ModelInfo, Status, TaskEvent
+from fhe_inhibitor.system.machine import peak_memory_bytes
+from fhe_inhibitor.system.progress import Observer, Stopwatch
 
 CANCEL_S = 5.0  # to tell the server that a result isn't wanted any more
 
@@ -35,10 +39,10 @@ Result = TypeVar("Result")
 class AsyncRemoteClient:
     """Classifies texts on a server; an asynchronous context manager.
 
-    on_progress: called as work gets on, in the event loop's thread. Keys are made in another
-    process, because Concrete holds Python's interpreter lock for seconds meanwhile; what takes
-    milliseconds, such as encryption, runs in a thread, one call at a time. setup_s: seconds of
-    what was done before the first text. evaluation_keys_bytes: as sent, once.
+    It has the calls of a `Classifier`, to await. observer: is told of progress, in the event loop's
+    thread. Keys are made in another process, because Concrete holds Python's interpreter lock for
+    seconds meanwhile; what takes milliseconds, such as encryption, runs in a thread, one call at a
+    time. evaluation_keys_bytes: of those that the server has.
 
     Raises InputError for an address or a token that can't be one.
     """
@@ -48,14 +52,14 @@ class AsyncRemoteClient:
         server: str,
         token: str | None = None,
         options: RemoteOptions | None = None,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        observer: Observer | None = None,
     ) -> None:
         self.options = options or RemoteOptions()
         self.keyring = Keyring(self.options.keys_dir)
-        self.setup_s: dict[str, float] = {}
         self.evaluation_keys_bytes = 0
         self._connection = Connection(server, token, self.options)
-        self._on_progress = on_progress
+        self._observer = observer or Observer()
+        self._setup = Stopwatch(self._observer)
         self._preparing, self._in_use = asyncio.Lock(), asyncio.Lock()
         self._model: ModelInfo | None = None
         self._fetched: tuple[Path, PublicModel] | None = None
@@ -71,12 +75,21 @@ class AsyncRemoteClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections. A closed client can't be used again."""
         await self._connection.close()
 
     @property
     def is_private(self) -> bool:
         """Whether nobody between client and server can read the token."""
         return self._connection.is_private
+
+    def cost(self) -> SessionCost:
+        """Return what the client cost so far beyond its texts."""
+        setup = tuple(StageCost(step, seconds) for step, seconds in self._setup.stop().items())
+        return SessionCost(setup, self.evaluation_keys_bytes, peak_memory_bytes())
 
     async def connect(self) -> ModelInfo:
         """Return the model, after checking that client and server can agree on it."""
@@ -97,11 +110,11 @@ class AsyncRemoteClient:
         digest = model.model_hash
         async with self._preparing:
             if not self.keyring.path(digest).exists():
-                self._on_progress(Progress("keygen", 0, 0, ""))
-                with self._timed("keygen"):
-                    await make_keys_elsewhere(
-                        self.keyring, folder, digest, model.name, self.options.passphrase
-                    )
+                self._setup.begin("keygen")
+                await make_keys_elsewhere(
+                    self.keyring, folder, digest, model.name, self.options.passphrase
+                )
+                self._setup.stop()
         return folder
 
     async def prepare(self) -> None:
@@ -114,24 +127,20 @@ class AsyncRemoteClient:
 
     async def classify(
         self, text: str, max_tokens: int | None = None, strict: bool = False
-    ) -> RemoteClassification:
+    ) -> Classification:
         """Classify one text; arguments as `classify_many`."""
         return (await self.classify_many([text], max_tokens, strict))[0]
 
     async def classify_many(
         self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
-    ) -> list[RemoteClassification]:
-        """Classify texts; while the server runs one, the next is encrypted.
+    ) -> list[Classification]:
+        """Classify texts as `Classifier.classify_many` says; the next is encrypted meanwhile.
 
-        max_tokens: tokens that the model reads of a text, its most important ones; the model's
-        default if None. strict: refuse a text that has more.
-
-        Raises InputError, before keys are made or anything is encrypted, for what
-        `PublicModel.tokenize` refuses; JobFailed if the server gives up on a text; RemoteError.
-        If it is cancelled, so are the jobs on the server.
+        Raises InputError before keys are made or anything is encrypted; JobFailed if the server
+        gives up on a text; RemoteError. If it is cancelled, so are the jobs on the server.
         """
         public = await self.public_model()
-        tokens = [public.tokenize(text, max_tokens, strict) for text in texts]
+        tokens = public.tokenize_many(texts, max_tokens, strict, self._observer)
         side = await self._prepared()
         exchanges = [
             side.exchange(public, text, read) for text, read in zip(texts, tokens, strict=True)
@@ -148,11 +157,11 @@ class AsyncRemoteClient:
         model = await self.connect()
         async with self._preparing:
             if self._fetched is None:
-                with self._timed("fetch model"):
-                    folder = await fetch_files(
-                        self._connection, model, self.options.cache_dir, self._on_progress
-                    )
-                    self._fetched = folder, await self._in_thread(PublicModel.load, folder)
+                folder = await fetch_files(
+                    self._connection, model, self.options.cache_dir, self._setup
+                )
+                self._fetched = folder, await self._in_thread(PublicModel.load, folder)
+                self._setup.stop()
             return self._fetched
 
     async def _prepared(self) -> ClientSide:
@@ -166,58 +175,51 @@ class AsyncRemoteClient:
             return self._side
 
     async def _load_keys(self, model: ModelInfo, folder: Path) -> ClientSide:
-        self._on_progress(Progress("load keys", 0, 0, ""))
-        with self._timed("load keys"):
-            side = await self._in_thread(ClientSide, folder)
-            await self._in_thread(
-                self.keyring.load, model.model_hash, side.client, self.options.passphrase
-            )
+        self._setup.begin("load keys")
+        side = await self._in_thread(ClientSide, folder)
+        keys = self.keyring.path(model.model_hash)
+        await self._in_thread(side.client.load_keys, keys, self.options.passphrase)
+        self._setup.stop()
         return side
 
     async def _upload_keys(self, side: ClientSide, model: ModelInfo) -> None:
-        with self._timed("send evaluation keys"):
+        self._setup.begin("send evaluation keys")
+        state = await self._connection.find_keys(self._known_keys(model))
+        if state is None:
             keys = await self._in_thread(side.client.evaluation_keys)
-            self.evaluation_keys_bytes = len(keys)
-            self._evaluation_keys = await self._connection.upload_keys(
-                keys,
-                model,
-                lambda n: self._on_progress(Progress("upload", n, len(keys), "bytes")),
-            )
+            state = await self._connection.upload_keys(keys, model, self._observer)
+        self.evaluation_keys_bytes, self._evaluation_keys = state.size, state.sha256
+        self._setup.stop()
+
+    def _known_keys(self, model: ModelInfo) -> str:
+        """Return the SHA-256 of the model's evaluation keys, without serializing them."""
+        return self.keyring.entry(model.model_hash).evaluation_keys
 
     async def _exchange_all(
         self, public: PublicModel, side: ClientSide, exchanges: Sequence[Exchange]
     ) -> None:
         """Send all requests, at most `in_flight` of them unanswered, and receive all responses."""
-        total = sum(task.n_lookups for exchange in exchanges for task in exchange.tasks)
-
-        def show(step: str) -> None:
-            done = sum(exchange.lookups_done for exchange in exchanges)
-            self._on_progress(Progress(step, done, total, "lookups"))
-
+        tasks = [task for exchange in exchanges for task in exchange.tasks]
+        self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
         slots = anyio.Semaphore(self.options.in_flight)
         try:
             async with anyio.create_task_group() as group:
                 for exchange in exchanges:
                     await slots.acquire()
-                    show("encrypt")
+                    self._observer.begin("encrypt")
                     await self._in_thread(side.encrypt, public, exchange)
-                    group.start_soon(self._exchange, side, exchange, show, slots)
+                    group.start_soon(self._exchange, side, exchange, slots)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _exchange(
-        self,
-        side: ClientSide,
-        exchange: Exchange,
-        show: Callable[[str], None],
-        slots: anyio.Semaphore,
-    ) -> None:
+    async def _exchange(self, side: ClientSide, exchange: Exchange, slots: anyio.Semaphore) -> None:
         def on_tasks_done(done: int, event: TaskEvent | None) -> None:
-            exchange.note_task(done, event)
-            show(exchange.tasks[done].stage if done < len(exchange.tasks) else "decrypt")
+            self._observer.finish(exchange.note_task(done, event))
+            left = exchange.tasks[exchange.tasks_done :]
+            self._observer.begin(left[0].stage if left else "decrypt")
 
         job = await self._submit(side, exchange.request)
-        show(exchange.tasks[0].stage)
+        self._observer.begin(exchange.tasks[0].stage)
         try:
             job = await self._connection.follow(job, on_tasks_done)
         except asyncio.CancelledError:
@@ -246,9 +248,3 @@ class AsyncRemoteClient:
     async def _in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:
         async with self._in_use:
             return await anyio.to_thread.run_sync(call, *arguments)
-
-    @contextmanager
-    def _timed(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.setup_s[step] = time.perf_counter() - start

@@ -1,11 +1,11 @@
 """A client of a server elsewhere: text in, label out, only ciphertexts in between.
 
-    with RemoteClient("https://host:8000", token) as client:
+    with RemoteClient("https://host:8765", token) as client:
         print(client.classify("a gripping , funny film").label)
 
 The first text fetches the model's public files, makes keys, and uploads those for evaluation; all
 three are kept, so later ones send a request and fetch a result. The secret key never leaves the
-client. Nor does the server hear whether a decryption came out right: what was received is
+client. Nor does the server learn whether a decryption came out right: what was received is
 decrypted when all has been received, and nothing is sent because of what came out.
 """
 
@@ -18,24 +18,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.remote.async_client import CANCEL_S, AsyncRemoteClient
-from fhe_inhibitor.remote.exchange import RemoteClassification
-from fhe_inhibitor.remote.options import Progress, RemoteOptions
+from fhe_inhibitor.remote.options import RemoteOptions
+from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.protocol import ModelInfo
+from fhe_inhibitor.system.progress import Observer
 
-__all__ = ["AsyncRemoteClient", "Progress", "RemoteClassification", "RemoteClient", "RemoteOptions"]
+__all__ = ["AsyncRemoteClient", "RemoteClient", "RemoteOptions"]
 
 Result = TypeVar("Result")
 
 
 class RemoteClient:
-    """`AsyncRemoteClient` for programs without an event loop; a context manager.
+    """`AsyncRemoteClient` for programs without an event loop. A `Classifier`.
 
-    It runs one in a thread of its own, where on_progress is called. Ctrl-C, or any other exception
-    in a call, cancels what that call has on the server.
+    It runs one in a thread of its own, started by the first call, where the observer is called.
+    Ctrl-C, or any other exception in a call, cancels what that call has on the server.
     """
 
     def __init__(
@@ -43,15 +46,15 @@ class RemoteClient:
         server: str,
         token: str | None = None,
         options: RemoteOptions | None = None,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        observer: Observer | None = None,
     ) -> None:
-        self._client = AsyncRemoteClient(server, token, options, on_progress)
+        self._client = AsyncRemoteClient(server, token, options, observer)
         self.keyring = self._client.keyring
-        self._open = ExitStack()
+        self._opened = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._closed = False
 
     def __enter__(self) -> Self:
-        self._portal = self._open.enter_context(start_blocking_portal())
-        self._open.enter_context(self._portal.wrap_async_context_manager(self._client))
         return self
 
     def __exit__(
@@ -60,7 +63,12 @@ class RemoteClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._open.__exit__(kind, error, trace)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread. A closed client can't be used again."""
+        self._closed = True
+        self._opened.close()
 
     @property
     def is_private(self) -> bool:
@@ -68,14 +76,13 @@ class RemoteClient:
         return self._client.is_private
 
     @property
-    def setup_s(self) -> dict[str, float]:
-        """Seconds of what was done before the first text."""
-        return self._client.setup_s
-
-    @property
     def evaluation_keys_bytes(self) -> int:
-        """Size of the evaluation keys, which are sent once."""
+        """Size of the evaluation keys that the server has."""
         return self._client.evaluation_keys_bytes
+
+    def cost(self) -> SessionCost:
+        """Do `AsyncRemoteClient.cost`."""
+        return self._client.cost()
 
     def connect(self) -> ModelInfo:
         """Do `AsyncRemoteClient.connect`."""
@@ -95,19 +102,27 @@ class RemoteClient:
 
     def classify(
         self, text: str, max_tokens: int | None = None, strict: bool = False
-    ) -> RemoteClassification:
+    ) -> Classification:
         """Do `AsyncRemoteClient.classify`."""
         return self._call(lambda: self._client.classify(text, max_tokens, strict))
 
     def classify_many(
         self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
-    ) -> list[RemoteClassification]:
+    ) -> list[Classification]:
         """Do `AsyncRemoteClient.classify_many`."""
         return self._call(lambda: self._client.classify_many(texts, max_tokens, strict))
 
     def delete_keys(self, evaluation_keys: str) -> None:
         """Do `AsyncRemoteClient.delete_keys`."""
         self._call(lambda: self._client.delete_keys(evaluation_keys))
+
+    def _open(self) -> BlockingPortal:
+        if self._closed:
+            raise InputError("this client is closed: make another one")
+        if self._portal is None:
+            self._portal = self._opened.enter_context(start_blocking_portal())
+            self._opened.enter_context(self._portal.wrap_async_context_manager(self._client))
+        return self._portal
 
     def _call(self, call: Callable[[], Awaitable[Result]]) -> Result:
         ended = threading.Event()
@@ -118,7 +133,7 @@ class RemoteClient:
             finally:
                 ended.set()
 
-        future = self._portal.start_task_soon(run)
+        future = self._open().start_task_soon(run)
         try:
             return future.result()
         except BaseException:

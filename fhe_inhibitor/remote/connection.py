@@ -1,4 +1,4 @@
-"""The calls of `service.protocol`, each repeated with growing pauses while that can help.
+"""The calls of `runtime.protocol`, each repeated with growing pauses while that can help.
 
 Every call may be repeated safely: a job carries an idempotency key, an upload its offset. A server
 that has never answered is given up after a few attempts; one that has is waited for, as it may
@@ -43,6 +43,7 @@ from fhe_inhibitor.runtime.protocol import (
     NewKeys,
     TaskEvent,
 )
+from fhe_inhibitor.system.progress import Observer
 
 FIRST_ATTEMPTS = 3
 CHUNK_BYTES = 4 << 20
@@ -97,25 +98,28 @@ class Connection:
             raise RemoteError(f"{file.name} of {model} isn't the file that the server announced")
         return content
 
-    async def upload_keys(
-        self, keys: bytes, model: ModelInfo, on_bytes: Callable[[int], None]
-    ) -> str:
-        """Send evaluation keys, or what the server lacks of them; return their SHA-256.
+    async def find_keys(self, digest: str) -> KeysState | None:
+        """Return what the server says of complete evaluation keys, None if it lacks them."""
+        try:
+            state = _read(KeysState, await self._call("GET", f"/keys/{digest}"))
+        except NotFound:
+            return None
+        return state if state.complete else None
 
-        on_bytes: called with how much of them the server has.
-        """
+    async def upload_keys(self, keys: bytes, model: ModelInfo, observer: Observer) -> KeysState:
+        """Send evaluation keys, or what the server lacks of them."""
         digest = hashlib.sha256(keys).hexdigest()
         new = NewKeys(sha256=digest, size=len(keys), model_hash=model.model_hash)
         state = _read(KeysState, await self._call("POST", "/keys", json=new.model_dump()))
         chunk_bytes = min(CHUNK_BYTES, model.limits.max_chunk_bytes)
+        observer.plan(len(keys) - state.received, "bytes")
         while not state.complete:
-            on_bytes(state.received)
             before, end = state.received, state.received + chunk_bytes
             state = await self._upload_chunk(state, keys[before:end])
             if state.received <= before and not state.complete:
                 raise RemoteError(f"the server keeps {before} of {len(keys)} bytes of the keys")
-        on_bytes(state.received)
-        return digest
+            observer.finish(state.received - before)
+        return state
 
     async def _upload_chunk(self, state: KeysState, chunk: bytes) -> KeysState:
         path, headers = f"/keys/{state.sha256}", {UPLOAD_OFFSET: str(state.received)}
@@ -225,7 +229,7 @@ class Connection:
         raise AssertionError("stamina returns or raises")
 
 
-_WANTED = "pass one such as https://host:8000"
+_WANTED = "pass one such as https://host:8765"
 
 
 class _StreamEnded(Exception):

@@ -11,7 +11,7 @@ from fhe_inhibitor.errors import InputError
 class RemoteError(RuntimeError):
     """The server said no, or nothing.
 
-    code: the server's word for it, see `service.protocol`. retry_after_s: when to ask again, None
+    code: the server's word for it, see `runtime.protocol`. retry_after_s: when to ask again, None
     if that won't help.
     """
 
@@ -45,4 +45,4 @@ class QuotaExceeded(RemoteError):
 
 
 class JobFailed(RemoteError):
-    """The server gave up on a request; `code` says why, see `service.protocol.Failure`."""
+    """The server gave up on a request; `code` says why, see `runtime.protocol.Failure`."""

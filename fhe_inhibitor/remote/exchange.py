@@ -10,40 +10,14 @@ from typing import TYPE_CHECKING
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.public import PublicModel, Tokens
 from fhe_inhibitor.remote.errors import ModelMismatch
+from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Response
 from fhe_inhibitor.runtime.protocol import TaskEvent
 
 if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
-
-
-@dataclass(frozen=True)
-class RemoteClassification:
-    """What came of one text.
-
-    tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
-    the circuits it went through, which the server learns. logits: decrypted, in integer steps
-    of `logit_scale`. tasks: what the server ran, in order, and `task_s` the seconds that it says
-    each took, None for one that it didn't tell of. seconds: from encryption to decryption,
-    waiting included.
-    """
-
-    text: str
-    label: str
-    probability: float
-    tokens: tuple[str, ...]
-    n_tokens: int
-    n_positions: int
-    logits: tuple[int, ...]
-    logit_scale: float
-    tasks: tuple[Task, ...]
-    task_s: tuple[float | None, ...]
-    encrypt_s: float
-    decrypt_s: float
-    seconds: float
-    request_bytes: int
-    response_bytes: int
 
 
 @dataclass
@@ -62,16 +36,24 @@ class Exchange:
     encrypt_s: float = 0.0
     ended: float = 0.0
 
-    def note_task(self, done: int, event: TaskEvent | None) -> None:
-        """Take down that `done` tasks are finished, and what the server told of the last one."""
-        self.tasks_done = done
+    def note_task(self, done: int, event: TaskEvent | None) -> int:
+        """Take down that `done` tasks are finished, and what the server told of the last one.
+
+        Returns the lookups of the tasks that finished since the last call.
+        """
+        new = self.tasks[self.tasks_done : done]
+        self.tasks_done = max(done, self.tasks_done)
         if event is not None:
             self.task_s[event.index] = event.seconds
+        return sum(task.n_lookups for task in new)
 
     @property
-    def lookups_done(self) -> int:
-        """Lookups of the finished tasks."""
-        return sum(task.n_lookups for task in self.tasks[: self.tasks_done])
+    def stages(self) -> list[StageCost]:
+        """What the server says that its tasks took, 0 for one that it didn't tell of."""
+        return [
+            StageCost(stage_name(task.stage), self.task_s.get(index, 0.0), task.lookups)
+            for index, task in enumerate(self.tasks, start=1)
+        ]
 
 
 class ClientSide:
@@ -101,26 +83,24 @@ class ClientSide:
         exchange.request = self.client.encrypt(x, padding, public.projections(x)).to_bytes()
         exchange.encrypt_s = time.perf_counter() - exchange.began
 
-    def decrypt(self, public: PublicModel, exchange: Exchange) -> RemoteClassification:
+    def decrypt(self, public: PublicModel, exchange: Exchange) -> Classification:
         """Return what a response says. Raises InputError for one that holds no logits."""
         start = time.perf_counter()
         logits = self.client.decrypt(Response.from_bytes(exchange.response))
         decrypt_s = time.perf_counter() - start
-        probabilities = public.probabilities(logits)
-        best = int(probabilities.argmax())
-        return RemoteClassification(
+        label, probability = public.label(logits)
+        encrypt, decrypt = StageCost("encrypt", exchange.encrypt_s), StageCost("decrypt", decrypt_s)
+        return Classification(
             text=exchange.text,
-            label=public.labels[best],
-            probability=float(probabilities[best]),
+            label=label,
+            probability=probability,
             tokens=exchange.tokens.tokens,
             n_tokens=exchange.tokens.n_total,
             n_positions=exchange.n_positions,
             logits=tuple(logits.tolist()),
+            clear_logits=None,
             logit_scale=public.logit_scale,
-            tasks=exchange.tasks,
-            task_s=tuple(exchange.task_s.get(i) for i in range(1, len(exchange.tasks) + 1)),
-            encrypt_s=exchange.encrypt_s,
-            decrypt_s=decrypt_s,
+            stages=total_by_name([encrypt, *exchange.stages, decrypt]),
             seconds=exchange.ended - exchange.began + decrypt_s,
             request_bytes=len(exchange.request),
             response_bytes=len(exchange.response),

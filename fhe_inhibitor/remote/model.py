@@ -7,16 +7,16 @@ the right SHA-256 is what the server has.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import ModelMismatch, NotFound
-from fhe_inhibitor.remote.options import Progress, RemoteOptions
+from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.runtime.protocol import MODEL_FILES, PROTOCOL_VERSION, ModelInfo, model_hash
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
 from fhe_inhibitor.system.private_files import write_private
+from fhe_inhibitor.system.progress import Observer
 
 FOLDER = "remote"
 
@@ -53,7 +53,7 @@ async def fetch_files(
     connection: Connection,
     model: ModelInfo,
     cache_dir: Path | None,
-    on_progress: Callable[[Progress], None],
+    observer: Observer,
 ) -> Path:
     """Return a folder with the public files of a model, fetched where they aren't there.
 
@@ -61,10 +61,10 @@ async def fetch_files(
     """
     folder = cache_root(cache_dir) / FOLDER / model.model_hash
     missing = [file for file in model.files if not _holds(folder / file.name, file.sha256)]
-    total = sum(file.size for file in missing)
-    done = 0
+    if missing:
+        observer.begin("download")
+        observer.plan(sum(file.size for file in missing), "bytes")
     for file in missing:
-        on_progress(Progress("download", done, total, "bytes"))
         content = await connection.model_file(model.name, file)
         try:
             write_private(folder / file.name, content)
@@ -73,7 +73,7 @@ async def fetch_files(
                 f"the cache folder {folder} can't be written ({error.strerror}): make it "
                 f"writable, or name another one in {CACHE_VARIABLE}"
             ) from error
-        done += file.size
+        observer.finish(file.size)
     return folder
 
 

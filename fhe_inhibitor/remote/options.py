@@ -1,4 +1,4 @@
-"""How a client reaches its server, and what it tells of its progress."""
+"""How a client reaches its server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class RemoteOptions:
 
     model: a name that the server offers; its only one if None. model_hash: refuse a server whose
     model has another one. ca: certificates to trust instead of the system's; verify: False trusts
-    any server, for tests. passphrase: of the keys. keys_dir, cache_dir: see `folders`. patience_s:
+    any server, for tests. passphrase: of the keys. keys_dir, cache_dir: see
+    `system.folders`. patience_s:
     how long a server that was there may be away. in_flight: requests of `classify_many` that the
     server has at once.
     """
@@ -40,17 +41,3 @@ class RemoteOptions:
             raise InputError(f"{self.ca} holds no certificates ({error}): pass a PEM file") from (
                 error
             )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the client is: `done` of `total` units of a step.
-
-    step: "download", "keygen", "upload", then the server's stages, such as
-    `layer0.attend.head1`. unit: "bytes", "lookups" or, for a step that can't be told, "".
-    """
-
-    step: str
-    done: int
-    total: int
-    unit: str

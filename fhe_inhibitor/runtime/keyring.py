@@ -1,11 +1,10 @@
-"""A client's keys, one set for each model of a server, in files that only their owner can read.
+"""A user's keys, one set for each model, in files that only their owner can read.
 
-    keyring = Keyring()
-    keyring.make(circuits, model_hash, "inhibidistilbert-nano-sst2", passphrase)   # takes seconds
     client = Client(circuits)
-    keyring.load(model_hash, client, passphrase)
+    Keyring().load_or_make(client, folder_hash(circuits), "inhibidistilbert-nano-sst2")
 
-Keys belong to the hash over all that client and server agree on: another model, other keys.
+Keys belong to the hash over all that client and server agree on, whether the server is this process
+or one elsewhere: another model, other keys. They lie outside any cache.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,10 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.protocol import folder_hash
 from fhe_inhibitor.system.folders import KEYS_VARIABLE, keys_root
 from fhe_inhibitor.system.private_files import is_locked, make_private, write_private
+from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
@@ -56,29 +59,32 @@ class Keyring:
 
     def entries(self) -> list[KeysEntry]:
         """Return what the folder holds, the oldest first. Raises InputError for what it can't."""
-        found = []
-        for path in self.folder.glob(f"*/{KEYS_FILE}"):
-            try:
-                found.append(KeysEntry.model_validate_json(_about(path).read_bytes()))
-            except (OSError, ValidationError) as error:
-                raise InputError(
-                    f"{_about(path)} can't be read ({type(error).__name__}); remove the folder "
-                    f"{path.parent}, and make new keys"
-                ) from error
-        return sorted(found, key=lambda entry: entry.created)
+        entries = [self.entry(path.parent.name) for path in self.folder.glob(f"*/{KEYS_FILE}")]
+        return sorted(entries, key=lambda entry: entry.created)
+
+    def entry(self, model_hash: str) -> KeysEntry:
+        """Return what is known of a model's keys. Raises InputError if that can't be read."""
+        path = _about(self.path(model_hash))
+        try:
+            return KeysEntry.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise InputError(
+                f"{path} can't be read ({type(error).__name__}); remove the folder "
+                f"{path.parent}, and make new keys"
+            ) from error
 
     def find(self, start: str) -> KeysEntry:
         """Return the keys whose model's hash begins like this, or whose model is named so.
 
         Raises InputError if there are none, or several.
         """
-        found = [e for e in self.entries() if e.model_hash.startswith(start) or e.model == start]
-        if len(found) != 1 or not start:
+        entries = [e for e in self.entries() if e.model_hash.startswith(start) or e.model == start]
+        if len(entries) != 1 or not start:
             raise InputError(
-                f"{start!r} names {len(found)} sets of keys in {self.folder}, not one; see "
+                f"{start!r} names {len(entries)} sets of keys in {self.folder}, not one; see "
                 "`fhe-inhibitor keys list`"
             )
-        return found[0]
+        return entries[0]
 
     def is_locked(self, model_hash: str) -> bool:
         """Return whether a model's keys are there and want a passphrase."""
@@ -88,53 +94,88 @@ class Keyring:
         except FileNotFoundError:
             return False
 
-    def make(
-        self, circuits: str | Path, model_hash: str, model: str, passphrase: str | None = None
+    def load_or_make(
+        self,
+        client: Client,
+        model_hash: str,
+        model: str,
+        passphrase: str | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        """Make keys for the circuits in a folder, unless there are keys for that hash.
+        """Give a client the keys for that hash, made first if there are none.
 
-        Takes seconds and holds Python's interpreter lock meanwhile.
+        Making them takes seconds and holds Python's interpreter lock meanwhile. Raises InputError
+        for a folder that can't be written, and as `Client.load_keys` does: keys that can't be read
+        are never replaced by new ones.
+        """
+        observer, path = observer or Observer(), self.path(model_hash)
+        with self._entry(model_hash):
+            if path.exists():
+                observer.begin("load keys")
+                client.load_keys(path, passphrase)
+            else:
+                observer.begin("keygen")
+                client.generate_keys()
+                self._describe(client, model_hash, model)
+                client.save_keys(path, passphrase)
+
+    def adopt(self, keys: Path, circuits: Path, model: str) -> Path:
+        """Move a file of keys here, under the hash of the circuits that they are for.
+
+        Returns where it lies now. Raises InputError, and leaves it, if it fits them not or can't be
+        read, or if there are keys for that hash.
         """
         # Here, because Concrete takes seconds to load that listing keys can spare.
         from fhe_inhibitor.runtime.client import Client
 
-        path = self.path(model_hash)
+        digest = folder_hash(circuits)
+        path = self.path(digest)
+        if path.exists():
+            raise InputError(f"there are keys for {digest[:12]} already: remove one of the two")
+        client = Client(circuits)
+        client.load_keys(keys)
+        with self._entry(digest):
+            self._describe(client, digest, model)
+            client.save_keys(path)
+        keys.unlink()
+        return path
+
+    def remove(self, entry: KeysEntry) -> None:
+        """Remove keys for good: what was encrypted for them can't be decrypted any more."""
+        shutil.rmtree(self.path(entry.model_hash).parent)
+
+    @contextmanager
+    def _entry(self, model_hash: str) -> Iterator[None]:
+        """Hold a model's keys for this process alone, in a folder made where it is missing."""
+        folder = self.path(model_hash).parent
         try:
-            make_private(path.parent)
-            with FileLock(path.parent / LOCK_FILE, mode=0o600):
-                if not path.exists():
-                    client = Client(circuits)
-                    client.generate_keys()
-                    digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
-                    entry = KeysEntry(
-                        model_hash=model_hash,
-                        model=model,
-                        evaluation_keys=digest,
-                        created=datetime.now(UTC),
-                    )
-                    write_private(_about(path), entry.model_dump_json(indent=1).encode())
-                    client.save_keys(path, passphrase)
+            make_private(folder)
+            with FileLock(folder / LOCK_FILE, mode=0o600):
+                yield
         except OSError as error:
             raise InputError(
                 f"the keys folder {self.folder} can't be written ({error.strerror}): make it "
                 f"writable, or name another one in {KEYS_VARIABLE}"
             ) from error
 
-    def load(self, model_hash: str, client: Client, passphrase: str | None = None) -> None:
-        """Give a client its keys. Raises InputError as `Client.load_keys` does."""
-        client.load_keys(self.path(model_hash), passphrase)
-
-    def remove(self, entry: KeysEntry) -> None:
-        """Remove keys for good: what was encrypted for them can't be decrypted any more."""
-        shutil.rmtree(self.path(entry.model_hash).parent)
+    def _describe(self, client: Client, model_hash: str, model: str) -> None:
+        """Write what is to be known of a client's keys without opening them."""
+        entry = KeysEntry(
+            model_hash=model_hash,
+            model=model,
+            evaluation_keys=hashlib.sha256(client.evaluation_keys()).hexdigest(),
+            created=datetime.now(UTC),
+        )
+        write_private(_about(self.path(model_hash)), entry.model_dump_json(indent=1).encode())
 
 
 async def make_keys_elsewhere(
     keyring: Keyring, circuits: Path, model_hash: str, model: str, passphrase: str | None
 ) -> None:
-    """Do `keyring.make(...)` in another process, which ends if this is cancelled.
+    """Make a model's keys in another process, which ends if this is cancelled.
 
-    Raises what that raises.
+    It is started as a program of its own, not by `multiprocessing`, which would run a caller's main
+    module again. Raises what `load_or_make` raises.
     """
     arguments = [str(keyring.folder), str(circuits), model_hash, model, passphrase]
     command = [sys.executable, "-m", "fhe_inhibitor.runtime.keyring"]
@@ -148,9 +189,11 @@ async def make_keys_elsewhere(
 
 def _main() -> None:
     """Make keys as stdin says; the passphrase mustn't be an argument, which others can see."""
+    from fhe_inhibitor.runtime.client import Client
+
     folder, circuits, model_hash, model, passphrase = json.load(sys.stdin)
     try:
-        Keyring(folder).make(circuits, model_hash, model, passphrase)
+        Keyring(folder).load_or_make(Client(circuits), model_hash, model, passphrase)
     except InputError as error:
         print(error, end="")
 

@@ -49,10 +49,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, MANIFEST_FILE, SPECS_FILE, TOKENIZER_FILE
 
 PROTOCOL_VERSION = 1
@@ -91,6 +93,21 @@ class FileInfo(BaseModel):
     name: str
     size: int
     sha256: Sha256
+
+    @classmethod
+    def of(cls, path: Path) -> FileInfo:
+        """Describe a file. Raises InputError if it can't be read."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path} can't be read ({error}); compile the model again") from error
+        return cls(name=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def folder_hash(folder: Path) -> str:
+    """Return the `model_hash` of a folder of circuits. Raises InputError if it lacks a file."""
+    files = [FileInfo.of(folder / name) for name in MODEL_FILES]
+    return model_hash({file.name: file.sha256 for file in files})
 
 
 class Limits(BaseModel):

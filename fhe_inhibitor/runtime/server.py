@@ -13,9 +13,7 @@ native code: load only what you compiled.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlir._mlir_libs._concretelang._compiler import Library, ServerProgram
@@ -23,20 +21,12 @@ from mlir._mlir_libs._concretelang._compiler import ServerKeyset as EvaluationKe
 from mlir._mlir_libs._concretelang._compiler import TransportValue as Value
 
 from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.runtime.execution import TaskDone, run_tasks
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Task, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response, unpack_keys, whole_stream
+from fhe_inhibitor.system.progress import Observer
 
-__all__ = ["EvaluationKeys", "Server", "TaskDone", "Value"]
-
-
-@dataclass(frozen=True)
-class TaskDone:
-    """A task that has just finished: the `index`-th of `total`, counted from 1."""
-
-    task: Task
-    seconds: float
-    index: int
-    total: int
+__all__ = ["EvaluationKeys", "Server", "Value"]
 
 
 class Server:
@@ -76,23 +66,23 @@ class Server:
         return self.manifest.program(n).tasks
 
     def run(
-        self,
-        request: Request,
-        evaluation_keys: EvaluationKeys,
-        on_task: Callable[[TaskDone], None] = lambda done: None,
+        self, request: Request, evaluation_keys: EvaluationKeys, observer: Observer | None = None
     ) -> Response:
-        """Evaluate all tasks of a request.
+        """Evaluate all tasks of a request. Raises InputError as `start` does."""
+        *_, last = self.start(request, evaluation_keys, observer)
+        return to_response(request.n, last)
 
-        on_task: called after each task. Raises InputError for a request that does not fit the
-        circuits or the keys.
+    def start(
+        self, request: Request, evaluation_keys: EvaluationKeys, observer: Observer | None = None
+    ) -> Iterator[TaskDone[Value]]:
+        """Evaluate the tasks of a request, one each time that the iterator is asked.
+
+        The outputs of the last one are the response's. Raises InputError for a request that does
+        not fit the circuits or the keys.
         """
-        values = self.read_values(request)
-        tasks = self.tasks(request.n)
-        for index, task in enumerate(tasks, start=1):
-            start = time.perf_counter()
-            values.update(self.run_task(task, values, evaluation_keys))
-            on_task(TaskDone(task, time.perf_counter() - start, index, len(tasks)))
-        return Response(request.n, {name: values[name].serialize() for name in tasks[-1].outputs})
+        return self.go_on(
+            self.tasks(request.n), self.read_values(request), evaluation_keys, observer
+        )
 
     def read_values(self, request: Request) -> dict[str, Value]:
         """Return the ciphertexts of a request, exactly those that its tasks start from.
@@ -106,13 +96,20 @@ class Server:
             )
         return {name: read_value(name, data) for name, data in request.ciphertexts.items()}
 
-    def run_task(
-        self, task: Task, values: Mapping[str, Value], evaluation_keys: EvaluationKeys
-    ) -> dict[str, Value]:
-        """Return the outputs of one task. Raises InputError for what does not fit its circuit."""
-        inputs = [values[name] for name in task.inputs]
-        outputs = self.call(task.function, inputs, evaluation_keys)
-        return dict(zip(task.outputs, outputs, strict=True))
+    def go_on(
+        self,
+        tasks: Sequence[Task],
+        values: Mapping[str, Value],
+        evaluation_keys: EvaluationKeys,
+        observer: Observer | None = None,
+        n_done: int = 0,
+    ) -> Iterator[TaskDone[Value]]:
+        """Evaluate tasks after the first `n_done`, whose outputs are among `values`."""
+
+        def call(function: str, arguments: list[Value]) -> tuple[Value, ...]:
+            return self.call(function, arguments, evaluation_keys)
+
+        return run_tasks(tasks, values, call, observer, n_done)
 
     def call(
         self, function: str, arguments: list[Value], evaluation_keys: EvaluationKeys
@@ -126,6 +123,11 @@ class Server:
                 f"{function} refuses its input ({first_line(error)}); it was not made for these "
                 "circuits and keys"
             ) from error
+
+
+def to_response(n: int, done: TaskDone[Value]) -> Response:
+    """Return the outputs of a task for n tokens; those of the last one are what the client gets."""
+    return Response(n, {name: value.serialize() for name, value in done.outputs.items()})
 
 
 def read_value(name: str, data: bytes) -> Value:

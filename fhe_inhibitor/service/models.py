@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from fhe_inhibitor.runtime.protocol import (
     FileInfo,
     Limits,
     ModelInfo,
-    model_hash,
+    folder_hash,
 )
 
 
@@ -31,8 +30,8 @@ class ServedModel:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         described = _describe(folder / EMBEDDING_FILE)
-        files = [_file_info(folder / name) for name in MODEL_FILES]
-        self.hash = _hash(files)
+        files = [FileInfo.of(folder / name) for name in MODEL_FILES]
+        self.hash = folder_hash(folder)
         self.info = ModelInfo(
             name=described["name"],
             model_hash=self.hash,
@@ -55,23 +54,6 @@ def load_models(folders: Iterable[Path], limits: Limits) -> dict[str, ServedMode
             raise InputError(f"two models are called {model.info.name!r}: serve one of them")
         models[model.info.name] = model
     return models
-
-
-def folder_hash(folder: Path) -> str:
-    """Return the model hash of a folder. Raises InputError if it lacks a file."""
-    return _hash([_file_info(folder / name) for name in MODEL_FILES])
-
-
-def _hash(files: Iterable[FileInfo]) -> str:
-    return model_hash({file.name: file.sha256 for file in files})
-
-
-def _file_info(path: Path) -> FileInfo:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error}); compile the model again") from error
-    return FileInfo(name=path.name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _describe(path: Path) -> dict[str, Any]:

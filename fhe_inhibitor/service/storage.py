@@ -11,9 +11,10 @@ What the database doesn't know of is left over from an interruption; `housekeepi
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from pathlib import Path
+
+from fhe_inhibitor.system.files import write_atomically
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNFINISHED = ".part"
@@ -96,29 +97,13 @@ class Storage:
         Raises DiskFullError.
         """
         self.need(len(data))
-        unfinished = path.with_name(f".{path.name}-{os.getpid()}{UNFINISHED}")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(unfinished, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            sync_folder(path.parent)
+            write_atomically(path, data, 0o600)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise as_disk_full(error) from error
 
 
 def as_disk_full(error: OSError) -> OSError:
     """Return DiskFullError for an error that means it, any other error as it is."""
     return DiskFullError(*error.args) if error.errno in FULL else error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

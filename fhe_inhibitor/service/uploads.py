@@ -22,7 +22,8 @@ from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.jobs import UNFINISHED
 from fhe_inhibitor.service.refusals import Refused, not_found, too_large, too_many
 from fhe_inhibitor.service.settings import Settings
-from fhe_inhibitor.service.storage import Storage, as_disk_full, sync_folder
+from fhe_inhibitor.service.storage import Storage, as_disk_full
+from fhe_inhibitor.system.files import sync_folder
 
 STALLED_S = 60.0
 WRITE_BYTES = 1 << 20

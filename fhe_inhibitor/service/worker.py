@@ -17,20 +17,19 @@ import resource
 import sqlite3
 import sys
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import Task
-from fhe_inhibitor.runtime.messages import Message, Request, Response
-from fhe_inhibitor.runtime.protocol import Failure, TaskEvent
-from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_value
+from fhe_inhibitor.runtime.messages import Message, Request
+from fhe_inhibitor.runtime.protocol import Failure, TaskEvent, folder_hash
+from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_value, to_response
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
 from fhe_inhibitor.service.logs import fields, log_to_stderr
-from fhe_inhibitor.service.models import folder_hash
 from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
 from fhe_inhibitor.service.storage import DiskFullError, Storage
 
@@ -114,30 +113,24 @@ class Worker:
         values = server.read_values(request)
         for index, task in enumerate(tasks[: claim.tasks_done], start=1):
             values.update(self._read_outputs(claim.job, index, task))
-        start = time.perf_counter()
         keys = self._keys.get(claim, server)
-        for index, task in enumerate(tasks[claim.tasks_done :], start=claim.tasks_done + 1):
-            outputs = server.run_task(task, values, keys)
-            values.update(outputs)
-            last = index == len(tasks)
-            self._write_outputs(claim.job, index, request.n, outputs, last)
-            seconds = time.perf_counter() - start
-            event = TaskEvent(stage=task.stage, seconds=seconds, index=index, total=len(tasks))
+        for done in server.go_on(tasks, values, keys, n_done=claim.tasks_done):
+            self._write_outputs(claim.job, request.n, done)
+            event = TaskEvent(
+                stage=done.task.stage, seconds=done.seconds, index=done.index, total=done.total
+            )
             if not self._jobs.record(self._lease, claim.job, event):
                 return False
-            self._report(Report(kind="task", job=claim.job, stage=task.stage, seconds=seconds))
-            start = time.perf_counter()
+            self._report(
+                Report(kind="task", job=claim.job, stage=event.stage, seconds=event.seconds)
+            )
         self._storage.keep_result(claim.job)
         return True
 
-    def _write_outputs(
-        self, job: str, index: int, n: int, outputs: dict[str, Value], last: bool
-    ) -> None:
-        ciphertexts = {name: value.serialize() for name, value in outputs.items()}
-        if last:
-            self._storage.write(self._storage.result(job), Response(n, ciphertexts).to_bytes())
-        else:
-            self._storage.write(self._storage.task(job, index), Message(n, ciphertexts).to_bytes())
+    def _write_outputs(self, job: str, n: int, done: TaskDone[Value]) -> None:
+        last = done.index == done.total
+        path = self._storage.result(job) if last else self._storage.task(job, done.index)
+        self._storage.write(path, to_response(n, done).to_bytes())
 
     def _read_outputs(self, job: str, index: int, task: Task) -> dict[str, Value]:
         message = Message.from_bytes(self._storage.task(job, index).read_bytes())

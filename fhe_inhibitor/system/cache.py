@@ -1,31 +1,38 @@
 """A cache folder that an interruption cannot break: what is slow to make is made once per user.
 
-A part (`circuits`, `keys`) is a folder with a `manifest.json` that says what it was made from. It
-is written under another name and renamed when complete, so a part is either whole or absent; a
-lock keeps two processes from making the same one. Everything is readable by its owner only.
+A part is a folder with a `manifest.json` that says what it was made from and which files it holds,
+each with its SHA-256. It is written under another name and renamed when complete, so a part is
+either whole or absent; a lock keeps two processes from making the same one. Everything is readable
+by its owner only, and everything can be made again: no key is ever kept in a cache.
+
+    with locked(entry, observer.note):
+        if reason := why_unfit(entry / "circuits", made_from):
+            with published(entry / "circuits", made_from) as folder:
+                ...
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished-"
 LOCK = ".lock"
 
-Loaded = TypeVar("Loaded")
 Manifest = Mapping[str, Any]
 
 
@@ -52,31 +59,48 @@ def locked(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def load_or_build(
-    part: Path,
-    manifest: Manifest,
-    build: Callable[[Path], object],
-    load: Callable[[Path], Loaded],
-    note: Callable[[str], None],
-) -> Loaded:
-    """Return what `load` reads from a part of the cache, built first unless it is there and fits.
+def why_unfit(part: Path, made_from: Manifest) -> str | None:
+    """Return why a part can't be used, in words that follow "are"; None if it is there and fits.
 
-    part: a folder in one that is `locked`. manifest: what the part is made from; a part with
-    another one is rebuilt. build: writes into the empty folder that it gets. load: raises
-    RuntimeError, ValueError or OSError for a damaged part, which is then rebuilt once. note: is
-    told why something that was there is rebuilt.
+    It fits if it was made from the same things, and if each of its files has the SHA-256 that it
+    was published with: native code that was cut would crash the process that loads it.
     """
-    if part.exists():
-        reason = _difference(part, manifest)
-        if reason is None:
-            try:
-                return load(part)
-            except (OSError, RuntimeError, ValueError) as error:
-                reason = f"damaged ({str(error).partition(chr(10))[0]})"
-        note(f"the {part.name} in the cache are {reason}; making new ones")
+    try:
+        manifest = json.loads((part / MANIFEST).read_text())
+        files = manifest["files"]
+        names = [name for name in made_from if manifest.get(name) != made_from[name]]
+        if names:
+            changes = (f"{name} {manifest.get(name)}, wanted {made_from[name]}" for name in names)
+            return f"of another version ({'; '.join(changes)})"
+        damaged = [name for name, digest in files.items() if _sha256(part / name) != digest]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return "missing or incomplete"
+    return f"damaged ({', '.join(damaged)})" if damaged else None
+
+
+@contextmanager
+def published(part: Path, made_from: Manifest) -> Iterator[Path]:
+    """Give an empty folder to write a part into; it becomes the part when the block ends well.
+
+    part: a folder in one that is `locked`; what was there before is replaced. made_from: what the
+    part is made from. Raises InputError if the cache cannot be written.
+    """
     with _readable_errors(part):
-        _publish(part, manifest, build)
-    return load(part)
+        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=part.parent))
+        try:
+            yield unfinished
+            files = sorted(path for path in unfinished.rglob("*") if path.is_file())
+            digests = {str(path.relative_to(unfinished)): _sha256(path) for path in files}
+            manifest = json.dumps({**made_from, "files": digests}, indent=1)
+            write_atomically(unfinished / MANIFEST, manifest)
+            for path in unfinished.rglob("*"):
+                path.chmod(0o700 if path.is_dir() else 0o600)
+            if part.exists():
+                # A folder cannot be replaced in one step; between these two the part is absent.
+                part.rename(unfinished.with_suffix(".old"))
+            unfinished.rename(part)
+        finally:
+            _remove_unfinished_in(part.parent)
 
 
 def remove_unfinished(cache_dir: str | Path | None = None) -> None:
@@ -86,37 +110,14 @@ def remove_unfinished(cache_dir: str | Path | None = None) -> None:
             _remove_unfinished_in(lock.parent)
 
 
-def _publish(part: Path, manifest: Manifest, build: Callable[[Path], object]) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=part.parent))
-    try:
-        build(unfinished)
-        (unfinished / MANIFEST).write_text(json.dumps(dict(manifest), indent=1))
-        for path in unfinished.rglob("*"):
-            path.chmod(0o700 if path.is_dir() else 0o600)
-        if part.exists():
-            # A folder cannot be replaced in one step; between these two the part is absent.
-            part.rename(unfinished.with_suffix(".old"))
-        unfinished.rename(part)
-    finally:
-        _remove_unfinished_in(part.parent)
-
-
 def _remove_unfinished_in(folder: Path) -> None:
     for leftover in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _difference(part: Path, manifest: Manifest) -> str | None:
-    """Why a part does not fit, in words that follow "are"; None if it does."""
-    try:
-        found = json.loads((part / MANIFEST).read_text())
-        names = [name for name in manifest if found.get(name) != manifest[name]]
-    except (OSError, ValueError, AttributeError):
-        return "incomplete"
-    if not names:
-        return None
-    changes = (f"{name} {found.get(name)}, wanted {manifest[name]}" for name in names)
-    return f"of another version ({'; '.join(changes)})"
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,13 +5,16 @@ child.call("compile", 3)            # a method of the object, with what it retur
 child.close()
 
 SIGINT is blocked there, because Concrete's native code answers it by killing the process: Ctrl-C
-interrupts the caller, who closes the child.
+interrupts the caller, who ends the child.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from multiprocessing import resource_tracker
@@ -21,6 +24,11 @@ from typing import Any
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.machine import peak_memory_bytes
+from fhe_inhibitor.system.progress import Observer
+
+TRACEBACK = "FHE_INHIBITOR_TRACEBACK"
+# Ends a process unless it is handled, and is none of those that Concrete's native code handles.
+STOP, STOP_S = signal.SIGALRM, 6.0
 
 
 class ChildError(RuntimeError):
@@ -37,36 +45,58 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        start_deaf(self._process)
+        _start_without_interrupts(self._process)
         theirs.close()
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Return what a method returns."""
+    def call(self, method: str, *arguments: Any, observer: Observer | None = None) -> Any:
+        """Return what a method returns.
+
+        observer: is told what the method tells its own one, which it gets as its first argument.
+        """
         try:
-            self._connection.send((method, arguments))
-            result, error = self._connection.recv()
+            self._connection.send((method, arguments, observer is not None))
+            while True:
+                kind, content = self._connection.recv()
+                if kind == "result":
+                    return content
+                if kind == "error":
+                    raise content
+                getattr(observer, kind)(*content)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
             raise ChildError(
-                f"its process ended unexpectedly, exit code {self._process.exitcode}"
+                f"the working process ended unexpectedly, exit code {self._process.exitcode}"
             ) from None
-        if error is not None:
-            raise error
-        return result
 
     def peak_memory_bytes(self) -> int:
         """Return the largest memory that the child held at once."""
         return self.call(peak_memory_bytes.__name__)
 
+    def stop(self) -> None:
+        """End the child, which has `STOP_S` seconds to take back what it has elsewhere."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, STOP)
+        self._process.join(STOP_S)
+        self.close()
+
     def close(self) -> None:
-        """End the child."""
+        """End the child at once."""
         self._process.kill()
         self._process.join()
         self._connection.close()
 
 
-def start_deaf(process: SpawnProcess) -> None:
-    """Start a process for which SIGINT is blocked."""
+def ends_on_request() -> None:
+    """Have `Child.stop` raise SystemExit in the method that calls this."""
+    signal.signal(STOP, lambda number, frame: sys.exit(number))
+
+
+def silence_dependencies() -> None:
+    """Hide a warning that is no user's business: concrete-python imports pkg_resources."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+
+def _start_without_interrupts(process: SpawnProcess) -> None:
     # Starting the tracker unblocks SIGINT, and the first process to start would start it.
     resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
@@ -76,29 +106,51 @@ def start_deaf(process: SpawnProcess) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def silence_dependencies() -> None:
-    """Hide a warning that is no user's business: concrete-python imports pkg_resources."""
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-
-
 def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """What the child does, until the caller is gone."""
     silence_dependencies()
     made: list[Any] = []
     while True:
         try:
-            method, given = connection.recv()
+            method, given, observed = connection.recv()
         except (EOFError, OSError):
             return
-        answer: tuple[Any, Exception | None]
+        answer: tuple[str, Any]
         try:
             if method == peak_memory_bytes.__name__:
-                answer = (peak_memory_bytes(), None)
+                answer = ("result", peak_memory_bytes())
             else:
                 made = made or [make(*arguments)]
-                answer = (getattr(made[0], method)(*given), None)
+                observer = (_Sender(connection),) if observed else ()
+                answer = ("result", getattr(made[0], method)(*observer, *given))
         except InputError as error:
-            answer = (None, error)
+            answer = ("error", error)
+        except BrokenPipeError:
+            return  # the caller is gone: nobody wants the result
         except Exception as error:
-            answer = (None, ChildError(f"{type(error).__name__}: {' '.join(str(error).split())}"))
+            if os.environ.get(TRACEBACK):
+                traceback.print_exc()
+            answer = (
+                "error",
+                ChildError(f"{type(error).__name__}: {' '.join(str(error).split())}"),
+            )
         connection.send(answer)
+
+
+class _Sender(Observer):
+    """Sends what it is told to the caller."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def note(self, message: str) -> None:
+        self._connection.send(("note", (message,)))
+
+    def plan(self, amount: int, unit: str) -> None:
+        self._connection.send(("plan", (amount, unit)))
+
+    def begin(self, step: str) -> None:
+        self._connection.send(("begin", (step,)))
+
+    def finish(self, amount: int) -> None:
+        self._connection.send(("finish", (amount,)))

@@ -54,6 +54,16 @@ def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> 
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last, even after a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def make_folder(out: Path) -> None:

@@ -1,19 +1,56 @@
-"""What a session tells whoever watches it: steps begun, work finished, and things to know."""
+"""How every library reports what it does: steps begun, work finished, and things to know."""
 
 from __future__ import annotations
 
+import time
+
 
 class Observer:
-    """Hears of progress and shows nothing; override what you want to see."""
+    """Is told of progress and shows nothing; override what you want to see."""
 
     def note(self, message: str) -> None:
         """Something a user should know: a cache rebuilt and why, tokens left out."""
 
     def plan(self, amount: int, unit: str) -> None:
-        """From here on, `amount` units of work (lookups, texts) are to be done."""
+        """From here on, `amount` units of work (lookups, bytes, texts) are to be done."""
 
     def begin(self, step: str) -> None:
         """A step begins, for example `keygen` or `layer0.attend.head1`."""
 
     def finish(self, amount: int) -> None:
-        """So many of the planned units are done."""
+        """`amount` more of the planned units are done."""
+
+
+class Stopwatch(Observer):
+    """Passes everything on to another observer, and takes the time of each step.
+
+    What stands behind a colon is a part of the step before it: `compile: trace` counts as
+    `compile`.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._seconds: dict[str, float] = {}
+        self._step: tuple[str, float] | None = None
+
+    def note(self, message: str) -> None:
+        self._observer.note(message)
+
+    def plan(self, amount: int, unit: str) -> None:
+        self._observer.plan(amount, unit)
+
+    def finish(self, amount: int) -> None:
+        self._observer.finish(amount)
+
+    def begin(self, step: str) -> None:
+        self.stop()
+        self._step = (step.partition(":")[0], time.perf_counter())
+        self._observer.begin(step)
+
+    def stop(self) -> dict[str, float]:
+        """End the step that runs; return the seconds of all steps so far, in their order."""
+        if self._step is not None:
+            name, start = self._step
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+            self._step = None
+        return dict(self._seconds)

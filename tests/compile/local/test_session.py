@@ -22,37 +22,19 @@ from circuits.counts import count_lookups
 from circuits.intervals import interval, interval_lookup
 from circuits.network import run
 from compile.local.evaluation import evaluate_encrypted
-from compile.local.session import Classification, Session
+from compile.local.session import Session
 from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import stage_name
-from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.runtime.keyring import Keyring
+from fhe_inhibitor.system.folders import KEYS_VARIABLE
 from fhe_inhibitor.text.data import LabelledText
+from tests.recorder import Recorder
 from tests.tiny_model import write_tiny_model
 
 TEXTS = ["a good film", "bad", "the film is n't very good"]
-
-
-class Recorder(Observer):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.steps: list[str] = []
-        self.planned = self.finished = 0
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def plan(self, amount: int, unit: str) -> None:
-        self.planned += amount
-
-    def begin(self, step: str) -> None:
-        self.steps.append(step)
-
-    def finish(self, amount: int) -> None:
-        self.finished += amount
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +49,7 @@ def model(folder: Path) -> IntegerModel:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory, model: IntegerModel) -> Path:
-    """A cache with circuits and keys of the model."""
+    """A cache with circuits of the model, whose keys are in the tests' keyring."""
     folder = tmp_path_factory.mktemp("cache")
     Session(model, cache_dir=folder).prepare()
     return folder
@@ -117,7 +99,7 @@ def test_encrypted_logits_are_those_of_the_integer_model(model, cache: Path) -> 
         "decrypt",
     )
     assert all(0 < sum(s.seconds for s in r.stages) <= r.seconds for r in results)
-    assert recorder.planned == recorder.finished > 0
+    assert recorder.planned("lookups") == recorder.finished("lookups") > 0
     assert "2 of 6 tokens are cut" in recorder.notes[0]
     cost = session.cost()
     assert [step.name for step in cost.setup] == [
@@ -151,35 +133,83 @@ def test_encrypted_evaluation_agrees_with_the_integer_model(model, cache: Path) 
 
 
 @pytest.mark.fhe
-def test_keys_are_private_and_stay_with_their_circuits(model, cache: Path) -> None:
+def test_circuits_are_private_and_keys_lie_elsewhere(model, cache: Path) -> None:
     (entry,) = cache.iterdir()
     for path in [entry, *entry.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
-    assert {path.name for path in entry.iterdir()} == {".lock", "circuits", "keys"}
+    assert {path.name for path in entry.iterdir()} == {".lock", "circuits"}
+    (keys,) = Keyring().entries()
+    assert keys.model == model.name
 
 
 @pytest.mark.fhe
 @pytest.mark.parametrize(
-    ("spoil", "reason", "rebuilt"),
+    ("spoil", "reason"),
     [
-        (lambda entry: change(entry / "circuits", concrete="2.10.0"), "concrete 2.10.0", "compile"),
-        (lambda entry: truncate(entry / "keys/secret.keys"), "damaged", "keygen"),
-        (lambda entry: truncate(entry / "circuits/module/circuits.json"), "damaged", "compile"),
+        (lambda entry: change(entry / "circuits", concrete="2.10.0"), "concrete 2.10.0"),
+        (lambda entry: truncate(entry / "circuits/module/circuits.json"), "damaged"),
+        (lambda entry: truncate(entry / "circuits/module/server/sharedlib.so"), "damaged"),
     ],
 )
-def test_a_cache_that_does_not_fit_is_rebuilt_and_that_is_said(
-    model, entry: Path, spoil: Callable[[Path], None], reason: str, rebuilt: str
+def test_circuits_that_do_not_fit_are_rebuilt_and_keys_stay(
+    model, entry: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(entry)
-    recorder = Recorder()
+    recorder, keys = Recorder(), Keyring().entries()
     session = Session(model, cache_dir=entry.parent, observer=recorder)
     session.prepare()
     assert len(recorder.notes) == 1
     assert reason in recorder.notes[0]
-    assert rebuilt in [step.name for step in session.cost().setup]
+    steps = [step.name for step in session.cost().setup]
+    assert steps == ["load circuits", "compile", "load keys", "send evaluation keys"]
+    assert Keyring().entries() == keys
     again = Recorder()
     Session(model, cache_dir=entry.parent, observer=again).prepare()
     assert not again.notes
+
+
+@pytest.mark.fhe
+def test_a_deleted_cache_deletes_no_key(model, entry: Path, tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path / "keys")
+    for _ in range(2):
+        Session(model, cache_dir=entry.parent, keys_dir=keyring.folder).prepare()
+        assert len(keyring.entries()) == 1
+        shutil.rmtree(entry)
+    assert len(keyring.entries()) == 1
+
+
+@pytest.mark.fhe
+def test_keys_in_the_old_place_are_moved_and_that_is_said(
+    model, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (keys,) = Keyring().entries()
+    content = Keyring().path(keys.model_hash).read_bytes()
+    old = entry / "keys" / "secret.keys"
+    old.parent.mkdir()
+    old.write_bytes(content)
+    old.chmod(0o600)
+    monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "keys"))
+    recorder = Recorder()
+    Session(model, cache_dir=entry.parent, observer=recorder).prepare()
+    assert not old.exists()
+    (moved,) = Keyring().entries()
+    assert (moved.model_hash, moved.evaluation_keys) == (keys.model_hash, keys.evaluation_keys)
+    (note,) = recorder.notes
+    assert str(old) in note and "moved to" in note
+    assert recorder.steps == ["load circuits", "load keys", "send evaluation keys"]
+
+
+@pytest.mark.fhe
+def test_a_closed_session_is_refused(model, cache: Path) -> None:
+    with Session(model, cache_dir=cache) as session:
+        session.prepare()
+    with pytest.raises(InputError, match="closed"):
+        session.classify("bad")
+
+
+def test_one_text_in_place_of_a_list_is_refused(model) -> None:
+    with pytest.raises(TypeError, match="list of texts"):
+        Session(model, "disable").classify_many("a good film")
 
 
 def change(part: Path, **values: object) -> None:
@@ -242,14 +272,19 @@ def test_compile_writes_circuits_and_report(folder: Path, tmp_path: Path, capfd)
 
 @pytest.mark.fhe
 @pytest.mark.parametrize("moment", ["circuits", "keys", "run"])
-def test_ctrl_c_ends_cleanly_and_spoils_no_cache(folder: Path, entry: Path, moment: str) -> None:
-    finished = {"circuits": set(), "keys": {"circuits"}, "run": {"circuits", "keys"}}[moment]
-    for part in {"circuits", "keys"} - finished:
-        shutil.rmtree(entry / part)
+def test_ctrl_c_ends_cleanly_and_spoils_nothing(
+    folder: Path, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    if moment == "circuits":
+        shutil.rmtree(entry / "circuits")
+    if moment == "keys":
+        monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "keys"))
     process = command(folder, entry.parent, *["bad"] * 50)
     if moment == "run":
         time.sleep(5)  # loading takes two or three
-    while moment != "run" and not list(entry.glob(".unfinished-*")) and process.poll() is None:
+    begun = {"circuits": entry.glob, "keys": tmp_path.glob, "run": entry.glob}[moment]
+    pattern = {"circuits": ".unfinished-*", "keys": "keys/*/.lock", "run": "circuits"}[moment]
+    while not list(begun(pattern)) and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
     out, err = process.communicate(timeout=200)
@@ -257,22 +292,29 @@ def test_ctrl_c_ends_cleanly_and_spoils_no_cache(folder: Path, entry: Path, mome
     assert out == ""
     assert err.count("\n") == 1
     assert "interrupted" in err
-    assert {path.name for path in entry.iterdir() if path.is_dir()} == finished
+    parts = {path.name for path in entry.iterdir() if path.is_dir()}
+    assert parts == (set() if moment == "circuits" else {"circuits"})
+    assert len(Keyring().entries()) == (0 if moment == "keys" else 1)
 
 
 @pytest.mark.fhe
-def test_a_full_cache_folder_is_an_input_error(model, entry: Path, monkeypatch) -> None:
-    """As it is when the disk is full after the circuits and before the end of the keys."""
-    shutil.rmtree(entry / "keys")
+@pytest.mark.parametrize(("variable", "what"), [("cache", "no space left"), ("keys", "No space")])
+def test_a_full_disk_is_an_input_error(model, entry, tmp_path, monkeypatch, variable, what) -> None:
+    """As it is when the disk is full before the end of the circuits, or of the keys."""
+    if variable == "cache":
+        shutil.rmtree(entry / "circuits")
+    monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "keys"))
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="no space left") as e:
+    with pytest.raises(InputError, match=what) as e:
         Session(model, cache_dir=entry.parent).prepare()
-    assert str(entry) in str(e.value)
-    assert {path.name for path in entry.iterdir() if path.is_dir()} == {"circuits"}
+    assert str(entry if variable == "cache" else tmp_path / "keys") in str(e.value)
+    parts = {path.name for path in entry.iterdir() if path.is_dir()}
+    assert parts == (set() if variable == "cache" else {"circuits"})
+    assert not list(tmp_path.glob("keys/*/secret.keys"))
 
 
 def test_an_unwritable_cache_folder_is_an_input_error(folder: Path, tmp_path: Path) -> None:

@@ -5,67 +5,64 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from fhe_inhibitor.cli.worker import WorkError, in_worker
+from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.child import ChildError
 from fhe_inhibitor.system.progress import Observer
+from tests.recorder import Recorder
 
 
-class Recorder(Observer):
-    """Keeps what it is told, in order."""
+@dataclass(frozen=True)
+class Add:
+    x: int
+    y: int
 
-    def __init__(self) -> None:
-        self.told: list[tuple[object, ...]] = []
-
-    def note(self, message: str) -> None:
-        self.told.append(("note", message))
-
-    def plan(self, amount: int, unit: str) -> None:
-        self.told.append(("plan", amount, unit))
-
-    def begin(self, step: str) -> None:
-        self.told.append(("begin", step))
-
-    def finish(self, amount: int) -> None:
-        self.told.append(("finish", amount))
+    def run(self, observer: Observer) -> int:
+        observer.plan(2, "numbers")
+        observer.begin("adding")
+        observer.finish(2)
+        observer.note("done")
+        return self.x + self.y
 
 
-def add(observer: Observer, x: int, y: int) -> int:
-    observer.plan(2, "numbers")
-    observer.begin("adding")
-    observer.finish(2)
-    observer.note("done")
-    return x + y
+class Refuse:
+    def run(self, observer: Observer) -> None:
+        raise InputError("not this")
 
 
-def refuse(observer: Observer) -> None:
-    raise InputError("not this")
+class Fail:
+    def run(self, observer: Observer) -> None:
+        raise ValueError("something\nbroke")
 
 
-def fail(observer: Observer) -> None:
-    raise ValueError("something\nbroke")
+class Crash:
+    def run(self, observer: Observer) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def crash(observer: Observer) -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
+class BlocksInterrupts:
+    def run(self, observer: Observer) -> bool:
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def is_deaf_to_ctrl_c(observer: Observer) -> bool:
-    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+@dataclass(frozen=True)
+class NeverEnd:
+    pid_file: Path
 
-
-def never_end(observer: Observer, pid_file: str) -> None:
-    Path(pid_file).write_text(str(os.getpid()))
-    observer.begin("waiting")
-    time.sleep(1000)
+    def run(self, observer: Observer) -> None:
+        self.pid_file.write_text(str(os.getpid()))
+        observer.begin("waiting")
+        time.sleep(1000)
 
 
 def test_result_and_progress_come_back() -> None:
     recorder = Recorder()
-    assert in_worker(add, recorder, 2, 3) == 5
+    assert in_worker(Add(2, 3), recorder) == 5
     assert recorder.told == [
         ("plan", 2, "numbers"),
         ("begin", "adding"),
@@ -76,22 +73,22 @@ def test_result_and_progress_come_back() -> None:
 
 def test_input_errors_stay_input_errors() -> None:
     with pytest.raises(InputError, match="not this"):
-        in_worker(refuse, Observer())
+        in_worker(Refuse(), Observer())
 
 
 def test_other_errors_say_their_kind() -> None:
-    with pytest.raises(WorkError, match="ValueError: something"):
-        in_worker(fail, Observer())
+    with pytest.raises(ChildError, match="ValueError: something"):
+        in_worker(Fail(), Observer())
 
 
 def test_a_crash_of_native_code_is_an_error() -> None:
-    with pytest.raises(WorkError, match=f"exit code -{signal.SIGSEGV:d}"):
-        in_worker(crash, Observer())
+    with pytest.raises(ChildError, match=f"exit code -{signal.SIGSEGV:d}"):
+        in_worker(Crash(), Observer())
 
 
-def test_the_child_is_deaf_to_ctrl_c_and_the_parent_is_not() -> None:
-    assert in_worker(is_deaf_to_ctrl_c, Observer())
-    assert not is_deaf_to_ctrl_c(Observer())
+def test_interrupts_are_blocked_in_the_child_and_not_in_the_parent() -> None:
+    assert in_worker(BlocksInterrupts(), Observer())
+    assert not BlocksInterrupts().run(Observer())
 
 
 def test_an_interruption_ends_the_child_and_cleans_the_cache(tmp_path: Path, monkeypatch) -> None:
@@ -105,7 +102,7 @@ def test_an_interruption_ends_the_child_and_cleans_the_cache(tmp_path: Path, mon
     (tmp_path / "model" / ".lock").touch()
     pid_file = tmp_path / "pid"
     with pytest.raises(KeyboardInterrupt):
-        in_worker(never_end, Interrupting(), str(pid_file))
+        in_worker(NeverEnd(pid_file), Interrupting())
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
     assert not unfinished.exists()

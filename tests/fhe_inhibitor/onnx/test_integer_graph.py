@@ -12,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from circuits.network import run
-from compile.local.circuits_cache import compile_model
+from compile.local.prepared import compile_model
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel

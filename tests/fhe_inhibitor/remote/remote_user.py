@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from demos.relay import DOWN, UP, Relay
-from fhe_inhibitor.remote.client import Progress, RemoteClient, RemoteOptions
+from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.service.access import new_token
 from tests.fhe_inhibitor.service.serving import Serving
+from tests.recorder import Recorder
 
 
 class Wire(Relay):
@@ -46,21 +47,16 @@ class RemoteUser:
     server: Serving
     token: str
     folder: Path
-    progress: list[Progress] = field(default_factory=list)
+    observer: Recorder = field(default_factory=Recorder)
 
     def options(self, **changes: Any) -> RemoteOptions:
         folders = {"keys_dir": self.folder / "keys", "cache_dir": self.folder / "cache"}
         return RemoteOptions(**{**folders, **changes})
 
     def client(self, url: str = "", **changes: Any) -> RemoteClient:
-        self.progress.clear()
+        self.observer = Recorder()
         options = self.options(**changes)
-        return RemoteClient(url or self.server.url, self.token, options, self.progress.append)
-
-    def steps(self) -> list[str]:
-        """Return the steps that the last client told of, each once for each time it began."""
-        names = [progress.step for progress in self.progress]
-        return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+        return RemoteClient(url or self.server.url, self.token, options, self.observer)
 
 
 @contextmanager

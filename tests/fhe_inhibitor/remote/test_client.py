@@ -20,9 +20,11 @@ from circuits.network import run
 from demos.relay import DOWN, UP
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
-from fhe_inhibitor.remote.client import AsyncRemoteClient, RemoteClassification
+from fhe_inhibitor.remote.client import AsyncRemoteClient
 from fhe_inhibitor.remote.errors import AccessDenied, JobFailed, ModelMismatch, ServerUnreachable
+from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.protocol import Job, JobList, KeysList, Status
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, Wire, heeding_ctrl_c, remote_user
 from tests.fhe_inhibitor.service.conftest import Tiny
@@ -50,9 +52,10 @@ def jobs(user: RemoteUser) -> list[Job]:
     return JobList.model_validate_json(ask(user, "/jobs").content).jobs[::-1]
 
 
-def assert_within_rounding(model: IntegerModel, result: RemoteClassification) -> None:
+def assert_within_rounding(model: IntegerModel, result: Classification) -> None:
     x, padding = model.encode(model.tokenize(result.text))
     bounds = run(model.network, interval(x), interval(padding), interval_lookup)
+    assert result.logits is not None
     assert (bounds.low <= result.logits).all() and (result.logits <= bounds.high).all()
     assert result.label == model.labels[int(np.argmax(result.logits))]
     assert 0.5 <= result.probability <= 1
@@ -65,17 +68,16 @@ def test_the_first_text_sets_up_and_later_ones_are_small(
     with dave.client(wire.url) as client:
         result = client.classify(TEXTS[0])
         assert_within_rounding(tiny.model, result)
-        assert list(client.setup_s) == [
-            "fetch model",
-            "keygen",
-            "load keys",
-            "send evaluation keys",
-        ]
         keys_bytes = client.evaluation_keys_bytes
-    stages = [task.stage for task in result.tasks]
-    steps = ["download", "keygen", "load keys", "upload", "encrypt", *stages, "decrypt"]
-    assert dave.steps() == steps
-    assert None not in result.task_s
+        setup = [step.name for step in client.cost().setup]
+    assert setup == ["download", "keygen", "load keys", "send evaluation keys"]
+    program = read_manifest(tiny.circuits).program(result.n_positions)
+    stages = [task.stage for task in program.tasks]
+    assert dave.observer.steps == [*setup, "encrypt", *stages, "decrypt"]
+    assert dave.observer.finished("lookups") == sum(task.n_lookups for task in program.tasks)
+    assert dave.observer.planned("bytes") > keys_bytes
+    assert [stage.name for stage in result.stages if stage.lookups] == stages
+    assert all(stage.seconds > 0 for stage in result.stages)
     assert wire.n_bytes[UP] < 1.01 * keys_bytes + 100_000
     for path in [*(dave.folder / "keys").rglob("*"), *(dave.folder / "cache").rglob("*")]:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077
@@ -83,15 +85,15 @@ def test_the_first_text_sets_up_and_later_ones_are_small(
     before = dict(wire.n_bytes)
     with dave.client(wire.url) as client:
         assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
-    assert dave.steps() == ["load keys", "upload", "encrypt", *stages, "decrypt"]
+    assert dave.observer.steps == [*setup[2:], "encrypt", *stages, "decrypt"]
+    assert dave.observer.planned("bytes") == 0
     assert all(wire.n_bytes[way] - before[way] < 100_000 for way in (UP, DOWN))
-    lookups = [progress for progress in dave.progress if progress.unit == "lookups"]
-    assert (lookups[0].done, lookups[-1].done) == (0, lookups[-1].total)
-    assert [p.done for p in lookups] == sorted(p.done for p in lookups)
+    planned = dave.observer.planned("lookups")
+    assert dave.observer.finished("lookups") == planned == sum(program.lookups.values())
 
     sent, (entry,) = bytes(wire.passed[UP]), client.keyring.entries()
     owner = Client(tiny.circuits)
-    client.keyring.load(entry.model_hash, owner)
+    owner.load_keys(client.keyring.path(entry.model_hash))
     secrets, stored = secret_windows(owner), client.keyring.path(entry.model_hash).read_bytes()
     assert any(secret in stored for secret in secrets), "the windows are not what keys look like"
     assert not any(secret in sent for secret in secrets)
@@ -134,6 +136,14 @@ def test_a_text_that_is_refused_costs_nothing(
         assert client.classify_many([]) == []
 
 
+def test_a_client_opens_by_itself_and_not_again_once_closed(tiny: Tiny, carol: RemoteUser) -> None:
+    client = carol.client()
+    assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
+    client.close()
+    with pytest.raises(InputError, match="closed"):
+        client.classify(TEXTS[0])
+
+
 def test_another_hash_is_told_before_anything_is_sent(carol: RemoteUser, wire: Wire) -> None:
     wanted = "1" * 64
     with (
@@ -159,7 +169,7 @@ def test_a_damaged_file_of_the_cache_is_fetched_again(carol: RemoteUser) -> None
     with carol.client() as client:
         client.public_model()
     assert path.read_bytes() == content
-    assert carol.steps() == ["download"]
+    assert carol.observer.steps == ["download"]
 
 
 def test_an_upload_that_is_cut_goes_on(carol: RemoteUser, wire: Wire) -> None:
@@ -173,8 +183,7 @@ def test_an_upload_that_is_cut_goes_on(carol: RemoteUser, wire: Wire) -> None:
     assert wire.n_cut == 1
     (state,) = KeysList.model_validate_json(ask(carol, "/keys").content).keys
     assert state.complete and state.size == keys_bytes
-    uploads = [progress.done for progress in carol.progress if progress.step == "upload"]
-    assert uploads == sorted(uploads) and uploads[-1] == keys_bytes
+    assert carol.observer.finished("bytes") == carol.observer.planned("bytes") == keys_bytes
 
 
 def test_a_stream_that_is_cut_goes_on(tiny: Tiny, carol: RemoteUser, wire: Wire) -> None:
@@ -184,7 +193,7 @@ def test_a_stream_that_is_cut_goes_on(tiny: Tiny, carol: RemoteUser, wire: Wire)
         result = client.classify(TEXTS[0])
     assert wire.n_cut == 1
     assert_within_rounding(tiny.model, result)
-    assert None not in result.task_s
+    assert all(stage.seconds > 0 for stage in result.stages)
 
 
 def test_a_submission_that_is_cut_is_one_job(tiny: Tiny, carol: RemoteUser, wire: Wire) -> None:
@@ -248,7 +257,7 @@ def test_cancellation_cancels_on_the_server_and_leaves_the_client_usable(
     def two_are_there() -> bool:
         return len(client_jobs(carol) - known) == 2
 
-    async def cancel_then_classify() -> RemoteClassification:
+    async def cancel_then_classify() -> Classification:
         options = carol.options()
         async with AsyncRemoteClient(carol.server.url, carol.token, options) as client:
             with stopped_workers(carol.server):

@@ -38,6 +38,7 @@ from fhe_inhibitor.runtime.protocol import (
     TaskEvent,
     model_hash,
 )
+from fhe_inhibitor.system.progress import Observer
 from tests.fhe_inhibitor.runtime.scripted import Scripted, refusal, scripted_server
 
 DIGESTS = {name: f"{i:064x}" for i, name in enumerate(MODEL_FILES)}
@@ -274,7 +275,7 @@ def test_a_server_that_keeps_nothing_of_an_upload_is_given_up(server: Scripted) 
     server.answers["POST /keys"] = [json(state)]
     server.answers[f"PATCH /keys/{state.sha256}"] = [json(state)]
     with pytest.raises(RemoteError, match="keeps 4 of 10 bytes"):
-        ask(server, lambda connection: connection.upload_keys(keys, MODEL, print))
+        ask(server, lambda connection: connection.upload_keys(keys, MODEL, Observer()))
 
 
 def follow(server: Scripted) -> tuple[Job, list[tuple[int, TaskEvent | None]]]:

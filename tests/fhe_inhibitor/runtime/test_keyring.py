@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import stat
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.keyring import Keyring
+from fhe_inhibitor.runtime.protocol import MODEL_FILES, folder_hash
 from fhe_inhibitor.system import private_files
 from tests.execution import Execution
+from tests.recorder import Recorder
 
 HASH, OTHER = "ab" * 32, "ac" * 32
 
@@ -41,14 +44,15 @@ def test_an_empty_keyring_has_nothing(keyring: Keyring) -> None:
 
 @pytest.mark.fhe
 def test_keys_are_made_once_private_and_found(inhibitor: Execution, keyring: Keyring) -> None:
-    keyring.make(inhibitor.folder, HASH, "tiny")
+    client, recorder = Client(inhibitor.folder), Recorder()
+    keyring.load_or_make(client, HASH, "tiny", observer=recorder)
     before = keyring.path(HASH).read_bytes()
-    keyring.make(inhibitor.folder, HASH, "tiny")
+    client = Client(inhibitor.folder)
+    keyring.load_or_make(client, HASH, "tiny", observer=recorder)
+    assert recorder.steps == ["keygen", "load keys"]
     assert keyring.path(HASH).read_bytes() == before
     for path in [keyring.folder, *keyring.folder.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    client = Client(inhibitor.folder)
-    keyring.load(HASH, client)
     (entry,) = keyring.entries()
     assert (entry.model_hash, entry.model) == (HASH, "tiny")
     # The server knows keys by this hash: loading must give the same bytes each time.
@@ -57,7 +61,7 @@ def test_keys_are_made_once_private_and_found(inhibitor: Execution, keyring: Key
 
     keyring.path(HASH).chmod(0o644)
     with pytest.raises(InputError, match="others may have read it"):
-        keyring.load(HASH, client)
+        keyring.load_or_make(client, HASH, "tiny")
     keyring.remove(entry)
     assert list(keyring.folder.iterdir()) == []
 
@@ -67,14 +71,14 @@ def test_locked_keys_open_with_the_passphrase(
     inhibitor: Execution, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(private_files, "LOG_N", 4)
-    keyring.make(inhibitor.folder, HASH, "tiny", "correct horse")
-    keyring.make(inhibitor.folder, OTHER, "tiny")
+    for digest, passphrase in ((HASH, "correct horse"), (OTHER, None)):
+        keyring.load_or_make(Client(inhibitor.folder), digest, "tiny", passphrase)
     assert keyring.is_locked(HASH) and not keyring.is_locked(OTHER)
     client = Client(inhibitor.folder)
-    keyring.load(HASH, client, "correct horse")
+    keyring.load_or_make(client, HASH, "tiny", "correct horse")
     for wrong in (None, "", "battery staple"):
         with pytest.raises(InputError, match="don't open"):
-            keyring.load(HASH, client, wrong)
+            keyring.load_or_make(client, HASH, "tiny", wrong)
     for ambiguous in ("a", "tiny", ""):
         with pytest.raises(InputError, match="not one"):
             keyring.find(ambiguous)
@@ -84,7 +88,38 @@ def test_locked_keys_open_with_the_passphrase(
 def test_a_folder_that_cannot_be_written_is_said(inhibitor: Execution, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written.*FHE_INHIBITOR_KEYS"):
-        Keyring(tmp_path / "file").make(inhibitor.folder, HASH, "tiny")
+        Keyring(tmp_path / "file").load_or_make(Client(inhibitor.folder), HASH, "tiny")
+
+
+@pytest.mark.fhe
+def test_keys_that_cannot_be_read_are_never_replaced(
+    inhibitor: Execution, keyring: Keyring
+) -> None:
+    keyring.load_or_make(Client(inhibitor.folder), HASH, "tiny")
+    path = keyring.path(HASH)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="holds no keys"):
+        keyring.load_or_make(Client(inhibitor.folder), HASH, "tiny")
+    assert len(path.read_bytes()) == 1000
+
+
+@pytest.mark.fhe
+def test_keys_from_elsewhere_move_in_and_are_never_overwritten(
+    inhibitor: Execution, keyring: Keyring, tmp_path: Path
+) -> None:
+    circuits, old = Path(shutil.copytree(inhibitor.folder, tmp_path / "circuits")), tmp_path / "old"
+    for name in set(MODEL_FILES) - {path.name for path in circuits.iterdir()}:
+        (circuits / name).write_bytes(b"")
+    inhibitor.client.save_keys(old)
+    path = keyring.adopt(old, circuits, "tiny")
+    assert path == keyring.path(folder_hash(circuits)) and not old.exists()
+    (entry,) = keyring.entries()
+    digest = hashlib.sha256(inhibitor.client.evaluation_keys()).hexdigest()
+    assert (entry.model, entry.evaluation_keys) == ("tiny", digest)
+    inhibitor.client.save_keys(old)
+    with pytest.raises(InputError, match="there are keys"):
+        keyring.adopt(old, circuits, "tiny")
+    assert old.exists()
 
 
 def test_a_damaged_entry_is_named(keyring: Keyring) -> None:

@@ -15,9 +15,10 @@ import fhe_inhibitor.runtime.server
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER
 from fhe_inhibitor.runtime.messages import Request, pack_keys
-from fhe_inhibitor.runtime.server import Server, TaskDone
+from fhe_inhibitor.runtime.server import Server
 from tests.execution import Execution
 from tests.networks import random_inputs
+from tests.recorder import Recorder
 
 SECRET_KEEPERS = (fhe.Client, fhe.Keys, fhe.Circuit, fhe.Compiler)
 
@@ -37,10 +38,12 @@ def test_the_server_binds_nothing_that_decrypts() -> None:
 @pytest.mark.fhe
 def test_progress_adds_up(inhibitor: Execution) -> None:
     x, padding = random_inputs(np.random.default_rng(0), inhibitor.network, 4)
-    done: list[TaskDone] = []
-    request = inhibitor.client.encrypt(x, padding)
-    inhibitor.server.run(request, inhibitor.evaluation_keys, done.append)
+    request, recorder = inhibitor.client.encrypt(x, padding), Recorder()
+    done = list(inhibitor.server.start(request, inhibitor.evaluation_keys, recorder))
     tasks = inhibitor.server.tasks(4)
+    assert recorder.told == [
+        told for t in tasks for told in (("begin", t.stage), ("finish", t.n_lookups))
+    ]
     assert tuple(d.task for d in done) == tasks
     assert [(d.index, d.total) for d in done] == [(i + 1, len(tasks)) for i in range(len(tasks))]
     assert all(d.seconds > 0 for d in done)

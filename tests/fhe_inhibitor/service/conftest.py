@@ -10,7 +10,7 @@ import pytest
 
 from circuits.intervals import interval, interval_lookup
 from circuits.network import run
-from compile.local.circuits_cache import prepare_circuits
+from compile.local.prepared import prepare_circuits
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response

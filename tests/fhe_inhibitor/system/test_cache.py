@@ -11,39 +11,30 @@ from pathlib import Path
 import pytest
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.cache import load_or_build, locked
+from fhe_inhibitor.system.cache import locked, published, why_unfit
 from fhe_inhibitor.system.folders import cache_root
 
-FIRST = {"version": 1, "model": "a"}
+FIRST: dict[str, object] = {"version": 1, "model": "a"}
 
 
-def read(part: Path) -> str:
-    text = (part / "sub" / "content").read_text()
-    if text == "garbage":
-        raise RuntimeError("cannot be read\nand a second line")
-    return text
-
-
-class Builder:
-    """Counts how often it was asked."""
-
-    def __init__(self, content: str = "fresh") -> None:
-        self.content, self.times = content, 0
-
-    def __call__(self, folder: Path) -> None:
-        self.times += 1
-        (folder / "sub").mkdir()
-        (folder / "sub" / "content").write_text(self.content)
+def get(part: Path, made_from: dict[str, object], content: str = "fresh") -> str | None:
+    """Make a part unless it is there and fits; return why it was made."""
+    reason = why_unfit(part, made_from)
+    if reason is not None:
+        with published(part, made_from) as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "content").write_text(content)
+    return reason
 
 
 def test_is_built_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    build, folder = Builder(), tmp_path / "cache"
-    notes: list[str] = []
+    folder = tmp_path / "cache"
+    reasons = []
     for _ in range(2):
-        with locked(folder, notes.append):
-            assert load_or_build(folder / "keys", FIRST, build, read, notes.append) == "fresh"
-    assert build.times == 1
-    assert not notes
+        with locked(folder, pytest.fail):
+            reasons.append(get(folder / "circuits", FIRST))
+    assert reasons == ["missing or incomplete", None]
+    assert (folder / "circuits/sub/content").read_text() == "fresh"
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
     assert all(mode == (0o700 if path.is_dir() else 0o600) for path, mode in modes.items())
 
@@ -51,42 +42,47 @@ def test_is_built_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda part: (part / "sub/content").write_text("garbage"), "damaged"),
-        (lambda part: (part / "sub/content").unlink(), "damaged"),
+        (lambda part: (part / "sub/content").write_text("garbage"), "damaged (sub/content)"),
+        (lambda part: (part / "sub/content").write_text("fres"), "damaged (sub/content)"),
+        (lambda part: (part / "sub/content").unlink(), "incomplete"),
         (lambda part: (part / "manifest.json").unlink(), "incomplete"),
         (lambda part: (part / "manifest.json").write_text("[]"), "incomplete"),
         (lambda part: (part / "manifest.json").write_text("{"), "incomplete"),
-        (lambda part: (part / "manifest.json").write_text('{"version": 0}'), "version 0, wanted 1"),
+        (
+            lambda part: (part / "manifest.json").write_text('{"version": 0, "files": {}}'),
+            "version 0, wanted 1",
+        ),
     ],
 )
 def test_rebuilds_what_does_not_fit_and_says_why(tmp_path, spoil, reason) -> None:
-    notes: list[str] = []
-    part = tmp_path / "keys"
-    with locked(tmp_path, notes.append):
-        load_or_build(part, FIRST, Builder("old"), read, notes.append)
+    part = tmp_path / "circuits"
+    with locked(tmp_path, pytest.fail):
+        get(part, FIRST, "old")
         spoil(part)
-        assert load_or_build(part, FIRST, Builder("new"), read, notes.append) == "new"
-    assert len(notes) == 1
-    assert reason in notes[0]
-    assert "\n" not in notes[0]
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["keys"]
+        assert reason in str(get(part, FIRST, "new"))
+    assert (part / "sub/content").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["circuits"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the compiler failed")])
 def test_an_interruption_leaves_nothing_behind(tmp_path: Path, error: BaseException) -> None:
-    def interrupted(folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise error
+    part = tmp_path / "circuits"
 
-    part = tmp_path / "keys"
-    with pytest.raises(type(error)), locked(tmp_path, print):
-        load_or_build(part, FIRST, interrupted, read, print)
+    def interrupted(made_from: dict[str, object]) -> None:
+        with (
+            pytest.raises(type(error)),
+            locked(tmp_path, print),
+            published(part, made_from) as folder,
+        ):
+            (folder / "half").write_text("half")
+            raise error
+
+    interrupted(FIRST)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     with locked(tmp_path, print):
-        load_or_build(part, FIRST, Builder("good"), read, print)
-    with pytest.raises(type(error)), locked(tmp_path, print):
-        load_or_build(part, {"version": 2}, interrupted, read, print)
-    assert read(part) == "good"
+        get(part, FIRST, "good")
+    interrupted({"version": 2})
+    assert (part / "sub/content").read_text() == "good"
 
 
 def test_removes_what_a_killed_process_left(tmp_path: Path) -> None:
@@ -101,11 +97,13 @@ def test_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     [(errno.ENOSPC, "no space left: free"), (errno.EROFS, "Read-only file system")],
 )
 def test_a_full_or_read_only_folder_is_an_input_error(tmp_path, code, words) -> None:
-    def build(folder: Path) -> None:
-        raise OSError(code, {errno.ENOSPC: "No space", errno.EROFS: "Read-only file system"}[code])
-
-    with pytest.raises(InputError, match=words) as raised, locked(tmp_path, print):
-        load_or_build(tmp_path / "keys", FIRST, build, read, print)
+    reason = {errno.ENOSPC: "No space", errno.EROFS: "Read-only file system"}[code]
+    with (
+        pytest.raises(InputError, match=words) as raised,
+        locked(tmp_path, print),
+        published(tmp_path / "circuits", FIRST),
+    ):
+        raise OSError(code, reason)
     assert "FHE_INHIBITOR_CACHE" in str(raised.value)
     assert not list(tmp_path.glob(".unfinished-*"))
 

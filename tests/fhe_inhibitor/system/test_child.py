@@ -10,6 +10,8 @@ import pytest
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import Child, ChildError
+from fhe_inhibitor.system.progress import Observer
+from tests.recorder import Recorder
 
 
 class Echo:
@@ -18,6 +20,10 @@ class Echo:
 
     def say(self, times: int) -> str:
         return self.word * times
+
+    def say_aloud(self, observer: Observer, times: int) -> str:
+        observer.note(self.word)
+        return self.say(times)
 
     def is_deaf_to_ctrl_c(self) -> bool:
         return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -39,6 +45,9 @@ def refuse_to_be_made() -> None:
 def test_a_child_answers_refuses_fails_and_crashes() -> None:
     with closing(Child(Echo, "ab")) as child:
         assert child.call("say", 2) == "abab"
+        recorder = Recorder()
+        assert child.call("say_aloud", 3, observer=recorder) == "ababab"
+        assert recorder.notes == ["ab"]
         assert child.call("is_deaf_to_ctrl_c")
         assert child.peak_memory_bytes() > 1e6
         with pytest.raises(InputError, match="not this"):

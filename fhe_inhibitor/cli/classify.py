@@ -1,0 +1,154 @@
+"""The command `fhe-inhibitor classify`: texts in, labels out, here or on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhe_inhibitor.cli.options import (
+    CaOption,
+    JsonOption,
+    ModeOption,
+    TokenFileOption,
+    TokensOption,
+    passphrase_in_environment,
+    print_json,
+)
+from fhe_inhibitor.cli.worker import Work, in_worker
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import DEFAULT_MODEL
+from fhe_inhibitor.remote.options import RemoteOptions
+from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.costs import SessionCost
+from fhe_inhibitor.system.child import ends_on_request
+from fhe_inhibitor.system.progress import Observer
+
+
+def classify(
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
+    file: Annotated[Path | None, typer.Option(help="Classify each line of a file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
+            "--server, a name that it offers.",
+        ),
+    ] = None,
+    mode: ModeOption = "execute",
+    tokens: TokensOption = None,
+    strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
+    benchmark: Annotated[
+        bool, typer.Option(help="First time one lookup of each width, to compare.")
+    ] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
+    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
+    from fhe_inhibitor.cli.view import Display, print_classifications
+    from fhe_inhibitor.text.data import read_sentences
+
+    sentences = [*(texts or []), *(read_sentences(file) if file else [])]
+    if not sentences:
+        raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
+    reading = Reading(sentences, tokens, strict)
+    work: Work[Classified]
+    if server is None:
+        work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark)
+    else:
+        from fhe_inhibitor.cli import remote
+
+        if mode != "execute" or benchmark:
+            raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
+        token = remote.read_token(token_file)
+        work = ClassifyThere(reading, server, token, remote.agree(server, token, model, ca))
+    with Display() as display:
+        # Integers in the clear need neither Concrete nor a process that it may end.
+        done = work.run(display) if mode == "disable" else in_worker(work, display)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        print_classifications(done.results, done.labels, done.cost)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Texts, and how much of them is to be read."""
+
+    texts: Sequence[str]
+    max_tokens: int | None
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Results, and what the session cost."""
+
+    model: str
+    mode: str
+    labels: tuple[str, ...]
+    results: list[Classification]
+    cost: SessionCost
+
+
+@dataclass(frozen=True)
+class ClassifyHere:
+    """Classifies texts in one session; benchmark: time single lookups as well."""
+
+    reading: Reading
+    model: str
+    mode: str
+    benchmark: bool
+
+    def run(self, observer: Observer) -> Classified:
+        """Open the session, and return its results."""
+        from compile.local.session import Session
+
+        with Session(
+            self.model,
+            self.mode,
+            observer=observer,
+            passphrase=passphrase_in_environment(),
+            benchmark=self.benchmark,
+        ) as session:
+            results = session.classify_many(
+                self.reading.texts, self.reading.max_tokens, self.reading.strict
+            )
+            model = session.model
+            return Classified(model.name, self.mode, model.labels, results, session.cost())
+
+
+@dataclass(frozen=True)
+class ClassifyThere:
+    """Classifies texts on a server; Ctrl-C cancels what it has there."""
+
+    reading: Reading
+    server: str
+    token: str | None
+    options: RemoteOptions
+
+    def run(self, observer: Observer) -> Classified:
+        """Open the client, and return its results."""
+        from fhe_inhibitor.cli.remote import silence_retries
+        from fhe_inhibitor.remote.client import RemoteClient
+
+        ends_on_request()
+        silence_retries()
+        with RemoteClient(self.server, self.token, self.options, observer) as client:
+            if not client.is_private:
+                observer.note(
+                    f"without https, the token crosses the network in the clear to {self.server}"
+                )
+            results = client.classify_many(
+                self.reading.texts, self.reading.max_tokens, self.reading.strict
+            )
+            public = client.public_model()
+            return Classified(public.name, "execute", public.labels, results, client.cost())

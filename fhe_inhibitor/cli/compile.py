@@ -1,0 +1,89 @@
+"""The command `fhe-inhibitor compile`: a model's circuits and report, in a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhe_inhibitor.cli.options import JsonOption, ModelOption
+from fhe_inhibitor.cli.worker import in_worker
+from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.progress import Observer
+
+
+def compile(
+    model: ModelOption = DEFAULT_MODEL,
+    from_onnx: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compile what export --quantized wrote instead."),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, new or empty.")] = Path(
+        "build/circuits"
+    ),
+    measure: Annotated[
+        bool, typer.Option(help="Make keys, time one lookup of each width, then drop the keys.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Write circuits for a server, specifications for its clients, and the per-layer report."""
+    from fhe_inhibitor.cli.export import need_onnx
+    from fhe_inhibitor.cli.view import Display
+
+    if from_onnx is not None:
+        need_onnx()
+    with Display() as display:
+        report = in_worker(CompileCircuits(model, from_onnx, out, measure), display)
+    print(report.json if as_json else report.markdown)
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The report on compiled circuits, as it was written beside them."""
+
+    markdown: str
+    json: str
+
+
+@dataclass(frozen=True)
+class CompileCircuits:
+    """Writes circuits, client specifications and report of a model to a new or empty folder.
+
+    from_onnx: a quantized graph to take the integers from, instead of a checkpoint. measured: make
+    keys, which are dropped, and time one lookup of each width.
+    """
+
+    model: str
+    from_onnx: Path | None
+    out: Path
+    measured: bool
+
+    def run(self, observer: Observer) -> WrittenReport:
+        """Compile, and return the report."""
+        # Here, because these import Concrete, which the process that shows progress can spare.
+        from compile.local.prepared import compile_model
+        from compile.report import describe, measure
+        from fhe_inhibitor.runtime.client import Client
+        from fhe_inhibitor.runtime.server import Server
+
+        if self.from_onnx is None:
+            compiled = compile_model(IntegerModel.load(self.model), observer)
+        else:
+            from fhe_inhibitor.onnx.reader import read_exported
+
+            compiled = compile_model(read_exported(self.from_onnx), observer)
+        compiled.save(self.out)
+        report = describe(compiled)
+        if self.measured:
+            observer.begin("keygen")
+            client, server = Client(self.out), Server(self.out)
+            client.generate_keys()
+            observer.begin("time lookups")
+            keys = server.read_evaluation_keys(client.evaluation_keys())
+            report = measure(report, client, server, keys)
+        written = WrittenReport(report.to_markdown(), report.to_json())
+        (self.out / "report.md").write_text(written.markdown, encoding="utf-8")
+        (self.out / "report.json").write_text(written.json, encoding="utf-8")
+        return written

@@ -1,0 +1,52 @@
+"""The command `fhe-inhibitor train`: a checkpoint by the recipe that made the shipped one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fhe_inhibitor.cli.options import print_json
+from fhe_inhibitor.errors import InputError
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Option(metavar="NAME|DIR", help="Folder with train.tsv and dev.tsv, or a hub name."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the checkpoint to write.")],
+    teacher: Annotated[
+        str,
+        typer.Option(metavar="NAME|DIR", help="minilm is fine-tuned first, others serve as given."),
+    ] = "minilm",
+    sentences: Annotated[
+        Path | None, typer.Option(help="File of unlabelled texts, one a line.")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", help="Teacher, corpus, state to go on from.")
+    ] = Path("build/train"),
+    baselines: Annotated[
+        bool, typer.Option(help="Train the bag of words and the dot-product student too.")
+    ] = True,
+    size: Annotated[str, typer.Option(metavar="nano|full-depth", help="Of the student.")] = "nano",
+    held_out: Annotated[
+        int, typer.Option(min=1, help="Full sentences to keep out of train, to choose by.")
+    ] = 1000,
+    seed: int = 0,
+) -> None:
+    """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
+    from fhe_inhibitor.training import recipe
+
+    if size not in recipe.SIZES:
+        raise InputError(f"no size {size!r}; wanted one of {', '.join(recipe.SIZES)}")
+    chosen = recipe.Recipe(
+        data=data,
+        teacher=teacher,
+        sentences=str(sentences) if sentences else None,
+        held_out=held_out,
+        size=recipe.SIZES[size],
+        seed=seed,
+    )
+    print_json(recipe.train(chosen, out, work, baselines))

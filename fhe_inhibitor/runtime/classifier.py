@@ -1,0 +1,81 @@
+"""What classifies texts, and what comes of one: the same in this process and on a server.
+
+with Session() as classifier:                     # or RemoteClient(url, token)
+    print(classifier.classify("a gripping , funny film").label)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from fhe_inhibitor.runtime.costs import StageCost
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What came of one text.
+
+    tokens: those that the model read, of `n_tokens` that the text has. n_positions: length of
+    the circuits it went through, which the server learns. logits: decrypted, in integer steps
+    of `logit_scale`; None where nothing was encrypted. clear_logits: those of the integer model;
+    None where only a server has it. probability: of `label`, from `logits` where there are any.
+    stages: from encryption to decryption, with the wall time that the server says each took, 0 for
+    one that it did not tell of. seconds: all of it, waiting included.
+    """
+
+    text: str
+    label: str
+    probability: float
+    tokens: tuple[str, ...]
+    n_tokens: int
+    n_positions: int
+    logits: tuple[int, ...] | None
+    clear_logits: tuple[int, ...] | None
+    logit_scale: float
+    stages: tuple[StageCost, ...]
+    seconds: float
+    request_bytes: int
+    response_bytes: int
+
+
+class Classifier(Protocol):
+    """Classifies texts; prepares what it needs at the first one, and is to be closed.
+
+    `compile.local.session.Session` and `fhe_inhibitor.remote.client.RemoteClient` are such;
+    `AsyncRemoteClient` has the same calls to await.
+    """
+
+    def classify(
+        self, text: str, max_tokens: int | None = None, strict: bool = False
+    ) -> Classification:
+        """Classify one text; arguments as `classify_many`."""
+        ...
+
+    def classify_many(
+        self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
+    ) -> list[Classification]:
+        """Classify texts, in their order.
+
+        max_tokens: tokens that the model reads of a text, its most important ones; the model's
+        default if None. strict: refuse a text that has more instead of telling the observer.
+
+        Raises InputError, before any work, for an empty text, one that is not Unicode, one that
+        `strict` refuses, and a max_tokens that the model does not reach.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of circuits, keys and connections. A closed classifier can't be used again."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
