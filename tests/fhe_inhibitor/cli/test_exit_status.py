@@ -26,12 +26,13 @@ def test_fails_after_a_circuit():
 
 
 @pytest.mark.fhe
-def test_a_failure_after_a_circuit_fails_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_failure_after_a_circuit_fails_the_run(tmp_path: Path, workers: tuple[str, ...]) -> None:
     (tmp_path / "test_made.py").write_text(FAILS_AFTER_A_CIRCUIT, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-c", str(REPOSITORY / "pyproject.toml")]
     plugin = ["-p", "tests.conftest", "-m", "", "--rootdir", str(tmp_path)]
     run = subprocess.run(
-        [*command, *plugin, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True
+        [*command, *plugin, *workers, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert "1 failed" in run.stdout
     assert run.returncode == 1

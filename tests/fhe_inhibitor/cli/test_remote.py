@@ -16,9 +16,9 @@ from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.runtime.protocol import Status
 from tests.conftest import REPOSITORY
+from tests.fhe_inhibitor.conftest import TEXT
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, heeding_ctrl_c, remote_user
 from tests.fhe_inhibitor.remote.test_client import client_jobs, jobs, new_job, stopped_workers
-from tests.fhe_inhibitor.service.conftest import TEXT
 from tests.fhe_inhibitor.service.serving import Serving
 
 pytestmark = pytest.mark.fhe

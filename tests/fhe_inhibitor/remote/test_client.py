@@ -26,8 +26,8 @@ from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.protocol import Job, JobList, KeysList, Status
+from tests.fhe_inhibitor.conftest import Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, Wire, heeding_ctrl_c, remote_user
-from tests.fhe_inhibitor.service.conftest import Tiny
 from tests.fhe_inhibitor.service.serving import Serving, serve, wait_until
 from tests.fhe_inhibitor.service.test_secrets import secret_windows
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fhe_inhibitor.remote.errors import ServerUnreachable
+from tests.fhe_inhibitor.conftest import Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, remote_user
-from tests.fhe_inhibitor.service.conftest import Tiny
 from tests.fhe_inhibitor.service.serving import Serving
 
 pytestmark = pytest.mark.fhe

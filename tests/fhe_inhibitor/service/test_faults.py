@@ -17,8 +17,8 @@ import pytest
 
 from fhe_inhibitor.runtime.protocol import Failure, Status
 from fhe_inhibitor.service.storage import DiskFullError, Storage
+from tests.fhe_inhibitor.conftest import Tiny, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.conftest import Tiny, User
 from tests.fhe_inhibitor.service.serving import SLOW, START_S, Serving, serve, wait_until
 
 pytestmark = pytest.mark.fhe

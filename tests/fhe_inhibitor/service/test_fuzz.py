@@ -15,8 +15,8 @@ from schemathesis.core.result import Ok
 
 from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES, Request
 from fhe_inhibitor.runtime.protocol import Failure, Status
+from tests.fhe_inhibitor.conftest import Tiny, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.conftest import Tiny, User
 from tests.fhe_inhibitor.service.serving import SLOW, Serving, serve
 
 pytestmark = pytest.mark.fhe

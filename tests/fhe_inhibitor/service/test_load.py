@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.fhe_inhibitor.conftest import Tiny, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.conftest import Tiny, User
 from tests.fhe_inhibitor.service.serving import SLOW, Serving, serve
 
 pytestmark = pytest.mark.fhe

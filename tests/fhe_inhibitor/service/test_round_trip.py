@@ -13,8 +13,8 @@ from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response
 from fhe_inhibitor.runtime.protocol import MODEL_FILES, ModelInfo, Status, model_hash
+from tests.fhe_inhibitor.conftest import TEXT, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.conftest import TEXT, User
 from tests.fhe_inhibitor.service.serving import Serving
 
 pytestmark = pytest.mark.fhe

@@ -13,8 +13,8 @@ import pytest
 
 from fhe_inhibitor.runtime.client import Client
 from tests.conftest import REPOSITORY
+from tests.fhe_inhibitor.conftest import TEXT, Tiny, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.conftest import TEXT, Tiny, User
 from tests.fhe_inhibitor.service.serving import Serving, serve
 
 NATIVE = "mlir._mlir_libs._concretelang._compiler"

@@ -12,8 +12,8 @@ import pytest
 
 from fhe_inhibitor.runtime.messages import pack_keys
 from fhe_inhibitor.runtime.protocol import Status
+from tests.fhe_inhibitor.conftest import Tiny, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.conftest import Tiny, User
 from tests.fhe_inhibitor.service.serving import Serving, serve, wait_until
 
 pytestmark = pytest.mark.fhe
