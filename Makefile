@@ -1,7 +1,7 @@
 # Every command of the README. Needs make and Python 3.11 or 3.12; all else goes into .venv.
 #
 #   make classify TEXT="a gripping , funny film"     classify one sentence under encryption
-#   make test                                        lint, types, tests, small encrypted runs
+#   make test                                        lint, types, tests, one encrypted run
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,6 +16,8 @@ GLUE ?= ../shared/data/glue
 SIZE ?= nano
 TASK ?= sst2
 RECIPE ?= aligned
+# Processes that run unit tests side by side, with one thread each.
+WORKERS ?= 2
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
 
@@ -112,14 +114,21 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-.PHONY: test
-test: lint ## lint, then all tests but the slow ones, encrypted runs included
-	$(BIN)/pytest -m "not slow" --ignore=tests/service
-	$(BIN)/pytest -m "not slow" tests/service
-
 .PHONY: test-fast
-test-fast: $(STAMP) ## tests without encryption
-	$(BIN)/pytest
+test-fast: $(STAMP) ## unit tests: nothing is encrypted
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+.PHONY: test
+test: lint test-fast ## lint, types, unit tests, and the shipped model encrypted end to end
+	$(BIN)/pytest -m end_to_end tests/compile/local
+
+.PHONY: test-all
+test-all: test ## that, all encrypted tests, the service's faults and load, the wheel, the docs
+	$(BIN)/pytest -m "(fhe or packaging) and not timing and not slow" tests
+
+.PHONY: test-timing
+test-timing: $(STAMP) ## tests that compare seconds, for a quiet machine
+	$(BIN)/pytest -m "timing and not slow" -s tests
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## tests that train or run at full size
@@ -127,7 +136,8 @@ test-slow: $(STAMP) ## tests that train or run at full size
 
 .PHONY: test-service
 test-service: $(STAMP) ## the service: killed, fuzzed, loaded and filled up at full length
-	$(BIN)/pytest -m "" -s tests/service
+	$(BIN)/pytest -m "" -s tests/fhe_inhibitor/service tests/fhe_inhibitor/remote \
+	    tests/fhe_inhibitor/cli/test_remote.py
 
 .PHONY: clean
 clean: ## remove .venv and build

@@ -21,7 +21,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End here: once Concrete has run a circuit, its exit handler ends any process with 0."""
+    """End here: once Concrete has run a circuit, its exit handler ends any process with 0.
+
+    Not a worker of pytest-xdist, which has told its results by then and whose status nobody reads.
+    """
+    if hasattr(config, "workerinput"):
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(config.stash.get(STATUS, pytest.ExitCode.INTERNAL_ERROR))
