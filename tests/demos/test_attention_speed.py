@@ -10,6 +10,7 @@ from demos.attention_speed import INHIBITORS, measure
 from fhe_inhibitor.system.processor import one_thread
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("backward", [False, True])
 def test_no_inhibitor_takes_four_times_as_long_at_128_tokens(backward: bool, half: bool) -> None:

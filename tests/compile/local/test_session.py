@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from circuits.counts import count_lookups
@@ -31,15 +32,18 @@ from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.folders import KEYS_VARIABLE
 from fhe_inhibitor.text.data import LabelledText
+from tests.fhe_inhibitor.service.serving import wait_until
 from tests.recorder import Recorder
 from tests.tiny_model import write_tiny_model
 
 TEXTS = ["a good film", "bad", "the film is n't very good"]
+MAX_DIFFERENCE = 14  # width of the widest bounds of their logits
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    """A model whose labels rounding can't change: every one of TEXTS is negative."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", seed=122)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,9 @@ def test_encrypted_evaluation_agrees_with_the_integer_model(model, cache: Path) 
     session = Session(model, cache_dir=cache)
     result = evaluate_encrypted(session, rows)
     assert result.accuracy.n_texts == result.agreement.n_texts == 2
-    assert 0 <= result.agreement.n_equal_labels <= 2
+    assert result.agreement.n_equal_labels == 2
+    assert result.accuracy.value == result.integer_accuracy.value == 0.5
+    assert result.agreement.max_difference <= MAX_DIFFERENCE
     assert 0 < result.seconds_per_text <= result.max_seconds
     with pytest.raises(InputError, match="disable"):
         evaluate_encrypted(Session(model, "disable"), rows)
@@ -217,6 +223,14 @@ def change(part: Path, **values: object) -> None:
     (part / "manifest.json").write_text(json.dumps({**manifest, **values}))
 
 
+def has_circuits(process: psutil.Process) -> bool:
+    """Tell whether a process has loaded the circuits' native code, after which only keys are."""
+    try:
+        return any(file.path.endswith("sharedlib.so") for file in process.memory_maps())
+    except psutil.NoSuchProcess:
+        return False
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -281,7 +295,7 @@ def test_ctrl_c_ends_cleanly_and_spoils_nothing(
         monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "keys"))
     process = command(folder, entry.parent, *["bad"] * 50)
     if moment == "run":
-        time.sleep(5)  # loading takes two or three
+        wait_until(lambda: any(map(has_circuits, psutil.Process(process.pid).children(True))), 60)
     begun = {"circuits": entry.glob, "keys": tmp_path.glob, "run": entry.glob}[moment]
     pattern = {"circuits": ".unfinished-*", "keys": "keys/*/.lock", "run": "circuits"}[moment]
     while not list(begun(pattern)) and process.poll() is None:

@@ -31,7 +31,8 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    """A model that finds some texts positive and others negative."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", seed=175)
 
 
 @pytest.fixture
@@ -70,8 +71,12 @@ def test_classify_takes_texts_and_a_file_and_gives_json(run, model: Path, tmp_pa
     answer = json.loads(run("classify", *arguments, "a good film").out)
     texts = [result["text"] for result in answer["results"]]
     assert texts == ["a good film", "it 's dull .", "the [bad] film"]
-    assert {result["label"] for result in answer["results"]} <= {"negative", "positive"}
-    assert all(0.5 <= result["probability"] <= 1 for result in answer["results"])
+    assert [result["clear_logits"] for result in answer["results"]] == [[4, 1], [0, 6], [4, 4]]
+    labels = [result["label"] for result in answer["results"]]
+    assert labels == ["negative", "positive", "negative"]
+    # 1 / (1 + exp(-0.01 d)) for logits d steps of 0.01 apart: 3, 6 and 0.
+    probabilities = [result["probability"] for result in answer["results"]]
+    assert probabilities == pytest.approx([0.50750, 0.51500, 0.5], abs=1e-5)
     plain = run("classify", *arguments[:-1])
     assert "the [bad] film" in plain.out
 

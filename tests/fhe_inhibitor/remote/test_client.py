@@ -58,7 +58,9 @@ def assert_within_rounding(model: IntegerModel, result: Classification) -> None:
     assert result.logits is not None
     assert (bounds.low <= result.logits).all() and (result.logits <= bounds.high).all()
     assert result.label == model.labels[int(np.argmax(result.logits))]
-    assert 0.5 <= result.probability <= 1
+    # Of two labels: the logistic function of the distance between their logits.
+    distance = model.logit_scale * float(np.ptp(result.logits))
+    assert result.probability == pytest.approx(1 / (1 + np.exp(-distance)))
 
 
 def test_the_first_text_sets_up_and_later_ones_are_small(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import (
+    CONCRETE_VERSION,
     MANIFEST_FILE,
     Encryption,
     Manifest,
@@ -18,6 +21,7 @@ from fhe_inhibitor.runtime.manifest import (
     Task,
     read_manifest,
 )
+from tests.conftest import REPOSITORY
 
 MANIFEST = Manifest(
     network_hash="ab" * 32,
@@ -36,6 +40,15 @@ MANIFEST = Manifest(
     benchmarks={5: "benchmark_5_bits"},
     benchmark_size=64,
 )
+
+
+def test_the_version_of_concrete_is_the_one_that_is_installed_and_pinned() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    pins = [
+        line for line in project["project"]["dependencies"] if line.startswith("concrete-python")
+    ]
+    assert pins == [f"concrete-python=={CONCRETE_VERSION}"]
+    assert version("concrete-python") == CONCRETE_VERSION
 
 
 def test_a_manifest_comes_back(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Every demo can be imported and shows its options; the one in a single file runs, encrypted."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from demos import local_round_trip
+from fhe_inhibitor.integer.model import IntegerModel
+from tests.conftest import REPOSITORY
+from tests.fhe_inhibitor.conftest import SEED, SHAPE
+from tests.tiny_model import write_tiny_model
+
+DEMOS = sorted(path.stem for path in (REPOSITORY / "demos").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_has_one_entry_and_says_how_it_is_run(name: str) -> None:
+    demo = import_module(f"demos.{name}")
+    assert callable(demo.main)
+    assert f"python -m demos.{name}" in (demo.__doc__ or "")
+    if demo is local_round_trip:  # it takes a text alone
+        return
+    app = typer.Typer(add_completion=False)
+    app.command()(demo.main)
+    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+
+
+@pytest.mark.fhe
+def test_the_round_trip_in_one_file_ends_with_the_model_s_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a tiny model whose logits are 22 to 27 and 7 to 11 steps, whatever is rounded."""
+    tiny = IntegerModel.load(write_tiny_model(tmp_path / "tiny", SEED, shape=SHAPE))
+    monkeypatch.setattr(IntegerModel, "load", lambda: tiny)
+    local_round_trip.main("a good film")
+    out = capsys.readouterr().out
+    assert len(re.findall(r"server: \d/4 \S+: \d+ lookups", out)) == 4
+    assert re.search(r"MB of evaluation keys.*kB for 4 encrypted positions", out, re.DOTALL)
+    found = dict(re.findall(r"^(negative|positive): (0\.\d{3})$", out, re.MULTILINE))
+    # 1 / (1 + exp(-0.01 d)) for a distance d of 11 to 20 steps of 0.01.
+    assert 0.527 <= float(found["negative"]) <= 0.550
+    assert float(found["negative"]) + float(found["positive"]) == pytest.approx(1, abs=0.0011)
