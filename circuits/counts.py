@@ -8,8 +8,8 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
 
 where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
 or 2), and the term in d is absent for a constant query. Partial sums (`circuits.sums`) add h for
-each group of keys, and 1 more for the dot product. Concrete counts what it compiled; the two
-must agree.
+each group of keys, and 1 more for the dot product. Every lookup is as wide as its table.
+`compile.lookup_counts` counts what Concrete compiled; the two must agree.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
     value_dim = layer.heads[head].value.weight.shape[1]
     if isinstance(parameters, DotProductParameters):
         count = _dot_product(parameters, n_pairs, m, key_dim, value_dim, layer.constant_query)
-        count += _weight_sums(parameters, n, m, layer.window)
-        sums = [(value_dim, parameters.partial_mean)]
+        sums = [(value_dim, parameters.partial_mean), (1, parameters.partial_total)]
     else:
         sides = 2 if layer.attention == "inhibitor_signed" else 1
         constant = layer.constant_query
@@ -105,20 +104,8 @@ def _dot_product(
     count = _lookups(exponentials, p.exponential) + _product(n_pairs * value_dim, p.weighted)
     if not constant:
         count += _product(n_pairs * key_dim, p.score)
-    count += _lookups(m * value_dim, p.mean)
+    count += _lookups(m, p.total) + _lookups(m * value_dim, p.mean)
     return count + _product(m * value_dim, p.normalised) + _lookups(m * value_dim, p.output)
-
-
-def _weight_sums(p: DotProductParameters, n: int, m: int, window: int) -> Counter[int]:
-    """Return the lookups of the sums of E, of which the first shares E's encoding."""
-    first, n_first, rest = p.total, m, Counter[int]()
-    if p.partial_total is not None:
-        first, n_first = p.partial_total.table, count_groups(n, m, window, p.partial_total.keys)
-        rest = _lookups(m, p.total)
-    # An exact sum is looked up at the width of the wider products that read E too.
-    packed = (p.weighted.packed or p.weighted.plus).bit_width
-    shared = 0 if first.lsbs or p.looks_up_twice else packed
-    return rest + Counter({max(first.bit_width, shared): n_first})
 
 
 def _feed_forward(layer: Layer, n: int) -> Counter[int]:

@@ -11,7 +11,6 @@ from circuits.lookups import AntiperiodicTable, Lookup, Table, read
 
 DECLARED_RANGE = "declared_range"
 WRAPS = "wraps"  # marks a sum that may run into its padding bit
-LOOKUP_NAME = "entries"  # the name of a lookup's node in a traced graph
 
 
 def encrypted_lookup(exact_rounding: bool = False) -> Lookup:

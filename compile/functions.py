@@ -8,7 +8,6 @@ are those that each table declares, which the verifier has proved for every inpu
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from concrete import fhe
 from concrete.fhe.compilation.module_compiler import FunctionDef
 from concrete.fhe.representation import Graph, Node, Operation
 
-from circuits.encrypted import DECLARED_RANGE, LOOKUP_NAME, WRAPS, declare, encrypted_lookup
+from circuits.encrypted import DECLARED_RANGE, WRAPS, declare, encrypted_lookup
 from circuits.lookups import bit_width
 from circuits.network import Network
 from circuits.plan import Stage, Wire, function_name, network_stages, network_wires
@@ -113,17 +112,6 @@ def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
             half = 1 << (bits[node] - 1)
             ranges[node] = (-half, half - 1) if signed else (0, 2 * half - 1)
     return ranges
-
-
-def lookup_widths(graph: Graph) -> Counter[int]:
-    """Return the lookups of a compiled graph by the bit width that Concrete gave them."""
-    widths: Counter[int] = Counter()
-    for node in graph.query_nodes():
-        if node.operation == Operation.Generic and node.properties["name"] == LOOKUP_NAME:
-            (reads,) = graph.ordered_preds_of(node)
-            width = reads.properties.get("resulting_bit_width", reads.output.dtype.bit_width)
-            widths[width] += node.output.size
-    return widths
 
 
 def _function(

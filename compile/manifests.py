@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -12,12 +12,16 @@ import numpy as np
 from concrete.fhe.compilation.module import FheModule
 
 from circuits.network import Network
-from compile.functions import Call, lookup_widths
+from compile.functions import Call
 from fhe_inhibitor.runtime.manifest import Encryption, Program, Task
 
 
-def program(module: FheModule, calls: Sequence[Call]) -> Program:
+def program(
+    module: FheModule, calls: Sequence[Call], lookups: Mapping[str, Mapping[int, int]]
+) -> Program:
     """Return ciphertexts and tasks of one sequence length.
+
+    lookups: of each function by bit width.
 
     Two functions that take the same value share a ciphertext if key, width and sign of their
     inputs agree; else the request holds one for each.
@@ -36,10 +40,8 @@ def program(module: FheModule, calls: Sequence[Call]) -> Program:
                 added = Encryption(f"{value}.{same}", value, function, position)
                 value = encryptions.setdefault((value, encoding), added).name
             names.append(value)
-        counted = lookup_widths(module.graphs[function])
-        tasks.append(
-            Task(call.stage.name, function, tuple(names), call.stage.outputs, dict(counted))
-        )
+        counted = dict(lookups[function])
+        tasks.append(Task(call.stage.name, function, tuple(names), call.stage.outputs, counted))
     return Program(tuple(encryptions.values()), tuple(tasks))
 
 

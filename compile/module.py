@@ -4,8 +4,8 @@ verify    prove every range, for each sequence length             compile/verifi
 trace     one function per stage, shared where lengths agree      compile/functions.py
 wire      outputs that feed inputs, as Concrete's composition rules
 compile   Concrete's optimizer and compiler, one set of keys
-check     widths and counts of what came out, against the formula
-describe  the manifest: ciphertexts to send and tasks to run      compile/description.py
+check     widths and counts of what came out, against formula     compile/lookup_counts.py
+describe  the manifest: ciphertexts to send and tasks to run      compile/manifests.py
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from concrete.fhe.compilation.wiring import Wire as CompositionWire
 
 from circuits.counts import count_lookups
 from circuits.network import Network
-from compile.functions import Call, DeclaredFunction, lookup_widths, trace_functions
+from compile.functions import Call, DeclaredFunction, trace_functions
+from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import BENCHMARK_SIZE, benchmark_name, trace_benchmark
 from compile.manifests import keys_digest, network_digest, program
-from compile.verifier import MAX_LOOKUP_BITS, StageRange, VerificationError, verify
+from compile.verifier import MAX_LOOKUP_BITS, StageRange, verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
 from fhe_inhibitor.system.progress import Observer
@@ -123,9 +124,13 @@ def build_module(
     traced = [*functions.values(), *benchmarks]
     module = compile_functions(traced, _wires(calls), settings.p_error)
     observer.begin("compile: check")
+    lookups = compiled_lookups(module)
     if not settings.exact_rounding:
         for n in lengths:
-            check_counts(module, network, n, calls[n])
+            formula = count_lookups(network, n)
+            for call in calls[n]:
+                name = call.function.name
+                check_lookups(module, name, lookups[name], formula[call.stage.name])
     manifest = Manifest(
         network_hash=network_hash or network_digest(network),
         keys_hash=keys_digest(module),
@@ -134,7 +139,7 @@ def build_module(
         dim=network.dim,
         n_labels=network.classifier.weight.shape[1],
         input_range=network.input_range,
-        programs={n: program(module, calls[n]) for n in lengths},
+        programs={n: program(module, calls[n], lookups) for n in lengths},
         benchmarks={width: benchmark_name(width) for width in widths},
         benchmark_size=BENCHMARK_SIZE,
     )
@@ -152,24 +157,6 @@ def configuration(p_error: float) -> fhe.Configuration:
             logical_clipping=False, approximate_clipping_start_precision=33
         ),
     )
-
-
-def check_counts(module: FheModule, network: Network, n: int, calls: Sequence[Call]) -> None:
-    """Compare what Concrete counted in each function with the formula.
-
-    Raises VerificationError if a number or a width differs.
-    """
-    formula = count_lookups(network, n)
-    for call in calls:
-        name = call.function.name
-        counted = lookup_widths(module.graphs[name])
-        total = module.functions()[name].programmable_bootstrap_count
-        if counted != formula[call.stage.name] or total != counted.total():
-            raise VerificationError(
-                f"{name}: Concrete has {total} lookups, {dict(counted)} by width; the formula "
-                f"says {dict(formula[call.stage.name])}. A value has one encoding: where a wider "
-                "sum reads it too, round what an exact table reads"
-            )
 
 
 def _widths(network: Network, n: int) -> Counter[int]:

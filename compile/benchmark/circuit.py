@@ -8,12 +8,9 @@ circuit.call(seed=0)           # encrypt, run, decrypt; what came back, and whet
 
 from __future__ import annotations
 
-import re
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,13 +22,13 @@ from circuits.intervals import interval, interval_lookup
 from circuits.lookups import exact_lookup
 from circuits.single_head import AttentionHead
 from compile.functions import DeclaredFunction
+from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import benchmark_name, trace_benchmark
 from compile.module import DEFAULT_P_ERROR, compile_functions
 from compile.verifier import VerificationError
 from fhe_inhibitor.benchmark.heads import GaussianHead
 
 FUNCTION = "head"
-LOOKUP = r'"FHELinalg.apply_(?:mapped_)?lookup_table"'  # a table, or one for each channel
 N_SAMPLES = 8
 RUNS = 3
 
@@ -76,7 +73,8 @@ class HeadCircuit:
         self.module: FheModule = compile_functions(
             [trace_head(gaussian.head), *benchmarks], [], p_error
         )
-        self.lookups = self._check_counts()
+        self.lookups = compiled_lookups(self.module)[FUNCTION]
+        check_lookups(self.module, FUNCTION, self.lookups, gaussian.head.count_lookups())
 
     def generate_keys(self) -> float:
         """Make new keys; return the seconds that took."""
@@ -152,32 +150,6 @@ class HeadCircuit:
             h=(h * self.gaussian.h_step).ravel().tolist(),
             expected=self.gaussian.float_head(qkv).ravel().tolist(),
         )
-
-    def _check_counts(self) -> Counter[int]:
-        counted = compiled_widths(self.module.mlir, FUNCTION)
-        formula = self.gaussian.head.count_lookups()
-        total = self.module.functions()[FUNCTION].programmable_bootstrap_count
-        if counted != formula or total != counted.total():
-            raise VerificationError(
-                f"{self.gaussian.head.circuit}: Concrete has {total} lookups, {dict(counted)} by "
-                f"width; the formula says {dict(formula)}"
-            )
-        return counted
-
-
-def compiled_widths(mlir: str, function: str) -> Counter[int]:
-    """Return the lookups of a function by bit width, as Concrete's compiler is told them.
-
-    A value that a wider sum shares is shifted to the width of its table before it is looked up,
-    so the widths of the traced graph are too large.
-    """
-    (body,) = re.findall(rf"func\.func @{function}\(.*?\n  }}", mlir, re.DOTALL)
-    widths: Counter[int] = Counter()
-    for shape, width in re.findall(
-        rf"{LOOKUP}[^:]*: \(tensor<([0-9x]*)x!FHE.eint<([0-9]+)>>", body
-    ):
-        widths[int(width)] += prod(map(int, shape.split("x")))
-    return widths
 
 
 def benchmark_size(bit_width: int) -> int:

@@ -37,7 +37,9 @@ CODE = (
         "network", "plan", "stages", "linear", "inhibitor", "dot_product", "pairs", "sums",
         "lookups", "encrypted",
     )),
-    *(f"compile.{name}" for name in ("functions", "lookup_times", "manifests", "module")),
+    *(f"compile.{name}" for name in (
+        "functions", "lookup_counts", "lookup_times", "manifests", "module",
+    )),
 )  # fmt: skip
 
 
