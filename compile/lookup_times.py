@@ -7,6 +7,8 @@ time (lookups by width times the time of one) can be compared with a run on the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from statistics import median
 
 import numpy as np
 from concrete import fhe
@@ -45,18 +47,27 @@ def trace_benchmark(bit_width: int, size: int = BENCHMARK_SIZE) -> DeclaredFunct
 def measure_lookups(
     client: Client, server: Server, evaluation_keys: EvaluationKeys
 ) -> dict[int, float]:
-    """Return the seconds of one lookup by bit width: the median of `RUNS` runs, all cores used.
+    """Return the seconds of one lookup by bit width, as `time_lookups` does."""
 
-    Linear operations take little beside a lookup, and so do not count.
-    """
-    times = {}
-    for bit_width, function in server.manifest.benchmarks.items():
+    def call(bit_width: int) -> Callable[[], object]:
+        function = server.manifest.benchmarks[bit_width]
         value = read_value("benchmark", client.encrypt_benchmark(bit_width))
-        server.call(function, [value], evaluation_keys)  # unpacks the keys
-        seconds = []
-        for _ in range(RUNS):
-            start = time.perf_counter()
-            server.call(function, [value], evaluation_keys)
-            seconds.append(time.perf_counter() - start)
-        times[bit_width] = sorted(seconds)[RUNS // 2] / server.manifest.benchmark_size
-    return times
+        return lambda: server.call(function, [value], evaluation_keys)
+
+    size = server.manifest.benchmark_size
+    return {width: time_lookups(call(width), size) for width in server.manifest.benchmarks}
+
+
+def time_lookups(call: Callable[[], object], size: int) -> float:
+    """Return the seconds of one lookup: the median of `RUNS` calls, all cores used.
+
+    call: runs a function of `size` lookups; its linear operations take little beside them, and so
+    do not count.
+    """
+    call()  # unpacks the keys
+    seconds = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds) / size

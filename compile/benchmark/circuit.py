@@ -9,7 +9,7 @@ circuit.call(seed=0)           # encrypt, run, decrypt; what came back, and whet
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +23,13 @@ from circuits.lookups import exact_lookup
 from circuits.single_head import AttentionHead
 from compile.functions import DeclaredFunction
 from compile.lookup_counts import check_lookups, compiled_lookups
-from compile.lookup_times import benchmark_name, trace_benchmark
+from compile.lookup_times import benchmark_name, time_lookups, trace_benchmark
 from compile.module import DEFAULT_P_ERROR, compile_functions
 from compile.verifier import VerificationError
 from fhe_inhibitor.benchmark.heads import GaussianHead
 
 FUNCTION = "head"
 N_SAMPLES = 8
-RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,16 @@ class HeadCircuit:
 
     def measure_lookups(self) -> dict[int, float]:
         """Return the seconds of one lookup by bit width: medians, all cores used."""
-        times = {}
-        for width in self.widths:
-            name, size = benchmark_name(width), benchmark_size(width)
+
+        def call(name: str, size: int) -> Callable[[], object]:
             value = self.module.client.encrypt(np.zeros(size, np.int64), function_name=name)
-            seconds = [self._run(name, (value,))[1] for _ in range(1 + RUNS)]
-            times[width] = sorted(seconds[1:])[RUNS // 2] / size  # the first unpacks the keys
-        return times
+            return lambda: self._run(name, (value,))
+
+        sizes = {width: benchmark_size(width) for width in self.widths}
+        return {
+            width: time_lookups(call(benchmark_name(width), size), size)
+            for width, size in sizes.items()
+        }
 
     def call(self, seed: int) -> Call:
         """Encrypt q, k, v drawn with this seed, run the head, decrypt."""
