@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits import stages
-from circuits.lookups import Lookup, Table, exact_lookup
+from circuits.lookups import Lookup, Table
 from circuits.network import Network
 from circuits.stages import Classifier, Layer
 
@@ -70,17 +70,6 @@ def network_wires(network: Network, n: int) -> dict[str, Wire]:
         last = layer.output or layer.attention_output
         wires[f"layer{index}.x"] = _wire(n_queries, last.table)
     return wires
-
-
-def evaluate_stages(
-    listed: Sequence[Stage], values: Mapping[str, Any], lookup: Lookup = exact_lookup
-) -> dict[str, Any]:
-    """Run stages one after the other on named values; return all values, inputs included."""
-    known = dict(values)
-    for stage in listed:
-        outputs = stage.evaluate([known[name] for name in stage.inputs], lookup)
-        known.update(zip(stage.outputs, outputs, strict=True))
-    return known
 
 
 def function_name(stage: Stage, wires: Mapping[str, Wire], n: int) -> str:

@@ -6,7 +6,9 @@ shape is consistent by construction, without training or quantization.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +16,9 @@ from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import Interval, full
 from circuits.linear import Linear
-from circuits.lookups import Table, table_of
+from circuits.lookups import Lookup, Table, exact_lookup, table_of
 from circuits.network import Network
+from circuits.plan import Stage
 from circuits.stages import Classifier, Head, Layer
 from circuits.sums import PartialSums
 
@@ -76,6 +79,17 @@ def random_inputs(
     low, high = network.input_range
     padding = (np.arange(n) >= n - n_padded).astype(np.int64)
     return rng.integers(low, high + 1, (n, network.dim)), padding
+
+
+def evaluate_stages(
+    listed: Sequence[Stage], values: Mapping[str, Any], lookup: Lookup = exact_lookup
+) -> dict[str, Any]:
+    """Run stages one after the other on named values; return all values, inputs included."""
+    known = dict(values)
+    for stage in listed:
+        outputs = stage.evaluate([known[name] for name in stage.inputs], lookup)
+        known.update(zip(stage.outputs, outputs, strict=True))
+    return known
 
 
 def _layer(rng: np.random.Generator, shape: NetworkShape, index: int) -> Layer:

@@ -12,7 +12,7 @@ import pytest
 import compile.module
 from circuits.counts import count_lookups
 from circuits.network import Network, run
-from circuits.plan import evaluate_stages, network_stages
+from circuits.plan import network_stages
 from compile.manifests import network_digest
 from compile.module import CompiledNetwork, Settings, build_module
 from compile.report import describe
@@ -20,7 +20,7 @@ from compile.verifier import VerificationError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import read_manifest
 from tests.execution import check_simulated
-from tests.networks import NetworkShape, random_inputs, random_network
+from tests.networks import NetworkShape, evaluate_stages, random_inputs, random_network
 
 GOLDEN = {
     "layer0.project": {5: 64},

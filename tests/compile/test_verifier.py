@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from circuits.lookups import Table
 from circuits.network import Network
-from circuits.plan import evaluate_stages, network_stages, network_wires
+from circuits.plan import network_stages, network_wires
 from compile.verifier import VerificationError, verify
 from tests.circuits.test_stages import shapes
-from tests.networks import NetworkShape, random_inputs, random_network
+from tests.networks import NetworkShape, evaluate_stages, random_inputs, random_network
 
 
 @settings(deadline=None, max_examples=40)
