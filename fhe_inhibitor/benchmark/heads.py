@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from circuits.dot_product import make_product
 from circuits.inhibitor import InhibitorParameters
@@ -26,7 +25,6 @@ from circuits.lookups import Table, antiperiodic_abs, table_of
 from circuits.single_head import PLAIN_SUM, AttentionHead
 from circuits.softmax import NarrowSoftmaxParameters, WideSoftmaxParameters
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model import attention
 
 INHIBITORS = ("inhibitor_exact", "inhibitor_rounded", "inhibitor_signed")
 DOT_PRODUCTS = ("dot_product_exact", "dot_product_rounded")
@@ -70,6 +68,10 @@ class GaussianHead:
 
     def float_head(self, qkv: np.ndarray) -> np.ndarray:
         """Return what attention in floating point gives for the same q, k, v."""
+        import torch  # takes two seconds, and the circuit alone doesn't need it
+
+        from fhe_inhibitor.model import attention
+
         q, k, v = torch.from_numpy(qkv)[:, :, None]
         mask = torch.ones(self.head.n, self.head.n, dtype=torch.bool)
         shift = shift_at(self.head.head_dim)
