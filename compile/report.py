@@ -19,6 +19,7 @@ from compile.module import CompiledNetwork
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, Program
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server
+from fhe_inhibitor.system.pages import markdown_table
 
 SECURITY_BITS = 128
 BYTES_PER_WORD = 8
@@ -195,28 +196,32 @@ def _summary(report: Report) -> list[str]:
 
 
 def _lengths(report: Report) -> list[str]:
-    rows = ["| tokens | lookups | by width | a lookup errs | request | response | predicted |"]
-    rows.append("|---" * 7 + "|")
+    rows = []
     for length in report.lengths:
         predicted = "-" if length.predicted_s is None else f"{length.predicted_s:.1f} s"
         rows.append(
-            f"| {length.n} | {length.n_lookups} | {_by_width(length.lookups)} | "
-            f"{length.failure_probability:.2%} | {length.request_bytes / 1e3:.1f} kB | "
-            f"{length.response_bytes / 1e3:.1f} kB | {predicted} |"
+            [
+                length.n,
+                length.n_lookups,
+                _by_width(length.lookups),
+                f"{length.failure_probability:.2%}",
+                f"{length.request_bytes / 1e3:.1f} kB",
+                f"{length.response_bytes / 1e3:.1f} kB",
+                predicted,
+            ]
         )
-    return rows
+    head = "tokens", "lookups", "by width", "a lookup errs", "request", "response", "predicted"
+    return markdown_table(head, rows)
 
 
 def _stages(length: LengthReport) -> list[str]:
-    rows = [f"| stage, {length.n} tokens | lookups | by width | formula | accumulator bits |"]
-    rows.append("|---" * 5 + "|")
+    rows = []
     for stage in length.stages:
         counted, formula = sum(stage.lookups.values()), sum(stage.formula.values())
-        rows.append(
-            f"| {stage.stage} | {counted} | {_by_width(stage.lookups)} | {formula} | "
-            f"{stage.accumulator_bits} |"
-        )
-    return rows
+        by_width = _by_width(stage.lookups)
+        rows.append([stage.stage, counted, by_width, formula, stage.accumulator_bits])
+    head = f"stage, {length.n} tokens", "lookups", "by width", "formula", "accumulator bits"
+    return markdown_table(head, rows)
 
 
 def _by_width(lookups: Mapping[int, int]) -> str:

@@ -16,6 +16,7 @@ from compile.benchmark.results import (
     Ratio,
     write_results,
 )
+from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.statistics import Summary
 
 # Brännvall 2023, table 2: seconds of one encrypted head, by n.
@@ -37,6 +38,14 @@ FORMULAS = {
     "dot_product_exact": "n² (2 m d + 2) + n",
     "dot_product_rounded": "n² (2 d + 3) + n (3 d + 1)",
 }
+POINT_COLUMNS = (
+    "circuit", "n", "run", "published", "predicted", "run / predicted", "lookups", "by width",
+    "formula", "complexity", "correlation", "error", "equal to exact rounding", "in bounds",
+)  # fmt: skip
+PHASE_COLUMNS = (
+    "circuit", "n", "compile", "keygen", "encrypt", "decrypt", "evaluation keys",
+    "bootstrap, keyswitch keys", "request", "response", "peak memory", "one lookup",
+)  # fmt: skip
 
 
 def write_attention(results: AttentionResults, out: Path) -> list[Path]:
@@ -84,18 +93,22 @@ def _ratios(results: AttentionResults) -> list[str]:
     if not results.ratios:
         return []
     lengths = results.parameters.lengths
-    rows = _header(" | ".join(["ratio of median run times, n =", *map(str, lengths)]))
+    rows = []
     pairs = dict.fromkeys((ratio.circuit, ratio.other) for ratio in results.ratios)
     for pair in pairs:
         found = {r.n: r for r in results.ratios if (r.circuit, r.other) == pair}
         cells = [_ratio(found[n]) if n in found else "-" for n in lengths]
-        rows.append(_row([f"{TITLES[pair[0]]} / {TITLES[pair[1]]}", *cells]))
+        rows.append([f"{TITLES[pair[0]]} / {TITLES[pair[1]]}", *cells])
     published = {
         n: s / PUBLISHED["inhibitor_exact"][n] for n, s in PUBLISHED["dot_product_exact"].items()
     }
     cells = [f"{published[n]:.2f}" if n in published else "-" for n in lengths]
-    rows.append(_row(["dot product / inhibitor, published", *cells]))
-    return [*rows, "", "In brackets the interval, then the ratio of the optimizer's complexities."]
+    rows.append(["dot product / inhibitor, published", *cells])
+    return [
+        *markdown_table(["ratio of median run times, n =", *lengths], rows),
+        "",
+        "In brackets the interval, then the ratio of the optimizer's complexities.",
+    ]
 
 
 def _ratio(ratio: Ratio) -> str:
@@ -104,14 +117,10 @@ def _ratio(ratio: Ratio) -> str:
 
 
 def _points(results: AttentionResults) -> list[str]:
-    rows = _header(
-        "circuit | n | run | published | predicted | run / predicted | lookups | by width "
-        "| formula | complexity | correlation | error | equal to exact rounding | in bounds"
-    )
+    rows = [_cells(point, results.parameters.head_dim) for point in _sorted(results)]
     formulas = "; ".join(f"{TITLES[c]} {FORMULAS[c]}" for c in results.parameters.circuits)
     return [
-        *rows,
-        *(_row(_cells(point, results.parameters.head_dim)) for point in _sorted(results)),
+        *markdown_table(POINT_COLUMNS, rows),
         "",
         f"Formulas: {formulas}; a product takes m = 2 lookups, 1 where both operands fit 5 bits.",
     ]
@@ -148,29 +157,24 @@ def _phases(results: AttentionResults) -> list[str]:
     measured = [point for point in _sorted(results) if point.lookup_s]
     if not measured:
         return []
-    rows = _header(
-        "circuit | n | compile | keygen | encrypt | decrypt | evaluation keys "
-        "| bootstrap, keyswitch keys | request | response | peak memory | one lookup"
-    )
+    rows = []
     for point in measured:
         phases = {phase: point.summaries.get(phase) for phase in PHASES}
         rows.append(
-            _row(
-                [
-                    TITLES[point.circuit],
-                    str(point.n),
-                    *(_seconds(s) if s else "-" for name, s in phases.items() if name != "run"),
-                    _megabytes(point.evaluation_keys_bytes),
-                    f"{_megabytes(point.bootstrap_keys_bytes)}, "
-                    f"{_megabytes(point.keyswitch_keys_bytes)}",
-                    _megabytes(point.request_bytes),
-                    _megabytes(point.response_bytes),
-                    _megabytes(point.peak_memory_bytes),
-                    _lookup_times(point.lookup_s),
-                ]
-            )
+            [
+                TITLES[point.circuit],
+                point.n,
+                *(_seconds(s) if s else "-" for name, s in phases.items() if name != "run"),
+                _megabytes(point.evaluation_keys_bytes),
+                f"{_megabytes(point.bootstrap_keys_bytes)}, "
+                f"{_megabytes(point.keyswitch_keys_bytes)}",
+                _megabytes(point.request_bytes),
+                _megabytes(point.response_bytes),
+                _megabytes(point.peak_memory_bytes),
+                _lookup_times(point.lookup_s),
+            ]
         )
-    return rows
+    return markdown_table(PHASE_COLUMNS, rows)
 
 
 def _growth(results: AttentionResults) -> list[str]:
@@ -217,14 +221,6 @@ def _sorted(results: AttentionResults) -> list[Point]:
 def _quality(point: Point, read: Callable[[Quality], float]) -> str:
     model = "-" if point.model_quality is None else f"{read(point.model_quality):.3f}"
     return model if point.quality is None else f"{model} ({read(point.quality):.3f})"
-
-
-def _header(cells: str) -> list[str]:
-    return [f"| {cells} |", "|---" * (cells.count("|") + 1) + "|"]
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _plain(reason: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fhe_inhibitor.benchmark.run import (
     PlaintextResults,
     Stage,
 )
+from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.plots import PUBLISHED as HOLLOW
 from fhe_inhibitor.system.plots import STYLES, new_axes, over_lengths, save_figure
 
@@ -97,37 +98,34 @@ def _preamble(results: PlaintextResults) -> str:
 
 def _times(results: PlaintextResults) -> list[str]:
     lengths = results.parameters.lengths
-    rows = _header("microseconds", lengths)
+    rows = []
     for kernel in results.parameters.kernels:
         cells = []
         for point in _of(results.points, kernel=kernel):
             s = point.seconds
             cells.append(f"{_us(s.median)} ({_us(s.low)}-{_us(s.high)})")
-        rows.append(f"| {TITLES[kernel]} | {' | '.join(cells)} |")
+        rows.append([TITLES[kernel], *cells])
     for kernel, seconds in PUBLISHED.items():
         cells = [_us(seconds[n]) if n in seconds else "" for n in lengths]
-        rows.append(f"| {TITLES[kernel]}, published | {' | '.join(cells)} |")
-    return rows
+        rows.append([f"{TITLES[kernel]}, published", *cells])
+    return markdown_table(["microseconds, n =", *lengths], rows)
 
 
 def _ratios(results: PlaintextResults) -> list[str]:
     lengths = results.parameters.lengths
-    rows = _header("ratio of medians", lengths)
+    rows = []
     for kernel, other in RATIOS:
         found = _of(results.ratios, kernel=kernel, other=other)
         if found:
             cells = [f"{r.ratio.median:.2f} ({r.ratio.low:.2f}-{r.ratio.high:.2f})" for r in found]
-            rows.append(f"| {TITLES[kernel]} / {TITLES[other]} | {' | '.join(cells)} |")
+            rows.append([f"{TITLES[kernel]} / {TITLES[other]}", *cells])
     published = _published_ratios()
     cells = [f"{published[n]:.2f}" if n in published else "" for n in lengths]
-    rows.append(f"| dot product / inhibitor, published | {' | '.join(cells)} |")
-    return [*rows, "", "Above 1 the inhibitor is faster; a saving of 30-50% is 1.43 to 2."]
-
-
-def _header(title: str, lengths: Sequence[int]) -> list[str]:
+    rows.append(["dot product / inhibitor, published", *cells])
     return [
-        f"| {title}, n = | {' | '.join(map(str, lengths))} |",
-        "|---" * (1 + len(lengths)) + "|",
+        *markdown_table(["ratio of medians, n =", *lengths], rows),
+        "",
+        "Above 1 the inhibitor is faster; a saving of 30-50% is 1.43 to 2.",
     ]
 
 
@@ -144,33 +142,35 @@ def _explanation(results: PlaintextResults) -> list[str]:
     if not results.stages:
         return []
     n = results.stages[0].n
-    rows = [
+    rows = []
+    for kernel in dict.fromkeys(stage.kernel for stage in results.stages):
+        stages = {stage.stage: stage for stage in _of(results.stages, kernel=kernel)}
+        loops = [cell for name in ("score", "mix") for cell in _loop(stages[name])]
+        rows.append([TITLES[kernel], *(_us(stages[name].seconds) for name in STAGES), *loops])
+    head = ["kernel", *STAGES, "score: instructions", "ps", "mix: instructions", "ps"]
+    return [
         f"Where the time goes at n = {n}, stage by stage: µs; for the two inner loops also the "
         f"arithmetic instructions for one vector of {results.int16_lanes} lanes, and the "
         "picoseconds that it took.",
         "",
-        f"| kernel | {' | '.join(STAGES)} | score: instructions | ps | mix: instructions | ps |",
-        "|---" * (len(STAGES) + 5) + "|",
+        *markdown_table(head, rows),
+        "",
+        *_why(results),
     ]
-    for kernel in dict.fromkeys(stage.kernel for stage in results.stages):
-        stages = {stage.stage: stage for stage in _of(results.stages, kernel=kernel)}
-        times = " | ".join(_us(stages[name].seconds) for name in STAGES)
-        loops = " | ".join(_loop(stages[name]) for name in ("score", "mix"))
-        rows.append(f"| {TITLES[kernel]} | {times} | {loops} |")
-    return [*rows, "", *_why(results)]
 
 
-def _loop(stage: Stage) -> str:
+def _loop(stage: Stage) -> tuple[str, str]:
+    """The instructions of an inner loop, and its picoseconds."""
     if stage.loop is None or stage.steps is None:
-        return "not counted | "
+        return "not counted", ""
     names = [
         f"{name} {count / stage.loop.steps:.2g}"
         for name, count in stage.loop.instructions.items()
         if not name.startswith("vzero")
     ]
     return (
-        f"{stage.loop.arithmetic:.2g} on {stage.loop.registers} ({', '.join(names)}) "
-        f"| {1e12 * stage.seconds / stage.steps:.0f}"
+        f"{stage.loop.arithmetic:.2g} on {stage.loop.registers} ({', '.join(names)})",
+        f"{1e12 * stage.seconds / stage.steps:.0f}",
     )
 
 
@@ -227,11 +227,7 @@ def _ablations(results: PlaintextResults) -> list[str]:
     runs = {"all instructions": results} | {
         f"without {feature}": run for feature, run in results.without.items()
     }
-    rows = [
-        f"| microseconds, n = {n} (instructions per vector: score, mix) | {' | '.join(runs)} |",
-        "|---" * (1 + len(runs)) + "|",
-        f"| int16 lanes | {' | '.join(str(run.int16_lanes) for run in runs.values())} |",
-    ]
+    rows = [["int16 lanes", *(str(run.int16_lanes) for run in runs.values())]]
     for kernel in next(iter(results.without.values())).parameters.kernels:
         cells = []
         for run in runs.values():
@@ -242,7 +238,7 @@ def _ablations(results: PlaintextResults) -> list[str]:
                 if stage.loop
             ]
             cells.append(f"{_us(point.seconds.median)} ({', '.join(loops)})")
-        rows.append(f"| {TITLES[kernel]} | {' | '.join(cells)} |")
+        rows.append([TITLES[kernel], *cells])
     for kernel, other in RATIOS:
         found = [
             next((r for r in _of(run.ratios, kernel=kernel, other=other) if r.n == n), None)
@@ -250,8 +246,9 @@ def _ablations(results: PlaintextResults) -> list[str]:
         ]
         if all(found):
             cells = [f"{r.ratio.median:.2f}" for r in found if r]
-            rows.append(f"| {TITLES[kernel]} / {TITLES[other]} | {' | '.join(cells)} |")
-    return [*rows, ""]
+            rows.append([f"{TITLES[kernel]} / {TITLES[other]}", *cells])
+    title = f"microseconds, n = {n} (instructions per vector: score, mix)"
+    return [*markdown_table([title, *runs], rows), ""]
 
 
 def _energy(results: PlaintextResults) -> str:

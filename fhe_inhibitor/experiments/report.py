@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.plots import new_axes, save_figure
 
 PAGE = "experiments.md"
@@ -59,6 +60,10 @@ SECTIONS = {
 
 # Sections that tell the distance to the teacher, and of which sections they tell the costs.
 COMPARED = {"recipes": ("layers", "recipes"), "all-steps": ("all-steps",)}
+LAYER_COLUMNS = (
+    "layer", "teacher's mean square", "gamma = eta = 1", "derived", "trained, first", "last",
+    "steps that went up",
+)  # fmt: skip
 
 
 def write_report(results: Path, out: Path) -> str:
@@ -108,16 +113,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     scores = _scores(rows)
     differing = _differing([dict(settings) for (_, settings), _ in scores])
     tasks = list(dict.fromkeys(task for _, task in scores))
-    lines = [
-        " | ".join(["| recipe", *differing, *tasks]) + " |",
-        "|---" * (1 + len(differing) + len(tasks)) + "|",
-    ]
+    rows_of_cells = []
     keys = dict.fromkeys(key for key, _ in scores)
     for recipe, settings in sorted(keys, key=lambda key: key[0] != "teacher"):
         cells = [str(dict(settings).get(name, "")) for name in differing]
         values = [scores.get(((recipe, settings), task), {}) for task in tasks]
-        lines.append(" | ".join([f"| {recipe}", *cells, *map(_cell, values)]) + " |")
-    return "\n".join(lines)
+        rows_of_cells.append([recipe, *cells, *map(_cell, values)])
+    return "\n".join(markdown_table(["recipe", *differing, *tasks], rows_of_cells))
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> dict[Any, dict[Any, float]]:
@@ -173,14 +175,14 @@ def _gaps(rows: Sequence[dict[str, Any]]) -> str:
 
 def _costs(sections: dict[str, list[dict[str, Any]]]) -> str:
     """Minutes of each phase and the largest memory, of the results that say so."""
-    columns = "experiment | minutes of each phase | peak memory of the process so far, GB"
-    lines = [f"| {columns} |", "|---" * 3 + "|"]
+    rows = []
     for section, results in sections.items():
         for result in (result for result in results if "phase_s" in result):
             phases = (f"{name} {seconds / 60:.1f}" for name, seconds in result["phase_s"].items())
             memory = result["peak_memory_bytes"] / 1e9
-            lines.append(f"| {section} {result['variant']} | {', '.join(phases)} | {memory:.1f} |")
-    return "What they took:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
+            rows.append([f"{section} {result['variant']}", ", ".join(phases), f"{memory:.1f}"])
+    head = ["experiment", "minutes of each phase", "peak memory of the process so far, GB"]
+    return "\n".join(["What they took:", "", *markdown_table(head, rows)]) if rows else ""
 
 
 def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
@@ -206,21 +208,15 @@ def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
 
 
 def _layer_table(result: dict[str, Any], errors: dict[int, list[tuple[int, float]]]) -> str:
-    lines = [
-        "| layer | teacher's mean square | gamma = eta = 1 | derived | trained, first | last "
-        "| steps that went up |",
-        "|---" * 7 + "|",
-    ]
+    rows = []
     for layer, points in errors.items():
         fit = result["initial"][layer] if result["initial"] else {}
         start = [f"{fit[name]:.4g}" if fit else "" for name in ("teacher", "before", "after")]
         values = [value for _, value in points]
         rises = sum(later > earlier for earlier, later in zip(values, values[1:], strict=False))
-        lines.append(
-            f"| {layer} | {' | '.join(start)} | {values[0]:.4g} | {values[-1]:.4g} "
-            f"| {rises} of {len(values) - 1} |"
-        )
-    return "\n".join(lines)
+        ends = [f"{value:.4g}" for value in (values[0], values[-1])]
+        rows.append([layer, *start, *ends, f"{rises} of {len(values) - 1}"])
+    return "\n".join(markdown_table(LAYER_COLUMNS, rows))
 
 
 def _of_machines(sections: dict[str, list[dict[str, Any]]]) -> str:
