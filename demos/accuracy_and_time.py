@@ -11,30 +11,24 @@ neither. Finished parts are kept in the JSON, and a repeated call goes on with w
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import matplotlib
-import psutil
 import typer
 
 from compile.local.session import Session
 from compile.report import predict_seconds
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
-from fhe_inhibitor.system.machine import commit, processor
+from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend comes first)
-
 NOISE_DRAWS = 5
+PACKAGES = ("concrete-python",)
 FILE = "accuracy_and_time"
 
 
@@ -58,7 +52,7 @@ def main(
             results[key] = measure()
             path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
-    once("machine", describe_machine)
+    once("machine", lambda: describe_machine(PACKAGES).model_dump())
     splits = load_splits(data)
     rows = {"validation": splits["validation"], "held_out": hold_out(splits["train"])[1]}
     models = {"inhibitor": IntegerModel.load()}
@@ -113,27 +107,15 @@ def measure_times(
     return measured
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return what a figure is bound to: processor, versions, commit and date."""
-    return {
-        "processor": processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9),
-        "python": platform.python_version(),
-        "concrete": version("concrete-python"),
-        "commit": commit(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
 def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str:
     """Return the table, bound to machine, versions, commit and date."""
     machine = results["machine"]
+    versions = machine["versions"]
     lines = [
         "# Accuracy against encrypted time, SST-2",
         "",
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; Concrete "
-        f"{machine['concrete']}, Python {machine['python']}; commit {machine['commit']}, "
+        f"{versions['concrete-python']}, Python {versions['python']}; commit {machine['commit']}, "
         f"{machine['date']}. Accuracy: integer model, rounding noise drawn ({NOISE_DRAWS} times), "
         "on 872 validation sentences (standard error 1.2 points) and on 1,000 sentences held out "
         "from train; the bag of words has no lookup and no noise; a student without times is as "
@@ -171,14 +153,13 @@ def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str
 
 def plot(results: dict[str, Any], buckets: tuple[int, ...], out: Path) -> None:
     """Plot accuracy against seconds, one line per attention, points named by their tokens."""
-    figure, axes = plt.subplots(figsize=(6.0, 4.0), layout="constrained")
-    styles = {"inhibitor": ("#0072B2", "o", "-"), "dot product": ("#D55E00", "s", "--")}
-    for kind, (colour, marker, line) in styles.items():
+    figure, axes = new_axes()
+    for kind in ("inhibitor", "dot product"):
         if kind not in results[f"time/{buckets[0]}"]:
             continue
         seconds = [median(results[f"time/{n}"][kind]["seconds"]) for n in buckets]
         accuracy = [100 * results[f"accuracy/{kind}/{n}/validation"] for n in buckets]
-        axes.plot(seconds, accuracy, color=colour, marker=marker, linestyle=line, label=kind)
+        axes.plot(seconds, accuracy, label=kind, **STYLES[kind])
         for x, y, n in zip(seconds, accuracy, buckets, strict=True):
             axes.annotate(str(n), (x, y), textcoords="offset points", xytext=(4, 5), fontsize=8)
     words = 100 * results["bag_of_words"][str(buckets[-1])]["validation"]
@@ -188,9 +169,7 @@ def plot(results: dict[str, Any], buckets: tuple[int, ...], out: Path) -> None:
     axes.set_xlim(left=0)
     axes.margins(x=0.1, y=0.3)
     axes.legend()
-    for suffix in ("png", "svg"):
-        figure.savefig(out / f"{FILE}.{suffix}", dpi=160)
-    plt.close(figure)
+    save_figure(figure, out, FILE)
 
 
 if __name__ == "__main__":
