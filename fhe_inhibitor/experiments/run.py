@@ -28,10 +28,12 @@ from safetensors.torch import load_file, save_file
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.recipes import TUNING, Recipe, find_recipe
 from fhe_inhibitor.model.fake_quantization import quantize
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.int8_checkpoint import save_int8
 from fhe_inhibitor.system.files import Record, make_folder
 from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.text.alteration import alter
+from fhe_inhibitor.text.batches import MAX_TOKENS
 from fhe_inhibitor.text.data import read_sentences
 from fhe_inhibitor.text.tasks import (
     TRAIN,
@@ -44,12 +46,7 @@ from fhe_inhibitor.text.tasks import (
     load_task,
 )
 from fhe_inhibitor.training.alignment import align_layers
-from fhe_inhibitor.training.derivation import (
-    CALIBRATION_TEXTS,
-    LayerFit,
-    derive,
-    student_from_teacher,
-)
+from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, LayerFit, derive
 from fhe_inhibitor.training.phases import Journal, Phase, Settings, choose_trained, train_model
 from fhe_inhibitor.training.rows import (
     TokenRow,
@@ -59,7 +56,6 @@ from fhe_inhibitor.training.rows import (
 )
 from fhe_inhibitor.training.static_norm import make_static
 from fhe_inhibitor.training.teacher import (
-    MAX_TOKENS,
     OFFLINE_TEACHER,
     Teacher,
     as_distilbert,
@@ -236,7 +232,7 @@ class _Run:
         model = teacher.model
         if self.recipe.makes_student:
             model = self._student(teacher)
-            reference = student_from_teacher(teacher, "dot_product").to(self.device)
+            reference = from_distilbert(teacher.model, "dot_product").to(self.device)
             reference.requires_grad_(False)
             for phase in self.experiment.changed(self.recipe):
                 self._phase(phase, model, reference, teacher)
@@ -299,7 +295,7 @@ class _Run:
         if experiment.student:
             student = _load_student(experiment, self.task, teacher).to(self.device)
         else:
-            student = student_from_teacher(teacher, experiment.attention_kind).to(self.device)
+            student = from_distilbert(teacher.model, experiment.attention_kind).to(self.device)
             if experiment.initial == "derived":
                 self.initial = derive(student, self._drawn(teacher, CALIBRATION_TEXTS))
         if experiment.normalization == "static":

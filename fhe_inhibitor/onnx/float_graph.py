@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DistilBertForSequenceClassification, PreTrainedModel
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.modeling import (
     InhibiDistilBertForSequenceClassification,
     SelfAttention,
@@ -25,7 +26,6 @@ from fhe_inhibitor.model.modeling import (
 )
 from fhe_inhibitor.onnx.graph import FLOAT, Graph
 from fhe_inhibitor.onnx.inputs import INPUTS, find_pairs, table_rows
-from fhe_inhibitor.training.derivation import from_distilbert
 
 ACTIVATIONS = {"relu": "Relu", "gelu": "Gelu"}
 LARGEST = float(np.finfo(np.float32).max)

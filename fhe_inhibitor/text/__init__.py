@@ -1,4 +1,4 @@
-"""Labelled and unlabelled text: files, data sets of the hub, GLUE's tasks and metrics.
+"""Texts: files, data sets of the hub, GLUE's tasks and metrics, batches of token ids.
 
 Imports `system` alone. Begin with `data`, then `tasks`.
 """

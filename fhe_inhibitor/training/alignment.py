@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.system.processor import autocast
+from fhe_inhibitor.text.batches import length_batches, padded_batches
 from fhe_inhibitor.training.losses import layer_losses
 from fhe_inhibitor.training.phases import ALIGNED, THRESHOLDS, Journal, Phase, Settings, run_trainer
-from fhe_inhibitor.training.rows import TokenRow, collate
-from fhe_inhibitor.training.teacher import length_batches
+from fhe_inhibitor.training.rows import TokenRow
 
 BATCH_TOKENS = 4096
 PROBE_TEXTS = 128
@@ -52,8 +52,6 @@ class _States:
 
     def __init__(self, student: Any, teacher: Any, rows: Sequence[TokenRow]) -> None:
         self.student, self.teacher, self.rows = student, teacher, rows
-        lengths = [len(row.ids) for row in rows]
-        self.batches = list(length_batches(lengths, BATCH_TOKENS))
         self.own: list[Tensor] = [torch.empty(0)] * len(rows)
         self.theirs = list(self.own)
         for chosen, ids, mask in self._batches():
@@ -84,10 +82,9 @@ class _States:
 
     @torch.no_grad()
     def _batches(self) -> Any:
-        for chosen in self.batches:
-            batch = collate([self.rows[i] for i in chosen], self.student.config.pad_token_id)
-            device = self.student.device
-            yield chosen, batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        ids, device = [row.ids for row in self.rows], self.student.device
+        for chosen, *padded in padded_batches(ids, BATCH_TOKENS, self.student.config.pad_token_id):
+            yield chosen, *(tensor.to(device) for tensor in padded)
 
     def _padded(self, states: list[Tensor], chosen: Any, mask: Tensor) -> Tensor:
         rows = [states[index] for index in chosen]

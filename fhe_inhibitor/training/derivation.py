@@ -1,6 +1,6 @@
 """A student of full depth from its teacher: same weights, attention replaced, scalars derived.
 
-`student_from_teacher` copies every weight of a DistilBERT. With "dot_product" attention the
+`from_distilbert` copies every weight of a DistilBERT. With "dot_product" attention the
 result *is* the teacher; with an inhibitor its attention is wrong at first, and how wrong depends
 on gamma, eta and delta. `derive` chooses these so that each head's output starts as close to
 the teacher's as they allow, from the teacher's activations T = softmax(q k^T / sqrt(d)) v on a
@@ -29,21 +29,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DistilBertConfig, PreTrainedModel
 
-from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model import attention as attention_functions
-from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.modeling import (
     ATTENTION,
     InhibiDistilBertForSequenceClassification,
     SelfAttention,
 )
-from fhe_inhibitor.training.teacher import MAX_TOKENS, Teacher, pad
+from fhe_inhibitor.text.batches import pad
 
 READ_IN_FULL = (0.0, 0.05, 0.2, 0.5)  # quantiles of the distance, D0
 NOT_READ = (0.1, 0.3, 0.6, 0.9, 1.0)  # D1
@@ -66,60 +63,13 @@ class LayerFit:
     teacher: float
 
 
-def student_from_teacher(
-    teacher: Teacher, attention_kind: str, n_tokens: int = MAX_TOKENS
-) -> InhibiDistilBertForSequenceClassification:
-    """Return a float student with the teacher's weights, and gamma = eta = 1.
-
-    Raises InputError for a teacher that is no DistilBERT.
-    """
-    return from_distilbert(teacher.model, attention_kind, n_tokens)
-
-
-def from_distilbert(
-    model: PreTrainedModel, attention_kind: str = "dot_product", n_tokens: int = MAX_TOKENS
-) -> InhibiDistilBertForSequenceClassification:
-    """Return a DistilBERT as an InhibiDistilBERT, the same one with attention "dot_product".
-
-    Raises InputError for a model that is no DistilBERT.
-    """
-    given: Any = model.config
-    if not isinstance(given, DistilBertConfig):
-        raise InputError(
-            f"the teacher is a {given.model_type!r}; a student's weights come from a 'distilbert'"
-        )
-    student = InhibiDistilBertForSequenceClassification(
-        InhibiDistilBertConfig(
-            vocab_size=given.vocab_size,
-            max_position_embeddings=given.max_position_embeddings,
-            dim=given.dim,
-            n_layers=given.n_layers,
-            n_heads=given.n_heads,
-            hidden_dim=given.hidden_dim,
-            activation=given.activation,
-            dropout=given.dropout,
-            attention_kind=attention_kind,
-            threshold="head",
-            n_tokens=min(n_tokens, given.max_position_embeddings),
-            pad_token_id=given.pad_token_id,
-            id2label=given.id2label,
-            label2id=given.label2id,
-        )
-    )
-    missing, unexpected = student.load_state_dict(model.state_dict(), strict=False)
-    new = {"gamma", "shift", "eta"}
-    if unexpected or any(name.rsplit(".")[-1] not in new for name in missing):
-        raise InputError(f"the teacher's weights don't fit: {[*unexpected, *missing][:4]}")
-    return student.eval()
-
-
 @torch.no_grad()
 def derive(
     student: InhibiDistilBertForSequenceClassification, rows: Sequence[Sequence[int]]
 ) -> list[LayerFit]:
     """Set each head's gamma, shift (delta) and eta from the teacher's activations, in place.
 
-    student: fresh from `student_from_teacher`, so that its projections are the teacher's. rows:
+    student: fresh from `from_distilbert`, so that its projections are the teacher's. rows:
     token ids of a few dozen texts. Returns each layer's error before and after; a student with
     dot products has none and stays as it is.
     """

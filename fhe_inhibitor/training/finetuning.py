@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,10 +20,9 @@ from torch import Tensor
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.processor import autocast, flush_denormals
+from fhe_inhibitor.text.batches import pad, shuffled_batches
 from fhe_inhibitor.text.data import LabelledText
-from fhe_inhibitor.training.teacher import Teacher, encode, pad
-
-BUCKET_BATCHES = 50
+from fhe_inhibitor.training.teacher import Teacher, encode
 
 
 @flush_denormals()
@@ -75,7 +73,7 @@ def finetune(
     with _progress() as progress:
         task = progress.add_task("fine-tuning", total=n_steps, completed=first, note="")
         lengths = [len(row) for row in ids]
-        for step, batch in enumerate(length_bucketed_batches(lengths, batch_size, seed, n_steps)):
+        for step, batch in enumerate(shuffled_batches(lengths, batch_size, seed, n_steps)):
             if step < first:
                 continue
             torch.manual_seed((seed << 32) + step)  # so that a resumed run drops out the same
@@ -142,30 +140,6 @@ def _step(
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
     return loss.item()
-
-
-def length_bucketed_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, n_steps: int
-) -> Iterator[list[int]]:
-    """Yield `n_steps` shuffled batches of indices, over as many epochs as that takes.
-
-    Within pools of 50 batches, texts of similar length go together.
-    """
-    random_ = random.Random(seed)
-    yielded = 0
-    while True:
-        order = random_.sample(range(len(lengths)), len(lengths))
-        batches = []
-        for start in range(0, len(lengths), batch_size * BUCKET_BATCHES):
-            pool = order[start : start + batch_size * BUCKET_BATCHES]
-            pool.sort(key=lambda i: lengths[i])
-            batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
-        random_.shuffle(batches)
-        for batch in batches:
-            if yielded == n_steps:
-                return
-            yielded += 1
-            yield batch
 
 
 def _checksum(train: Sequence[LabelledText]) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
-from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, derive, student_from_teacher
+from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, derive
 from fhe_inhibitor.training.embeddings import FeatureEmbedding
 from fhe_inhibitor.training.phrase_teacher import PhraseTeacher, phrase_embeddings
 from fhe_inhibitor.training.static_norm import make_static
@@ -39,7 +40,7 @@ def compilable_student(
     `classifier_query` "cls".
     """
     rows = encode(reader.teacher, texts)
-    start = student_from_teacher(reader.teacher, shape["attention_kind"])
+    start = from_distilbert(reader.teacher.model, shape["attention_kind"])
     derive(start, rows[:CALIBRATION_TEXTS])
     make_static(start, rows)
     own = start.config

@@ -31,9 +31,9 @@ from transformers import (
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.processor import autocast, flush_denormals
+from fhe_inhibitor.text.batches import shuffled_batches
 from fhe_inhibitor.text.metrics import measure
 from fhe_inhibitor.text.tasks import Task
-from fhe_inhibitor.training.finetuning import length_bucketed_batches
 from fhe_inhibitor.training.losses import blended, hard_loss, layer_losses, observe, soft_loss
 from fhe_inhibitor.training.rows import TokenRow, collate, predict_rows
 
@@ -166,7 +166,7 @@ class PhaseTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
-        batches = length_bucketed_batches(
+        batches = shuffled_batches(
             self.lengths, self.args.train_batch_size, self.args.seed, self.args.max_steps
         )
         loader = DataLoader(

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.system.processor import autocast
-from fhe_inhibitor.training.derivation import from_distilbert
+from fhe_inhibitor.text.batches import pad
 from fhe_inhibitor.training.losses import Observed
-from fhe_inhibitor.training.teacher import Teacher, pad
+from fhe_inhibitor.training.teacher import Teacher
 from fhe_inhibitor.training.vocabulary import entry_pieces
 
 GROUP = 16  # texts that the teacher reads at once

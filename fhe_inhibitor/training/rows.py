@@ -24,9 +24,9 @@ import fhe_inhibitor.model.modeling  # noqa: F401  (registers InhibiDistilBERT w
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.integer.model import checkpoint_folder
 from fhe_inhibitor.model.int8_checkpoint import INT8_FILE, load_int8
+from fhe_inhibitor.text.batches import MAX_TOKENS, pad, padded_batches
 from fhe_inhibitor.text.metrics import measure
 from fhe_inhibitor.text.tasks import Example, Task
-from fhe_inhibitor.training.teacher import MAX_TOKENS, length_batches, pad
 
 
 class TokenRow(NamedTuple):
@@ -89,9 +89,9 @@ def predict_rows(
     training = model.training
     model.eval()
     outputs = np.zeros((len(rows), given.config.num_labels), np.float32)
-    for chosen in length_batches([len(row.ids) for row in rows], batch_tokens):
-        batch = collate([rows[index] for index in chosen], given.config.pad_token_id)
-        ids, mask = (batch[name].to(given.device) for name in ("input_ids", "attention_mask"))
+    batches = padded_batches([row.ids for row in rows], batch_tokens, given.config.pad_token_id)
+    for chosen, *padded in batches:
+        ids, mask = (tensor.to(given.device) for tensor in padded)
         # Also where the processor only imitates it: figures of different machines must compare.
         with torch.autocast(given.device.type, torch.bfloat16):
             logits = model(input_ids=ids, attention_mask=mask).logits

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.modeling import StaticNorm
-from fhe_inhibitor.training.teacher import pad
+from fhe_inhibitor.text.batches import pad
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ with it fast. `finetuning` makes a teacher of a model that knows the language on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,10 +28,10 @@ from transformers import (
 
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.system.processor import autocast
+from fhe_inhibitor.text.batches import MAX_TOKENS, padded_batches
 
 OFFLINE_TEACHER = "minilm"
 MODEL_TYPES = ("distilbert", "bert")
-MAX_TOKENS = 128
 
 # DistilBERT's names, per layer, for BERT's.
 LAYER_NAMES = {
@@ -196,32 +196,11 @@ def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1
     ids = encode(teacher, texts)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
     with torch.inference_mode(), autocast():
-        for batch in length_batches([len(row) for row in ids], batch_tokens):
-            tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
+        pad_id = teacher.tokenizer.pad_token_id
+        for batch, tokens, mask in padded_batches(ids, batch_tokens, pad_id):
             output = teacher.model(input_ids=tokens, attention_mask=mask)
             logits[batch] = output.logits.float().numpy()
     return logits
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
-    """Yield arrays of indices, in order of length, of at most `batch_tokens` padded tokens each."""
-    order = np.argsort(lengths, kind="stable")
-    end = len(order)
-    while end > 0:
-        n_rows = max(1, batch_tokens // max(1, lengths[order[end - 1]]))
-        yield order[max(0, end - n_rows) : end]
-        end -= n_rows
-
-
-def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Return token ids and attention mask, int64 [len(rows), longest], padded on the right."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.full((len(rows), longest), pad_id)
-    mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    return tokens, mask
 
 
 def encode(teacher: Teacher, texts: Sequence[str]) -> list[list[int]]:

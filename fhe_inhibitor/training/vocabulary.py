@@ -23,7 +23,8 @@ from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.processor import autocast
-from fhe_inhibitor.training.teacher import Teacher, length_batches, pad, predict_logits
+from fhe_inhibitor.text.batches import padded_batches
+from fhe_inhibitor.training.teacher import Teacher, predict_logits
 
 N_COMPONENTS = 64
 CONTINUATION = "##"  # before a piece that continues a word, in a WordPiece vocabulary
@@ -211,8 +212,7 @@ def _read_alone(
     embedded = np.zeros((len(texts), dim), np.float32)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
     with torch.inference_mode(), autocast():
-        for batch in length_batches([len(row) for row in ids], 1024):
-            tokens, mask = pad([ids[i] for i in batch], teacher.tokenizer.pad_token_id)
+        for batch, tokens, mask in padded_batches(ids, 1024, teacher.tokenizer.pad_token_id):
             output = teacher.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
             pieces = mask.float()
             pieces[:, 0] = 0  # [CLS]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.run import Experiment, Result, read_experiment, run
-from fhe_inhibitor.training.derivation import student_from_teacher
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.training.losses import blended
 from fhe_inhibitor.training.phases import last_whole_checkpoint
 from tests.conftest import REPOSITORY
@@ -126,7 +126,7 @@ def test_the_first_phase_trains_nothing_but_what_it_says(
     run(experiment, tmp_path / "student")
     after = load_file(tmp_path / "student" / "model.safetensors")
     teacher = tiny_teacher(initializer_range=0.2, dropout=0.0)
-    before = student_from_teacher(teacher, "inhibitor_signed").state_dict()
+    before = from_distilbert(teacher.model, "inhibitor_signed").state_dict()
     moved = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     parts = ["q_lin.weight", "q_lin.bias", "k_lin.weight", "k_lin.bias", "v_lin.weight"]
     parts += ["v_lin.bias", *(["gamma", "shift", "eta"] if learn else [])]
@@ -214,8 +214,8 @@ def test_other_recipes_learn_the_task(
 
 def test_attention_fades_from_the_teacher_to_the_student() -> None:
     teacher = tiny_teacher(initializer_range=0.3)
-    student = student_from_teacher(teacher, "inhibitor_signed")
-    reference = student_from_teacher(teacher, "dot_product")
+    student = from_distilbert(teacher.model, "inhibitor_signed")
+    reference = from_distilbert(teacher.model, "dot_product")
     ids = torch.randint(5, 14, (3, 7), generator=torch.manual_seed(0))
     mask = torch.ones_like(ids)
     alone, wanted = student(ids, mask).logits, reference(ids, mask).logits
@@ -304,7 +304,7 @@ def test_checkpoints_of_another_model_are_refused(base: dict[str, Any], tmp_path
 
 def test_a_student_of_another_shape_is_refused(base: dict[str, Any], tmp_path: Path) -> None:
     other = tiny_teacher(dim=16, hidden_dim=16, n_layers=1)
-    student = student_from_teacher(other, "inhibitor_signed")
+    student = from_distilbert(other.model, "inhibitor_signed")
     student.save_pretrained(tmp_path / "other")
     other.tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="has dim 16, the teacher 32"):

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
 from fhe_inhibitor.model.fake_quantization import Grid, on_grid, quantize
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.onnx.float_graph import float_graph
-from fhe_inhibitor.training.derivation import derive, student_from_teacher
+from fhe_inhibitor.training.derivation import derive
 from fhe_inhibitor.training.phases import choose_trained
 from tests.tiny_teacher import tiny_teacher
 
@@ -30,7 +31,7 @@ ROWS = IDS.tolist()
 @pytest.fixture(scope="module", params=ATTENTION_KINDS)
 def student(request: pytest.FixtureRequest) -> Any:
     """A float student of a random teacher, whose heads read something."""
-    student = student_from_teacher(tiny_teacher(initializer_range=0.3), request.param)
+    student = from_distilbert(tiny_teacher(initializer_range=0.3).model, request.param)
     derive(student, ROWS)
     return student
 

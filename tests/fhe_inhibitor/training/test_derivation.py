@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.training.derivation import derive, student_from_teacher
+from fhe_inhibitor.model.from_distilbert import from_distilbert
+from fhe_inhibitor.text.batches import pad
+from fhe_inhibitor.training.derivation import derive
 from fhe_inhibitor.training.losses import observe
-from fhe_inhibitor.training.teacher import Teacher, distilbert_from_bert, pad
+from fhe_inhibitor.training.teacher import Teacher, distilbert_from_bert
 from tests.tiny_teacher import WORDS, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
@@ -29,7 +31,7 @@ def teacher() -> Teacher:
 
 def test_a_dot_product_student_is_its_teacher(teacher: Teacher) -> None:
     tokens, mask = pad(rows(), 0)
-    student = student_from_teacher(teacher, "dot_product")
+    student = from_distilbert(teacher.model, "dot_product")
     expected = teacher.model(tokens, mask, output_hidden_states=True)
     output = student(tokens, mask, output_hidden_states=True)
     torch.testing.assert_close(output.logits, expected.logits, atol=1e-4, rtol=1e-4)
@@ -45,8 +47,8 @@ def test_a_dot_product_student_is_its_teacher(teacher: Teacher) -> None:
 def test_derived_thresholds_start_closer_than_default_ones(teacher: Teacher, kind: str) -> None:
     """Also on texts that nothing was derived from, and after both layers together."""
     tokens, mask = pad(rows(60)[30:], 0)
-    target = observe(student_from_teacher(teacher, "dot_product"), tokens, mask)
-    default, derived = (student_from_teacher(teacher, kind) for _ in range(2))
+    target = observe(from_distilbert(teacher.model, "dot_product"), tokens, mask)
+    default, derived = (from_distilbert(teacher.model, kind) for _ in range(2))
     fits = derive(derived, rows(60)[:30])
     assert len(fits) == 2
     for fit in fits:
@@ -62,9 +64,9 @@ def test_derived_thresholds_start_closer_than_default_ones(teacher: Teacher, kin
 def test_what_derivation_moves_the_teacher_does_not_notice(teacher: Teacher) -> None:
     """Keys and values that were moved, read with dot products again, are the teacher's."""
     tokens, mask = pad(rows(), 0)
-    student = student_from_teacher(teacher, "inhibitor_signed")
+    student = from_distilbert(teacher.model, "inhibitor_signed")
     derive(student, rows())
-    same = student_from_teacher(teacher, "dot_product")
+    same = from_distilbert(teacher.model, "dot_product")
     expected = same(tokens, mask).logits
     for own, derived in zip(
         same.distilbert.transformer.layer, student.distilbert.transformer.layer, strict=True
@@ -80,7 +82,7 @@ def test_what_derivation_moves_the_teacher_does_not_notice(teacher: Teacher) -> 
 
 
 def test_a_dot_product_student_has_nothing_to_derive(teacher: Teacher) -> None:
-    student = student_from_teacher(teacher, "dot_product")
+    student = from_distilbert(teacher.model, "dot_product")
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
     fits = derive(student, rows())
     assert all(fit.after < 1e-8 for fit in fits)
@@ -89,7 +91,7 @@ def test_a_dot_product_student_has_nothing_to_derive(teacher: Teacher) -> None:
 
 
 def test_a_regression_keeps_its_single_output() -> None:
-    student = student_from_teacher(tiny_teacher(num_labels=1), "inhibitor_signed")
+    student = from_distilbert(tiny_teacher(num_labels=1).model, "inhibitor_signed")
     tokens, mask = pad(rows(3), 0)
     output = student(tokens, mask, labels=torch.tensor([0.0, 2.5, 5.0]))
     assert output.logits.shape == (3, 1)
@@ -106,6 +108,6 @@ def test_a_teacher_of_another_kind_is_refused() -> None:
     )  # fmt: skip
     bert = BertForSequenceClassification(config)
     with pytest.raises(InputError, match="is a 'bert'"):
-        student_from_teacher(Teacher(bert, tiny_teacher().tokenizer), "inhibitor_signed")
-    converted = Teacher(distilbert_from_bert(bert), tiny_teacher().tokenizer)
-    assert student_from_teacher(converted, "inhibitor_signed").config.n_layers == 1
+        from_distilbert(bert, "inhibitor_signed")
+    converted = distilbert_from_bert(bert)
+    assert from_distilbert(converted, "inhibitor_signed").config.n_layers == 1

@@ -12,8 +12,9 @@ from torch import nn
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import ATTENTION_KINDS
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification, StaticNorm
-from fhe_inhibitor.training.derivation import derive, student_from_teacher
+from fhe_inhibitor.training.derivation import derive
 from fhe_inhibitor.training.static_norm import fit_static, make_static
 from tests.tiny_teacher import tiny_teacher
 
@@ -27,7 +28,7 @@ ROWS = [row[: 3 + index % 5] for index, row in enumerate(IDS.tolist())]
 
 @pytest.fixture(params=ATTENTION_KINDS)
 def student(request: pytest.FixtureRequest) -> Any:
-    student = student_from_teacher(tiny_teacher(initializer_range=0.1), request.param)
+    student = from_distilbert(tiny_teacher(initializer_range=0.1).model, request.param)
     derive(student, ROWS)
     return student
 

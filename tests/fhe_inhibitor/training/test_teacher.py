@@ -16,7 +16,6 @@ from fhe_inhibitor.training.finetuning import finetune
 from fhe_inhibitor.training.teacher import (
     Teacher,
     distilbert_from_bert,
-    length_batches,
     load_teacher,
     predict_logits,
 )
@@ -145,10 +144,3 @@ def test_logits_do_not_depend_on_the_batch() -> None:
     assert logits.shape == (len(texts), 2) and logits.dtype == np.float32
     alone = np.concatenate([predict_logits(teacher, [text]) for text in texts])
     np.testing.assert_allclose(logits, alone, atol=2e-2)
-
-
-def test_batches_hold_every_text_once_and_no_more_tokens_than_asked() -> None:
-    lengths = np.random.default_rng(0).integers(1, 50, 200)
-    batches = list(length_batches(lengths.tolist(), 120))
-    assert sorted(np.concatenate(batches)) == list(range(200))
-    assert all(len(batch) * lengths[batch].max() <= 120 for batch in batches)
