@@ -24,8 +24,7 @@ from fhe_inhibitor.model.modeling import (
     StaticNorm,
     TransformerBlock,
 )
-from fhe_inhibitor.onnx.graph import FLOAT, Graph
-from fhe_inhibitor.onnx.inputs import INPUTS, find_pairs, table_rows
+from fhe_inhibitor.onnx.graph import FLOAT, INPUTS, Graph, find_pairs, table_rows
 
 ACTIVATIONS = {"relu": "Relu", "gelu": "Gelu"}
 LARGEST = float(np.finfo(np.float32).max)

@@ -1,4 +1,5 @@
 """Writing ONNX graphs node by node: names, constants, subgraphs, and the checks on what comes out.
+Float and integer graphs begin alike: `INPUTS`, and `find_pairs`, which key each query reads.
 
     graph = Graph()
     x = graph.add("Relu", graph.add("Add", "x", 1.0))
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ PRODUCER = "fhe-inhibitor"
 FORMAT_VERSION = "1"
 LARGEST_FILE_BYTES = 1 << 30
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+INPUTS = {name: (INT64, ["batch", "tokens"]) for name in ("input_ids", "attention_mask")}
 
 Operand = str | float | Sequence[int] | np.ndarray
 
@@ -139,6 +143,35 @@ class Graph:
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Names of int64 `[n_q, n]`, j - i, and bool `[B, 1, n_q or 1, n]`, which keys are read."""
+
+    offset: str
+    mask: str
+
+
+def find_pairs(graph: Graph, single_query: bool, window: int) -> Pairs:
+    """Add the positions of queries and keys."""
+    n = graph.add("Shape", "input_ids", start=1, end=2)
+    keys = graph.add("Range", 0, graph.add("Squeeze", n), 1)
+    if single_query:
+        offset = graph.add("Unsqueeze", keys, [0])
+    else:
+        offset = graph.add("Sub", keys, graph.add("Unsqueeze", keys, [1]))
+    mask = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=BOOL), [1, 2])
+    if window:
+        near = graph.add("LessOrEqual", graph.add("Abs", offset), window)
+        mask = graph.add("And", mask, near)
+    return Pairs(offset, mask)
+
+
+def table_rows(graph: Graph, offset: str, max_offset: int) -> str:
+    """Add the row of each pair in a table per relative offset."""
+    clipped = graph.add("Clip", offset, -max_offset, max_offset)
+    return graph.add("Add", clipped, max_offset)
 
 
 def load(path: Path) -> onnx.ModelProto:

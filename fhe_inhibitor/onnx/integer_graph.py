@@ -34,8 +34,7 @@ from circuits.stages import Classifier, Layer
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
-from fhe_inhibitor.onnx.graph import FLOAT, INT64, Graph
-from fhe_inhibitor.onnx.inputs import INPUTS, find_pairs, table_rows
+from fhe_inhibitor.onnx.graph import FLOAT, INPUTS, INT64, Graph, find_pairs, table_rows
 
 FORM = "integer"
 TIE = 0.25
