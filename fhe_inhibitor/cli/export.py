@@ -13,7 +13,6 @@ import typer
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
 
-FORMATS = ("onnx",)
 PACKAGES = ("onnx", "onnxruntime")
 
 
@@ -23,7 +22,6 @@ def export(
         str,
         typer.Option(metavar="NAME|DIR", help="A shipped checkpoint, a student or a DistilBERT."),
     ] = DEFAULT_MODEL,
-    format: Annotated[str, typer.Option(metavar="onnx", help="Of the file.")] = "onnx",
     quantized: Annotated[
         bool, typer.Option(help="The integers; of a float model, 8 bits by calibration.")
     ] = False,
@@ -36,8 +34,6 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a graph of standard ONNX operators, run it, and say how it compares."""
-    if format not in FORMATS:
-        raise InputError(f"format {format!r}; wanted {', '.join(FORMATS)}")
     need_onnx()
     from fhe_inhibitor.onnx.export import export_onnx
     from fhe_inhibitor.text.data import read_sentences, read_tsv
