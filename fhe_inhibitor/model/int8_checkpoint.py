@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 
@@ -44,20 +43,18 @@ def save_int8(model: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def load_int8(folder: Path) -> InhibiDistilBertForSequenceClassification:
-    """Load what `save_int8` wrote. Raises InputError for files that don't fit."""
-    try:
-        config = InhibiDistilBertConfig.from_pretrained(folder, local_files_only=True)
-        _largest_code(config)
-        model = InhibiDistilBertForSequenceClassification(config)
-        state = load_file(folder / INT8_FILE)
-        weights = list(_coded_weights(model))
-        folded = {key: state.pop(_size_of(key)) for key, grid in weights if grid is None}
-        model.load_state_dict(state)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"no int8 student could be loaded from {folder} ({first_line(error)}); pass a folder "
-            f"with config.json and {INT8_FILE} as `fhe-inhibitor distill` writes them"
-        ) from None
+    """Load what `save_int8` wrote; `loading` does it for any kind of checkpoint.
+
+    Raises OSError, KeyError, RuntimeError or SafetensorError for files that are missing, damaged
+    or don't fit together, InputError for a configuration of a float student.
+    """
+    config = InhibiDistilBertConfig.from_pretrained(folder, local_files_only=True)
+    _largest_code(config)
+    model = InhibiDistilBertForSequenceClassification(config)
+    state = load_file(folder / INT8_FILE)
+    weights = list(_coded_weights(model))
+    folded = {key: state.pop(_size_of(key)) for key, grid in weights if grid is None}
+    model.load_state_dict(state)
     for key, grid in weights:
         model.get_parameter(key).mul_(folded[key] if grid is None else grid.size)
     return model.eval()

@@ -1,7 +1,7 @@
 """The command `export`: which graph a model folder gives, written only after it was run.
 
-float        any student or DistilBERT teacher: `onnx_float`
-integer      a quantized student, whose folder has integers: `onnx_quantized`
+float        any student or DistilBERT teacher: `float_graph`
+integer      a quantized student, whose folder has integers: `integer_graph`
 calibrated   the rest: onnxruntime quantizes the float graph's weights and activations to 8
              bits, with ranges from texts
 """
@@ -16,15 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.model import (
     CONFIG_FILE,
@@ -34,13 +28,14 @@ from fhe_inhibitor.integer.model import (
     integer_file,
 )
 from fhe_inhibitor.integer.public import Tokens
+from fhe_inhibitor.model.loading import load_model
 from fhe_inhibitor.onnx.float_graph import float_graph
 from fhe_inhibitor.onnx.graph import OPSET
 from fhe_inhibitor.onnx.integer_graph import quantized_graph
 from fhe_inhibitor.onnx.runtime import OnnxClassifier, calibrate
+from fhe_inhibitor.text.batches import MAX_TOKENS
 
 FLOAT_TOLERANCE = 1e-4
-MOST_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -114,9 +109,9 @@ def _from_integers(folder: Path, texts: Sequence[str]) -> Made:
 
 def _from_weights(folder: Path, texts: Sequence[str], calibration: Sequence[str]) -> Made:
     """The float graph, or with texts to calibrate on the one of 8 bits."""
-    model, tokenizer = _load(folder)
+    model, tokenizer, _ = load_model(folder)
     graph = float_graph(model)
-    most = min(MOST_TOKENS, getattr(model.config, "n_tokens", MOST_TOKENS))
+    most = min(MAX_TOKENS, getattr(model.config, "n_tokens", MAX_TOKENS))
     inputs = _encode(tokenizer, texts, most) or _random_ids(model.config.vocab_size, most)
     if calibration:
         graph = calibrate(graph, _encode(tokenizer, calibration, most))
@@ -157,14 +152,6 @@ def _check_writable(out: Path) -> None:
     """Refuse a file that can't be written, before a model is loaded."""
     if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise InputError(f"can't write {out}: pass --out FILE in a folder that exists")
-
-
-def _load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
-        return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"no model could be loaded from {folder} ({first_line(error)})") from error
 
 
 def _encode(

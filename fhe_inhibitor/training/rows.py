@@ -11,19 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-import fhe_inhibitor.model.modeling  # noqa: F401  (registers InhibiDistilBERT with transformers)
-from fhe_inhibitor.errors import InputError, first_line
-from fhe_inhibitor.integer.model import checkpoint_folder
-from fhe_inhibitor.model.int8_checkpoint import INT8_FILE, load_int8
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.loading import load_model
 from fhe_inhibitor.text.batches import MAX_TOKENS, pad, padded_batches
 from fhe_inhibitor.text.metrics import measure
 from fhe_inhibitor.text.tasks import Example, Task
@@ -42,24 +34,13 @@ def load_classifier(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
     name: a shipped checkpoint, a folder or a hub name. Raises InputError where there is none, and
     for another number of labels.
     """
-    folder = checkpoint_folder(name)
-    name = str(folder)
-    model: Any = load_int8(folder) if (folder / INT8_FILE).is_file() else None
-    try:
-        if model is None:
-            model = AutoModelForSequenceClassification.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"no classifier could be loaded from {name!r} ({first_line(error)}); pass a folder "
-            f"that `fhe-inhibitor distill` made, or a hub name on a machine with network access"
-        ) from None
+    model, tokenizer, _ = load_model(name)
     if model.config.num_labels != task.n_labels:
         raise InputError(
             f"{name!r} has {model.config.num_labels} outputs; the task {task.name} needs "
             f"{task.n_labels}"
         )
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 def encode_examples(

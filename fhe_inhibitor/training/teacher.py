@@ -13,12 +13,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertModel,
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -26,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fhe_inhibitor.errors import InputError, first_line
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.loading import load_config, load_model
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import MAX_TOKENS, padded_batches
 
@@ -80,32 +77,16 @@ def load_teacher(
     """
     if str(name_or_path) == OFFLINE_TEACHER:
         return minilm_distilbert(n_labels)
-    try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        is_tuned = not may_be_untuned or _has_classifier(config)
-        _check_config(config, name_or_path, n_labels if is_tuned else None)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                name_or_path,
-                output_loading_info=True,
-                **({} if is_tuned else {"num_labels": n_labels}),
-            )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except InputError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
+    config = load_config(name_or_path)
+    is_tuned = not may_be_untuned or _has_classifier(config)
+    _check_config(config, name_or_path, n_labels if is_tuned else None)
+    loaded = load_model(name_or_path, new_labels=None if is_tuned else n_labels)
+    if loaded.missing and is_tuned:
         raise InputError(
-            f"no teacher could be loaded from {str(name_or_path)!r} ({first_line(error)}); pass "
-            f"a folder with config.json, model.safetensors and tokenizer.json, a hub name on a "
-            f"machine with network access, or {OFFLINE_TEACHER!r}"
-        ) from error
-    if report["missing_keys"] and is_tuned:
-        raise InputError(
-            f"{str(name_or_path)!r} lacks the weights {sorted(report['missing_keys'])[:4]}; "
-            f"wanted a classifier that is already fine-tuned"
+            f"{str(name_or_path)!r} lacks the weights {list(loaded.missing[:4])}; wanted a "
+            f"classifier that is already fine-tuned, or the teacher {OFFLINE_TEACHER!r}"
         )
-    return Teacher(model.eval(), cast(PreTrainedTokenizerFast, tokenizer), is_tuned)
+    return Teacher(loaded.model, loaded.tokenizer, is_tuned)
 
 
 def as_distilbert(teacher: Teacher) -> Teacher:

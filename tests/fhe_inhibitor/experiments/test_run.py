@@ -261,11 +261,11 @@ def test_broken_checkpoints_are_passed_over(tmp_path: Path) -> None:
     [
         ({"task": "sst3"}, "no task 'sst3'"),
         ({"recipe": "magic"}, "no recipe 'magic'; wanted one of teacher, task-agnostic"),
-        ({"teacher": "/nowhere"}, "no teacher could be loaded from '/nowhere'"),
+        ({"teacher": "/nowhere"}, "no model could be loaded from '/nowhere'"),
         ({"data": "/nowhere"}, "/nowhere is no folder"),
         ({"task": "rte"}, "not a TSV of the task rte"),
         ({"task": "mnli"}, "has 2 labels; wanted 3"),
-        ({"student": "/nowhere"}, "no classifier could be loaded from '/nowhere'"),
+        ({"student": "/nowhere"}, "no model could be loaded from '/nowhere'"),
         ({"phases": {"warmup": {}}}, "there is no 'warmup'"),
         ({"phases": {"task": {"speed": 3}}}, "setting 'speed'"),
     ],

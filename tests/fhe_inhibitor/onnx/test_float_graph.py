@@ -128,7 +128,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
     monkeypatch.setattr("fhe_inhibitor.onnx.float_graph.LARGEST", 0.0)
     monkeypatch.setattr("fhe_inhibitor.onnx.float_graph.ACTIVATIONS", {"gelu": "Relu"})
     model = make(attention_kind="dot_product")
-    monkeypatch.setattr("fhe_inhibitor.onnx.export._load", lambda folder: (model, None))
+    monkeypatch.setattr("fhe_inhibitor.onnx.export.load_model", lambda folder: (model, None, ()))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(RuntimeError, match="off by"):
         export_onnx(tmp_path, tmp_path / "wrong.onnx")

@@ -76,7 +76,7 @@ def test_a_bert_that_distilbert_cannot_express_is_refused() -> None:
 
 
 def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no teacher could be loaded"):
+    with pytest.raises(InputError, match="no model could be loaded"):
         load_teacher(tmp_path)
     GPT2Config().save_pretrained(tmp_path / "gpt2")
     with pytest.raises(InputError, match="is a 'gpt2'; wanted one of distilbert, bert"):
@@ -91,7 +91,7 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already fine-tuned"):
         load_teacher(tmp_path / "headless")
     (tmp_path / "tiny" / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(InputError, match="no teacher could be loaded"):
+    with pytest.raises(InputError, match="no model could be loaded"):
         load_teacher(tmp_path / "tiny")
 
 
