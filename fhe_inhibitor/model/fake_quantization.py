@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.quantized.least_error import least_error
 from fhe_inhibitor.model.quantized.steps import round_ste
 
 RATE = 20.0
-SHRINKS = torch.logspace(math.log10(0.05), 0, 20).tolist()  # parts of the whole range to keep
+SHRINKS = torch.logspace(math.log10(0.05), 0, 20)  # parts of the whole range to keep
 MAX_OF_TEXT, MAX_SAMPLES = 1 << 12, 1 << 15  # values of an activation to fit on
 
 
@@ -92,14 +93,10 @@ class Grid(nn.Module):
     @torch.no_grad()
     def fit_rows(self, rows: Tensor) -> None:
         """Choose each row's size that rounds it with least squared error."""
-        whole = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-8) / self.high
-        least = torch.full_like(whole, torch.inf)
-        for shrink in SHRINKS:
-            rounded = on_grid(rows, shrink * whole, self.zero, self.low, self.high)
-            error = (rounded - rows).square().sum(dim=1, keepdim=True)
-            better = error < least
-            self.fitted.copy_(torch.where(better, shrink * whole, self.fitted))
-            least = torch.where(better, error, least)
+        whole = rows.abs().amax(dim=1).clamp(min=1e-8) / self.high
+        sizes = SHRINKS.to(rows.device)[:, None] * whole
+        best = least_error(rows.T, sizes, torch.zeros_like(sizes), self.low, self.high)
+        self.fitted.copy_(sizes.gather(0, best[None]).T)
 
     @torch.no_grad()
     def fit_sample(self) -> None:
@@ -111,17 +108,19 @@ class Grid(nn.Module):
         values, self.sample = torch.cat(self.sample).float(), None
         whole = kept = values.min().clamp(max=0), values.max().clamp(min=0)
         values = _some(values, MAX_SAMPLES)
-        least = torch.tensor(torch.inf)
+        shrinks = SHRINKS.to(values.device)
         for ends in ((0, 1), (0,), (1,)):
-            for shrink in SHRINKS:
-                low, high = (shrink * whole[end] if end in ends else kept[end] for end in (0, 1))
-                size = (high - low).clamp(min=1e-8) / self.high
-                zero = (-low / size).round()
-                error = (on_grid(values, size, zero, self.low, self.high) - values).square().sum()
-                if error < least:
-                    least, kept = error, (low, high)
-                    self.fitted.fill_(size)
-                    self.zero.fill_(zero)
+            low, high = (
+                shrinks * whole[end] if end in ends else kept[end].expand_as(shrinks)
+                for end in (0, 1)
+            )
+            sizes = (high - low).clamp(min=1e-8) / self.high
+            zeros = (-low / sizes).round()
+            candidates = (sizes[:, None], zeros[:, None])
+            best = least_error(values[:, None], *candidates, self.low, self.high)[0]
+            kept = low[best], high[best]
+        self.fitted.fill_(sizes[best])
+        self.zero.fill_(zeros[best])
 
 
 def _some(values: Tensor, n: int) -> Tensor:

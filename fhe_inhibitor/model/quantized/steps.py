@@ -31,6 +31,7 @@ from fhe_inhibitor.model.quantized.functions import (
     read_table,
     rounding_noise,
 )
+from fhe_inhibitor.model.quantized.least_error import least_error
 
 CLIP_LEAK = 0.05
 
@@ -153,31 +154,27 @@ class Step(nn.Module):
         if len(self.log_size) == 1:
             sample = sample.reshape(-1, 1)
         if self.zero_point is None:
-            self.log_size.copy_(self._fit(sample, self.centre)[0])
-            return
-        middle, mean = (self.low + self.high) / 2, sample.mean(dim=0)
-        ends = (sample.amax(dim=0) + sample.amin(dim=0)) / 2
-        least = torch.full_like(mean, torch.inf)
-        for share in torch.linspace(0, 1, 5):
-            centre = torch.lerp(mean, ends, share)
-            log_size, error = self._fit(sample - centre, middle)
-            better, zero_point = error < least, middle - centre / log_size.exp()
-            least = torch.where(better, error, least)
-            self.log_size.copy_(torch.where(better, log_size, self.log_size))
-            self.zero_point.copy_(torch.where(better, zero_point, self.zero_point))
+            sizes = self._candidates(sample, self.centre)
+            zeros = torch.full_like(sizes, self.centre)
+        else:
+            middle, mean = (self.low + self.high) / 2, sample.mean(dim=0)
+            ends = (sample.amax(dim=0) + sample.amin(dim=0)) / 2
+            centres = [torch.lerp(mean, ends, share) for share in torch.linspace(0, 1, 5)]
+            of_centre = [self._candidates(sample - centre, middle) for centre in centres]
+            sizes = torch.cat(of_centre)
+            zeros = torch.cat(
+                [middle - centre / size for centre, size in zip(centres, of_centre, strict=True)]
+            )
+        best = least_error(sample, sizes, zeros, self.low, self.high)[None]
+        self.log_size.copy_(sizes.gather(0, best)[0].log())
+        if self.zero_point is not None:
+            self.zero_point.copy_(zeros.gather(0, best)[0])
 
-    def _fit(self, sample: Tensor, middle: float) -> tuple[Tensor, Tensor]:
-        """Return the logarithm of the size of least squared error, and that error."""
+    def _candidates(self, sample: Tensor, middle: float) -> Tensor:
+        """Return sizes to try, `[35, channels]`: of the whole range of the sample, and parts."""
         reach = max(abs(self.low - middle), self.high - middle)
         largest = sample.abs().amax(dim=0).clamp(min=1e-4) / reach
-        best_size, best_error = largest, torch.full_like(largest, torch.inf)
-        for shrink in torch.linspace(0.15, 1.0, 35):
-            size = shrink * largest
-            codes = (sample / size + middle + 0.5).floor().clamp(self.low, self.high)
-            error = (((codes - middle) * size - sample) ** 2).sum(dim=0)
-            best_size = torch.where(error < best_error, size, best_size)
-            best_error = torch.minimum(error, best_error)
-        return best_size.log(), best_error
+        return torch.linspace(0.15, 1.0, 35)[:, None] * largest
 
 
 def lookup_lsbs(span: float, table_bits: int) -> int:
