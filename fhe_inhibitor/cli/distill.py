@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from fhe_inhibitor.cli.options import JsonOption
 
 
 def distill(
@@ -36,10 +37,12 @@ def distill(
         Path | None,
         typer.Option(metavar="FILE", help="YAML or JSON; options given here come before it."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Distil a DistilBERT of full depth to inhibitor attention; goes on where it stopped."""
-    from fhe_inhibitor.experiments.run import read_experiment, run
+    from fhe_inhibitor.cli.view import Display
+    from fhe_inhibitor.experiments.run import run
+    from fhe_inhibitor.experiments.settings import read_experiment
 
     silence_transformers()
     options = {
@@ -51,8 +54,8 @@ def distill(
         "seed": seed,
     }
     experiment = read_experiment(config, options)
-    with StepProgress() as progress:
-        result = run(experiment, out, progress.step)
+    with Display() as display:
+        result = run(experiment, out, display)
     if as_json:
         print(result.model_dump_json(indent=1))
     else:
@@ -65,36 +68,6 @@ def silence_transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-
-
-class StepProgress(Progress):
-    """A bar on stderr for each phase, and for each layer of a phase that trains them in turn.
-
-    Only a terminal gets bars.
-    """
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        super().__init__(
-            TextColumn("{task.description}"),
-            *Progress.get_default_columns()[1:2],
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-
-    def clear(self) -> None:
-        """Forget the bars of the experiment before."""
-        for known in self.task_ids:
-            self.remove_task(known)
-
-    def step(self, place: dict[str, Any], step: int, steps: int) -> None:
-        """Show that `step` of `steps` at a place are done."""
-        name = " ".join(str(part) for part in place.values())
-        known = {task.description: task.id for task in self.tasks}
-        task = known[name] if name in known else self.add_task(name, total=steps)
-        self.update(task, completed=step)
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -6,7 +6,6 @@ experiments report    one page from the results
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,18 +33,14 @@ def run(
     ] = None,
 ) -> None:
     """Run what has no result yet; an interrupted experiment goes on where it stopped."""
-    from fhe_inhibitor.cli.distill import StepProgress, silence_transformers
+    from fhe_inhibitor.cli.distill import silence_transformers
+    from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.experiments.plan import read_plan, run_plan
 
     silence_transformers()
     names = only.split(",") if only else None
-    with StepProgress() as progress:
-
-        def begin(name: str) -> None:
-            progress.clear()
-            print(name, file=sys.stderr)
-
-        run_plan(read_plan(plan), work, results, names, progress.step, begin)
+    with Display() as display:
+        run_plan(read_plan(plan), work, results, names, display)
 
 
 @app.command()

@@ -12,13 +12,13 @@ of settings in braces are filled in. Models go to `<work>/<name>/<variant>`, res
 goes on. A student's weights are removed once it is measured unless the entry says `keep: true`.
 
 Results are of one form, whoever made them: an object with "rows", each with recipe, task, seed,
-split, metric, value and settings, and "machine" (see `experiment.Row`, `experiment.Result`).
+split, metric, value and settings, and "machine" (see `record.Row`, `record.Result`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ import yaml
 from pydantic import ValidationError
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.experiments.run import RESULT, Experiment, OnStep, read_experiment, run
-from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.experiments.record import RESULT
+from fhe_inhibitor.experiments.run import run
+from fhe_inhibitor.experiments.settings import Experiment, read_experiment
+from fhe_inhibitor.system.files import Record, write_atomically
+from fhe_inhibitor.system.progress import Observer
 
 WEIGHTS = "model*.safetensors"
 
@@ -62,28 +65,29 @@ def run_plan(
     work: Path,
     results: Path,
     names: list[str] | None = None,
-    on_step: OnStep = lambda place, step, steps: None,
-    on_experiment: Callable[[str], None] = lambda name: None,
+    observer: Observer | None = None,
 ) -> list[Path]:
     """Run what has no result yet, of these names or of all, and return all results' files.
 
-    Raises InputError for a name that the plan lacks and for settings that can't be used.
+    observer: gets a note with the name of each experiment, and hears what `run` tells. Raises
+    InputError for a name that the plan lacks and for settings that can't be used.
     """
-    known = {entry.name for entry in plan.experiments}
-    if unknown := [name for name in names or () if name not in known]:
-        raise InputError(f"the plan has no {unknown[0]!r}; wanted some of {', '.join(known)}")
+    observer = observer or Observer()
+    entries = {entry.name for entry in plan.experiments}
+    if unknown := [name for name in names or () if name not in entries]:
+        raise InputError(f"the plan has no {unknown[0]!r}; wanted some of {', '.join(entries)}")
     written = []
     for entry in plan.experiments:
         if names and entry.name not in names:
             continue
         for variant, experiment in expand(plan, entry, work):
-            on_experiment(f"{entry.name} {variant}")
+            observer.note(f"{entry.name} {variant}")
             path = results / entry.name / f"{variant}.json"
             if not path.exists() or (entry.keep and not (work / entry.name / variant).exists()):
                 folder = work / entry.name / variant
-                run(experiment, folder, on_step)
+                run(experiment, folder, observer)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes((folder / RESULT).read_bytes())
+                write_atomically(path, (folder / RESULT).read_bytes())
                 if not entry.keep:
                     for weights in folder.glob(WEIGHTS):
                         weights.unlink()

@@ -32,7 +32,7 @@ from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.training.phases import Phase
 
 
-class Recipe(Record):
+class DistillationRecipe(Record):
     """Phases in order. tuned_teacher: the teacher is fine-tuned on the task before they begin.
 
     makes_student: False if the teacher is all that it makes.
@@ -44,7 +44,7 @@ class Recipe(Record):
     makes_student: bool = True
 
 
-TEACHER = Recipe(name="teacher", tuned_teacher=True, phases=(), makes_student=False)
+TEACHER = DistillationRecipe(name="teacher", tuned_teacher=True, phases=(), makes_student=False)
 # How a teacher that knows the language only is fine-tuned, in any recipe.
 TUNING = Phase(name="teacher", hard=1, epochs=3, min_steps=1500, learning_rate=5e-5)
 
@@ -59,7 +59,7 @@ LAYERS = Phase(
     learning_rate=3e-4,
 )
 
-TASK_AGNOSTIC = Recipe(
+TASK_AGNOSTIC = DistillationRecipe(
     name="task-agnostic",
     tuned_teacher=False,
     phases=(
@@ -77,13 +77,13 @@ TASK_AGNOSTIC = Recipe(
     ),
 )
 
-TASK_SPECIFIC = Recipe(
+TASK_SPECIFIC = DistillationRecipe(
     name="task-specific",
     tuned_teacher=True,
     phases=(Phase(name="task", hidden=1, soft=1, epochs=3, min_steps=1500, learning_rate=5e-5),),
 )
 
-ALIGNED = Recipe(
+ALIGNED = DistillationRecipe(
     name="aligned",
     tuned_teacher=True,
     phases=(
@@ -102,9 +102,9 @@ ALIGNED = Recipe(
     ),
 )
 
-CONVERTED = Recipe(name="converted", tuned_teacher=True, phases=())
+CONVERTED = DistillationRecipe(name="converted", tuned_teacher=True, phases=())
 
-RETRAINED = Recipe(
+RETRAINED = DistillationRecipe(
     name="retrained",
     tuned_teacher=True,
     phases=(
@@ -118,7 +118,7 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> DistillationRecipe:
     """Return a recipe by name. Raises InputError for an unknown one."""
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; wanted one of {', '.join(RECIPES)}")

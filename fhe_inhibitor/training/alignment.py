@@ -22,7 +22,14 @@ from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassificati
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import length_batches, padded_batches
 from fhe_inhibitor.training.losses import layer_losses
-from fhe_inhibitor.training.phases import ALIGNED, THRESHOLDS, Journal, Phase, Settings, run_trainer
+from fhe_inhibitor.training.phases import (
+    ALIGNED,
+    THRESHOLDS,
+    Journal,
+    Phase,
+    TrainingSettings,
+    run_trainer,
+)
 from fhe_inhibitor.training.rows import TokenRow
 
 BATCH_TOKENS = 4096
@@ -99,7 +106,7 @@ def align_layers(
     student: InhibiDistilBertForSequenceClassification,
     teacher: InhibiDistilBertForSequenceClassification,
     phase: Phase,
-    settings: Settings,
+    settings: TrainingSettings,
     rows: Sequence[TokenRow],
     folder: Path,
     make_journal: Callable[[int], Journal],

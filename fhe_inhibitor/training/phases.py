@@ -31,6 +31,7 @@ from transformers import (
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.processor import autocast, flush_denormals
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.batches import shuffled_batches
 from fhe_inhibitor.text.metrics import measure
 from fhe_inhibitor.text.tasks import Task
@@ -82,7 +83,7 @@ class Phase(Record):
         return bool(self.attention or self.hidden or self.soft or self.replaced_by)
 
 
-class Settings(Record):
+class TrainingSettings(Record):
     """What every phase of an experiment shares.
 
     patience: evaluations without a smaller loss on the held-out texts after which a phase that
@@ -99,14 +100,14 @@ class Settings(Record):
 
 
 class Journal(TrainerCallback):
-    """Appends what a phase logs to a file, one JSON object a line, and reports each step.
+    """Appends what a phase logs to a file, one JSON object a line, and tells of each step.
 
     place: phase, and layer where there is one. probe: more values to log, at step 0 too. Lines
     after the step that a resumed run goes on from are dropped: they will come again.
     """
 
-    def __init__(self, path: Path, place: dict[str, Any], on_step: Callable[..., None]) -> None:
-        self.path, self.place, self.on_step = path, place, on_step
+    def __init__(self, path: Path, place: dict[str, Any], observer: Observer) -> None:
+        self.path, self.place, self.observer = path, place, observer
         self.probe: Callable[[], dict[str, float]] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -116,7 +117,8 @@ class Journal(TrainerCallback):
             self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         if self.probe and state.global_step == 0:
             self._write(0, self.probe())
-        self.on_step(self.place, state.global_step, state.max_steps)
+        self.observer.begin(", layer ".join(str(part) for part in self.place.values()))
+        self.observer.plan(state.max_steps - state.global_step, "steps")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         left_out = ("epoch", "total_flos")
@@ -131,7 +133,7 @@ class Journal(TrainerCallback):
             self._write(state.global_step, values)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_step(self.place, state.global_step, state.max_steps)
+        self.observer.finish(1)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
@@ -199,7 +201,7 @@ class PhaseTrainer(Trainer):
 def run_trainer(
     model: nn.Module,
     phase: Phase,
-    settings: Settings,
+    settings: TrainingSettings,
     folder: Path,
     journal: Journal,
     callbacks: Sequence[TrainerCallback] = (),
@@ -269,7 +271,7 @@ def train_model(
     model: nn.Module,
     teacher: InhibiDistilBertForSequenceClassification | None,
     phase: Phase,
-    settings: Settings,
+    settings: TrainingSettings,
     rows: Sequence[TokenRow],
     folder: Path,
     journal: Journal,

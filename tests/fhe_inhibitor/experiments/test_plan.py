@@ -13,6 +13,7 @@ from fhe_inhibitor.experiments.plan import read_plan, run_plan
 from fhe_inhibitor.experiments.report import SECTIONS, table, write_report
 from tests.fhe_inhibitor.cli.test_main import assert_refused, run  # noqa: F401  (a fixture)
 from tests.fhe_inhibitor.experiments.test_run import write_task
+from tests.observers import Recording
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 pytest.importorskip("accelerate")
@@ -44,15 +45,16 @@ experiments:
 
 
 def test_a_plan_runs_once_and_its_page_is_made(plan: Path, tmp_path: Path) -> None:
-    begun: list[str] = []
+    observer = Recording()
     folders = (tmp_path / "work", tmp_path / "results")
-    paths = run_plan(read_plan(plan), *folders, on_experiment=begun.append)
-    assert begun == ["layers cola-0", "layers cola-1"]
+    paths = run_plan(read_plan(plan), *folders, observer=observer)
+    assert observer.notes == ["layers cola-0", "layers cola-1"]
+    assert observer.steps == 2 * ["layers, layer 0", "layers, layer 1", "hidden", "task"]
     assert [path.stem for path in paths] == ["cola-0", "cola-1"]
     assert not list((tmp_path / "work").rglob("model.safetensors"))
-    steps: list[int] = []
-    run_plan(read_plan(plan), *folders, on_step=lambda place, step, n: steps.append(step))
-    assert not steps
+    again = Recording()
+    run_plan(read_plan(plan), *folders, observer=again)
+    assert not again.steps
     page = write_report(tmp_path / "results", tmp_path / "docs")
     assert page == (tmp_path / "docs" / "experiments.md").read_text()
     assert page.count("| 0 | ") == 2 and "experiments/layers-cola-1.png" in page

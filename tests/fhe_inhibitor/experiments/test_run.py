@@ -16,11 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.experiments.run import Experiment, Result, read_experiment, run
+from fhe_inhibitor.experiments.record import Result
+from fhe_inhibitor.experiments.run import run
+from fhe_inhibitor.experiments.settings import Experiment, read_experiment
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.training.losses import blended
 from fhe_inhibitor.training.phases import last_whole_checkpoint
 from tests.conftest import REPOSITORY
+from tests.observers import Recording, interrupt_at
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
@@ -147,24 +150,23 @@ def test_later_phases_keep_the_embeddings(base: dict[str, Any], agnostic: Path) 
 KILL = """
 import os, signal, sys
 from pathlib import Path
-from tests.fhe_inhibitor.experiments.test_run import Experiment, run
+from tests.fhe_inhibitor.experiments.test_run import Experiment, Recording, run
 experiment = Experiment.model_validate_json(sys.argv[1])
-def stop(place, step, steps):
-    if place == {"phase": sys.argv[3], **({"layer": 1} if sys.argv[3] == "layers" else {})}:
-        if step == 25:
-            os.kill(os.getpid(), signal.SIGKILL)
-run(experiment, sys.argv[2], stop)
+def stop(step, n):
+    if (step, n) == (sys.argv[3], 25):
+        os.kill(os.getpid(), signal.SIGKILL)
+run(experiment, sys.argv[2], Recording(stop))
 """
 
 
-@pytest.mark.parametrize("phase", ["layers", "task"])
+@pytest.mark.parametrize("step", ["layers, layer 1", "task"])
 def test_a_killed_run_ends_like_one_that_was_not(
-    base: dict[str, Any], agnostic: Path, tmp_path: Path, phase: str
+    base: dict[str, Any], agnostic: Path, tmp_path: Path, step: str
 ) -> None:
-    out = tmp_path / "student"
+    out, phase = tmp_path / "student", step.partition(",")[0]
     experiment = make(base, "task-agnostic")
     killed = subprocess.run(
-        [sys.executable, "-c", KILL, experiment.model_dump_json(), str(out), phase],
+        [sys.executable, "-c", KILL, experiment.model_dump_json(), str(out), step],
         cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL
@@ -173,10 +175,11 @@ def test_a_killed_run_ends_like_one_that_was_not(
     broken = folder / "checkpoint-30"  # as if the power had failed while it was written
     broken.mkdir()
     (broken / "model.safetensors").write_bytes(b"half")
-    seen: list[int] = []
-    place = {"phase": phase, **({"layer": 1} if phase == "layers" else {})}
-    run(experiment, out, lambda at, step, steps: seen.append(step) if at == place else None)
-    assert seen[0] == 20
+    observer = Recording()
+    run(experiment, out, observer)
+    n_steps = PHASES[phase]["max_steps"] - 20  # the last whole checkpoint
+    assert observer.steps[0] == step
+    assert observer.planned[step] == observer.finished[step] == n_steps
     expected = load_file(agnostic / "model.safetensors")
     for name, weight in load_file(out / "model.safetensors").items():
         assert torch.equal(weight, expected[name]), name
@@ -191,9 +194,9 @@ def test_a_finished_run_is_only_read(
 
     monkeypatch.setattr(torch.nn.Module, "__init__", refuse)
     before = {path: path.stat().st_mtime_ns for path in agnostic.rglob("*")}
-    steps: list[int] = []
-    result = run(make(base, "task-agnostic"), agnostic, lambda at, step, n: steps.append(step))
-    assert result.rows and not steps
+    observer = Recording()
+    result = run(make(base, "task-agnostic"), agnostic, observer)
+    assert result.rows and not observer.steps
     assert {path: path.stat().st_mtime_ns for path in agnostic.rglob("*")} == before
 
 
@@ -290,13 +293,8 @@ def test_checkpoints_of_another_model_are_refused(base: dict[str, Any], tmp_path
     """The same settings, but under the teacher's name now lies another one."""
     folder = save_teacher(tiny_teacher(), tmp_path / "teacher")
     experiment = make(base, "task-agnostic", teacher=str(folder))
-
-    def interrupt(place: dict[str, Any], step: int, steps: int) -> None:
-        if step == 15:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(experiment, tmp_path / "student", interrupt)
+        run(experiment, tmp_path / "student", interrupt_at("layers, layer 0", 15))
     save_teacher(tiny_teacher(hidden_dim=16), folder)
     with pytest.raises(InputError, match="checkpoints of another model: its teacher changed"):
         run(experiment, tmp_path / "student")

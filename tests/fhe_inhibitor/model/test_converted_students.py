@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.plan import expand, read_plan
-from fhe_inhibitor.experiments.run import Experiment, Result, read_experiment
+from fhe_inhibitor.experiments.record import Result
 from fhe_inhibitor.experiments.run import run as run_experiment
+from fhe_inhibitor.experiments.settings import Experiment, read_experiment
 from fhe_inhibitor.model.fake_quantization import Grid, quantize
 from fhe_inhibitor.model.int8_checkpoint import INT8_FILE, load_int8, save_int8
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
@@ -26,6 +27,7 @@ from fhe_inhibitor.training.rows import load_classifier
 from tests.conftest import REPOSITORY
 from tests.fhe_inhibitor.cli.test_main import run  # noqa: F401  (a fixture)
 from tests.fhe_inhibitor.experiments.test_run import KILL, journal, write_task
+from tests.observers import Recording
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 torch.set_num_threads(1)
@@ -113,9 +115,9 @@ def test_a_killed_run_ends_like_one_that_was_not(base: dict[str, Any], tmp_path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run(arguments, cwd=REPOSITORY, env=environment)
     assert killed.returncode == -signal.SIGKILL
-    steps: list[int] = []
-    run_experiment(experiment, out, lambda place, step, n: steps.append(step))
-    assert steps[0] == 20
+    observer = Recording()
+    run_experiment(experiment, out, observer)
+    assert observer.planned == observer.finished == {"retrain": 10}  # 20 of 30 were kept
     expected = load_file(tmp_path / "whole" / INT8_FILE)
     for name, weight in load_file(out / INT8_FILE).items():
         assert torch.equal(weight, expected[name]), name

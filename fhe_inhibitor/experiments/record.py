@@ -1,0 +1,104 @@
+"""What an experiment leaves in its folder beside the student: settings, journal, result.
+
+experiment.json   the settings; another call must have the same ones
+journal.jsonl     every logged loss, a line each
+result.json       what was measured, written last: a folder that has it is finished
+work/             what an interrupted call goes on from
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.settings import Experiment
+from fhe_inhibitor.system.files import Record, make_folder, write_atomically
+from fhe_inhibitor.system.machine import Machine
+
+RESULT, JOURNAL, SETTINGS, WORK = "result.json", "journal.jsonl", "experiment.json", "work"
+INPUTS = "inputs.json"  # in the work folder
+
+
+class Row(Record):
+    """One measured value. settings: what else tells rows apart, such as bits or attention."""
+
+    recipe: str
+    task: str
+    seed: int
+    metric: str
+    value: float
+    split: str = "validation"
+    settings: dict[str, Any] = {}
+
+
+class Result(Record):
+    """What an experiment measured, and on what.
+
+    initial: each layer's error before and after derivation. layers: the journal of the phases
+    that train one layer at a time.
+    """
+
+    experiment: Experiment
+    machine: Machine
+    rows: list[Row]
+    initial: list[dict[str, float]] = []
+    layers: list[dict[str, Any]] = []
+    phase_s: dict[str, float] = {}
+    peak_memory_bytes: int = 0
+
+
+def claim_folder(out: Path, experiment: Experiment) -> None:
+    """Write the settings to a new folder, or check that it is this experiment's.
+
+    Raises InputError for a folder of another experiment, or of something else.
+    """
+    path = out / SETTINGS
+    if path.exists():
+        other = json.loads(path.read_text())
+        now = experiment.model_dump(mode="json")
+        changed = [name for name in now if other.get(name) != now[name]]
+        if changed:
+            raise InputError(
+                f"{out} is the folder of another experiment: {changed[0]} was "
+                f"{other.get(changed[0])!r}, now {now[changed[0]]!r}; name another --out"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no experiment; name another --out")
+    make_folder(out)
+    write_atomically(path, experiment.model_dump_json(indent=1) + "\n")
+
+
+def check_inputs(out: Path, weights: Iterable[Any], examples: Iterable[Any]) -> None:
+    """Refuse to go on from checkpoints of another teacher's student, or on other data."""
+    sums = {
+        "teacher": _checksum(weight.cpu().numpy().data for weight in weights),
+        "data": _checksum(repr(example).encode() for example in examples),
+    }
+    path = out / WORK / INPUTS
+    if path.exists() and (before := json.loads(path.read_text())) != sums:
+        changed = [name for name in sums if before.get(name) != sums[name]]
+        raise InputError(
+            f"{out} has checkpoints of another model: its {changed[0]} changed since "
+            f"they were written; remove the folder or name another --out"
+        )
+    write_atomically(path, json.dumps(sums))
+
+
+def read_layers(out: Path) -> list[dict[str, Any]]:
+    """Return the lines of the journal that tell of one layer."""
+    path = out / JOURNAL
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    kept = ("layer", "step", "loss", "held_out")
+    return [{k: row[k] for k in kept if k in row} for row in rows if "layer" in row]
+
+
+def _checksum(parts: Iterable[Any]) -> int:
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return total

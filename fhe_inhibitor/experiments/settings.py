@@ -1,0 +1,96 @@
+"""One experiment: a recipe, a task, a teacher, a seed; everything that decides a student.
+
+An experiment is a YAML or JSON file, or the options of `fhe-inhibitor distill`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.recipes import TUNING, DistillationRecipe, find_recipe
+from fhe_inhibitor.text.batches import MAX_TOKENS
+from fhe_inhibitor.training.phases import Phase, TrainingSettings
+from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
+
+
+class Experiment(TrainingSettings):
+    """Everything that decides what `run` makes, but for the folder it is made in.
+
+    data: a folder of TSV files, or None for the hub. text: a file of unlabelled texts, or None
+    for the task's own. student: a folder to start from in place of the teacher's weights.
+    initial: of gamma, eta and delta; "default" is 1, 1 and the configuration's shift.
+    normalization: "static" makes the student's static before its phases begin, and bits
+    fake-quantizes its weights and activations (see `fake_quantization`); None is float.
+    held_out: examples kept out of train, to stop early by; they are measured too. limit: train
+    on so many examples only. phases: changes of the recipe's phases, by their name.
+    """
+
+    recipe: str
+    task: str
+    teacher: str = OFFLINE_TEACHER
+    data: str | None = None
+    text: str | None = None
+    student: str | None = None
+    attention_kind: Literal["inhibitor_signed", "inhibitor", "dot_product"] = "inhibitor_signed"
+    initial: Literal["derived", "default"] = "derived"
+    normalization: Literal["layer_norm", "static"] = "layer_norm"
+    bits: Literal[4, 6, 8] | None = None
+    learn_thresholds: bool = True
+    max_tokens: PositiveInt = MAX_TOKENS
+    held_out: NonNegativeInt = 0
+    limit: PositiveInt | None = None
+    phases: dict[str, dict[str, Any]] = {}
+
+    def changed_recipe(self) -> DistillationRecipe:
+        """Return the recipe with this experiment's changes of its phases.
+
+        Raises InputError for an unknown recipe, and for settings that it can't use.
+        """
+        recipe = find_recipe(self.recipe)
+        names = [phase.name for phase in (TUNING, *recipe.phases)]
+        if unknown := [name for name in self.phases if name not in names]:
+            raise InputError(
+                f"phases of {recipe.name} are {', '.join(names)}; there is no {unknown[0]!r}"
+            )
+        if not recipe.makes_student and (self.bits or self.normalization != "layer_norm"):
+            raise InputError(
+                f"the recipe {recipe.name} makes no student whose bits or normalization could "
+                f"change; wanted another recipe, such as converted"
+            )
+        phases = tuple(self.changed(phase) for phase in recipe.phases)
+        return recipe.model_copy(update={"phases": phases})
+
+    def changed(self, phase: Phase) -> Phase:
+        """Return a phase of the recipe with this experiment's changes."""
+        return _validated(Phase, {**phase.model_dump(), **self.phases.get(phase.name, {})})
+
+
+def read_experiment(path: Path | None, changes: dict[str, Any]) -> Experiment:
+    """Return the experiment of a YAML or JSON file, with changes that are not None.
+
+    Raises InputError for a file that can't be read and for unknown or impossible values.
+    """
+    content: Any = {}
+    if path is not None:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{path} is no YAML or JSON file: {error}") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{path} holds no settings; wanted lines such as `task: sst2`")
+    given = {name: value for name, value in changes.items() if value is not None}
+    return _validated(Experiment, {**content, **given})
+
+
+def _validated(kind: Any, content: dict[str, Any]) -> Any:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"setting {where!r}: {first['msg'].lower()}") from None
