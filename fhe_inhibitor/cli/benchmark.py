@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.extras import needs
 
 RESULTS = Path("build/benchmarks")
 QUICK_LENGTH, QUICK_REPETITIONS, QUICK_BUDGET_S = 4, 3, 280.0
@@ -58,9 +59,10 @@ def attention(
     out: OutOption = RESULTS,
 ) -> None:
     """Time encrypted heads of both mechanisms, in turn, at growing lengths."""
-    from compile.benchmark.report import attention_markdown, write_attention
-    from compile.benchmark.results import Parameters
-    from compile.benchmark.run import benchmark_attention
+    with needs("benchmark"):
+        from compile.benchmark.report import attention_markdown, write_attention
+        from compile.benchmark.results import Parameters
+        from compile.benchmark.run import benchmark_attention
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.system.child import silence_dependencies
 
@@ -101,12 +103,13 @@ def plaintext(
     out: OutOption = RESULTS,
 ) -> None:
     """Time int16 heads in the clear, one thread: JSON, CSV, Markdown and a plot."""
-    from fhe_inhibitor.benchmark.report import plaintext_markdown, write_plaintext
-    from fhe_inhibitor.benchmark.run import (
-        DEFAULT_KERNELS,
-        add_ablations,
-        benchmark_plaintext,
-    )
+    with needs("benchmark"):
+        from fhe_inhibitor.benchmark.report import plaintext_markdown, write_plaintext
+        from fhe_inhibitor.benchmark.run import (
+            DEFAULT_KERNELS,
+            add_ablations,
+            benchmark_plaintext,
+        )
     from fhe_inhibitor.system.files import make_folder
 
     names = DEFAULT_KERNELS if kernels is None else [name for name in kernels.split(",") if name]
@@ -131,7 +134,8 @@ def report(
     ),
 ) -> None:
     """Write benchmarks.md, with its plots and tables, from the results of both benchmarks."""
-    from compile.benchmark.page import write_page
+    with needs("benchmark"):
+        from compile.benchmark.page import write_page
     from fhe_inhibitor.system.child import silence_dependencies
     from fhe_inhibitor.system.files import make_folder
 

@@ -11,6 +11,7 @@ import typer
 from fhe_inhibitor.cli.options import JsonOption, ModelOption
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
 
 
@@ -29,11 +30,8 @@ def compile(
     as_json: JsonOption = False,
 ) -> None:
     """Write circuits for a server, specifications for its clients, and the per-layer report."""
-    from fhe_inhibitor.cli.export import need_onnx
     from fhe_inhibitor.cli.view import Display
 
-    if from_onnx is not None:
-        need_onnx()
     with Display() as display:
         report = in_worker(CompileCircuits(model, from_onnx, out, measure), display)
     print(report.json if as_json else report.markdown)
@@ -71,7 +69,8 @@ class CompileCircuits:
         if self.from_onnx is None:
             compiled = compile_model(IntegerModel.load(self.model), observer)
         else:
-            from fhe_inhibitor.onnx.reader import read_exported
+            with needs("onnx"):
+                from fhe_inhibitor.onnx.reader import read_exported
 
             compiled = compile_model(read_exported(self.from_onnx), observer)
         compiled.save(self.out)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fhe_inhibitor.cli.options import JsonOption
+from fhe_inhibitor.system.extras import needs
 
 
 def distill(
@@ -41,8 +42,10 @@ def distill(
 ) -> None:
     """Distil a DistilBERT of full depth to inhibitor attention; goes on where it stopped."""
     from fhe_inhibitor.cli.view import Display
-    from fhe_inhibitor.experiments.run import run
-    from fhe_inhibitor.experiments.settings import read_experiment
+
+    with needs("train"):
+        from fhe_inhibitor.experiments.run import run
+        from fhe_inhibitor.experiments.settings import read_experiment
 
     silence_transformers()
     options = {

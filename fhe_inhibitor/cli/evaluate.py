@@ -19,6 +19,7 @@ from fhe_inhibitor.cli.options import (
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText, read_tsv
 
@@ -131,8 +132,9 @@ def _measure_task(
 ) -> list[dict[str, Any]]:
     """Measure a float model by a task's metrics on a file, or on its development sets."""
     # Here, because the other commands can spare torch.
-    from fhe_inhibitor.text.tasks import TRAIN, find_task, load_task, read_examples
-    from fhe_inhibitor.training.rows import encode_examples, load_classifier, measure_rows
+    with needs("train"):
+        from fhe_inhibitor.text.tasks import TRAIN, find_task, load_task, read_examples
+        from fhe_inhibitor.training.rows import encode_examples, load_classifier, measure_rows
 
     task = find_task(name)
     if data is not None and data.is_file():

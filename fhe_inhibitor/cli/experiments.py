@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from fhe_inhibitor.system.extras import needs
+
 app = typer.Typer(no_args_is_help=True)
 
 RESULTS = Path("docs/experiments")
@@ -35,7 +37,9 @@ def run(
     """Run what has no result yet; an interrupted experiment goes on where it stopped."""
     from fhe_inhibitor.cli.distill import silence_transformers
     from fhe_inhibitor.cli.view import Display
-    from fhe_inhibitor.experiments.plan import read_plan, run_plan
+
+    with needs("train"):
+        from fhe_inhibitor.experiments.plan import read_plan, run_plan
 
     silence_transformers()
     names = only.split(",") if only else None
@@ -49,6 +53,7 @@ def report(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the page.")] = Path("docs"),
 ) -> None:
     """Write experiments.md, with its plots and tables."""
-    from fhe_inhibitor.experiments.report import write_report
+    with needs("train"):
+        from fhe_inhibitor.experiments.report import write_report
 
     print(write_report(results, out))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
-
-PACKAGES = ("onnx", "onnxruntime")
+from fhe_inhibitor.system.extras import needs
 
 
 def export(
@@ -34,19 +31,10 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a graph of standard ONNX operators, run it, and say how it compares."""
-    need_onnx()
-    from fhe_inhibitor.onnx.export import export_onnx
+    with needs("onnx"):
+        from fhe_inhibitor.onnx.export import export_onnx
     from fhe_inhibitor.text.data import read_sentences, read_tsv
 
     texts = [row.text for row in read_tsv(data)] if data else []
     sentences = read_sentences(calibration) if calibration else []
     print(json.dumps(asdict(export_onnx(model, out, quantized, sentences, texts)), indent=1))
-
-
-def need_onnx() -> None:
-    """Raise InputError where the packages for ONNX are missing."""
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"ONNX needs the packages {' and '.join(missing)}: pip install 'fhe-inhibitor[onnx]'"
-        )

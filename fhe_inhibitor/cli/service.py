@@ -10,6 +10,7 @@ import typer
 
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
 
 ConfigOption = Annotated[
@@ -39,8 +40,10 @@ def serve(
 ) -> None:
     """Run a server that classifies encrypted text for clients elsewhere."""
     from fhe_inhibitor.cli.view import Display
-    from fhe_inhibitor.service.settings import load_settings
-    from fhe_inhibitor.service.web import serve as serve_models
+
+    with needs("server"):
+        from fhe_inhibitor.service.settings import load_settings
+        from fhe_inhibitor.service.web import serve as serve_models
 
     settings = load_settings(
         config,
@@ -62,8 +65,9 @@ def token(
     config: ConfigOption = None,
 ) -> None:
     """Make a token for a user and print it; the server keeps its hash alone."""
-    from fhe_inhibitor.service.access import new_token
-    from fhe_inhibitor.service.settings import load_settings
+    with needs("server"):
+        from fhe_inhibitor.service.access import new_token
+        from fhe_inhibitor.service.settings import load_settings
 
     print(new_token(load_settings(config, data_dir=data).tokens, user))
 

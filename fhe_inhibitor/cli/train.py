@@ -9,6 +9,7 @@ import typer
 
 from fhe_inhibitor.cli.options import print_json
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.extras import needs
 
 
 def train(
@@ -37,7 +38,8 @@ def train(
     seed: int = 0,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
-    from fhe_inhibitor.training import recipe
+    with needs("train"):
+        from fhe_inhibitor.training import recipe
 
     if size not in recipe.SIZES:
         raise InputError(f"no size {size!r}; wanted one of {', '.join(recipe.SIZES)}")
