@@ -157,5 +157,5 @@ $(STAMP): pyproject.toml
 	flag=--clear; if [ -e $@ ]; then flag=""; fi; rm -f $@; \
 	echo "Building .venv with $$("$$python" --version) (a minute or two)"; \
 	"$$python" -m venv $$flag .venv; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train,onnx,dev]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
 	touch $@

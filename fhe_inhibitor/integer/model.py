@@ -28,6 +28,8 @@ from fhe_inhibitor.system.files import GZIPPED
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
+# Too large for the package: they lie beside the default one in the repository.
+REPOSITORY_ONLY = ("inhibidistilbert-full-depth-sst2", "inhibidistilbert-6-384-sst2-int8")
 INTEGER_FILE, CONFIG_FILE = "integer_model.safetensors", "config.json"
 
 
@@ -113,8 +115,19 @@ def _public_projections(network: Network) -> dict[str, Linear]:
 
 
 def checkpoint_folder(name_or_path: str | Path) -> Path:
-    """Return the folder of a shipped checkpoint for its name, any other path as it is."""
-    return CHECKPOINTS / name_or_path if str(name_or_path) in _shipped() else Path(name_or_path)
+    """Return the folder of a shipped checkpoint for its name, any other path as it is.
+
+    Raises InputError for a checkpoint that the repository has and this installation hasn't.
+    """
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in _shipped():
+        return CHECKPOINTS / name
+    if name in REPOSITORY_ONLY and not path.is_dir():
+        raise InputError(
+            f"the checkpoint {name} is too large for the installed package: get it from "
+            f"fhe_inhibitor/checkpoints/{name} of the repository, and pass that folder"
+        )
+    return path
 
 
 def integer_file(folder: Path) -> Path:
