@@ -17,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compile.local.session import Classification, Session
+    from compile.local.session import Session
     from fhe_inhibitor.errors import InputError
     from fhe_inhibitor.integer.model import IntegerModel
     from fhe_inhibitor.model.modeling import (
@@ -27,20 +27,26 @@ if TYPE_CHECKING:
     )
     from fhe_inhibitor.remote.async_client import AsyncRemoteClient
     from fhe_inhibitor.remote.client import RemoteClient
+    from fhe_inhibitor.remote.options import RemoteOptions
+    from fhe_inhibitor.runtime.classifier import Classification, Classifier
     from fhe_inhibitor.runtime.keyring import Keyring
+    from fhe_inhibitor.system.progress import Observer
 
     __version__: str
 
 __all__ = [
     "AsyncRemoteClient",
     "Classification",
+    "Classifier",
     "InhibiDistilBertConfig",
     "InhibiDistilBertForSequenceClassification",
     "InhibiDistilBertModel",
     "InputError",
     "IntegerModel",
     "Keyring",
+    "Observer",
     "RemoteClient",
+    "RemoteOptions",
     "Session",
     "__version__",
 ]
@@ -48,14 +54,17 @@ __all__ = [
 # Where each name is when it is first used; as the imports for type checkers above.
 _MODULES = {
     "AsyncRemoteClient": "fhe_inhibitor.remote.async_client",
-    "Classification": "compile.local.session",
+    "Classification": "fhe_inhibitor.runtime.classifier",
+    "Classifier": "fhe_inhibitor.runtime.classifier",
     "InhibiDistilBertConfig": "fhe_inhibitor.model.modeling",  # whose import registers all three
     "InhibiDistilBertForSequenceClassification": "fhe_inhibitor.model.modeling",
     "InhibiDistilBertModel": "fhe_inhibitor.model.modeling",
     "InputError": "fhe_inhibitor.errors",
     "IntegerModel": "fhe_inhibitor.integer.model",
     "Keyring": "fhe_inhibitor.runtime.keyring",
+    "Observer": "fhe_inhibitor.system.progress",
     "RemoteClient": "fhe_inhibitor.remote.client",
+    "RemoteOptions": "fhe_inhibitor.remote.options",
     "Session": "compile.local.session",
 }
 

@@ -14,7 +14,7 @@ from transformers import pipeline
 
 import fhe_inhibitor
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL
-from fhe_inhibitor.training.derivation import student_from_teacher
+from fhe_inhibitor.model.from_distilbert import from_distilbert
 from tests.tiny_teacher import tiny_teacher
 
 IMPORT_S = 0.3
@@ -83,7 +83,7 @@ def expected(model: Any, tokenizer: Any, text: str) -> dict[str, float]:
 
 def test_a_saved_student_works_in_a_pipeline(tmp_path: Path) -> None:
     teacher = tiny_teacher()
-    student = student_from_teacher(teacher, "inhibitor_signed")
+    student = from_distilbert(teacher.model, "inhibitor_signed")
     student.save_pretrained(tmp_path)
     teacher.tokenizer.save_pretrained(tmp_path)
     found = scores(tmp_path, TEXT)
