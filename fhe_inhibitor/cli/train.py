@@ -38,6 +38,8 @@ def train(
     seed: int = 0,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
+    from fhe_inhibitor.cli.view import Display
+
     with needs("train"):
         from fhe_inhibitor.training import recipe
 
@@ -51,4 +53,6 @@ def train(
         size=recipe.SIZES[size],
         seed=seed,
     )
-    print_json(recipe.train(chosen, out, work, baselines))
+    with Display() as display:
+        results = recipe.train(chosen, out, work, baselines, display)
+    print_json(results)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import length_batches, padded_batches
 from fhe_inhibitor.training.losses import layer_losses
@@ -143,9 +144,7 @@ def align_layers(
                 lengths=[len(row.x) for row in layer_rows[:n_trained]],
                 collator=_collate,
             )
-            partial_file = done.with_suffix(".partial")
-            save_file(block.attention.state_dict(), partial_file)
-            partial_file.rename(done)
+            write_atomically(done, save(block.attention.state_dict()))
         states.advance(index)
 
 

@@ -18,8 +18,8 @@ on the shards that are there. The folder holds:
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,10 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 from tokenizers import Tokenizer
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import write_atomically
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.augmentation import augment, word_neighbours
 from fhe_inhibitor.text.data import LabelledText, full_sentences, without_leaks
 from fhe_inhibitor.training.phrases import add_phrases, find_phrases, phrase_importance
@@ -98,6 +99,7 @@ def build_corpus(
     seed: int,
     cache_dir: str | Path,
     labelled: bool = True,
+    observer: Observer | None = None,
 ) -> Corpus:
     """Make the corpus in `cache_dir`, or what of it is not there yet, and load it.
 
@@ -120,29 +122,34 @@ def build_corpus(
         "sentences": _checksum(sentences),
     }
     _claim(folder, parameters)
+    observer = observer or Observer()
+    observer.begin("corpus")
+    observer.plan(4, "parts")
     texts = [row.text for row in train]
-    known = [*texts, *sentences]
-    words = _saved(folder / "words.json", lambda: extend_wordpiece(teacher.tokenizer, known))
+    own_texts = [*texts, *sentences]
+    words = _saved(folder / "words.json", lambda: extend_wordpiece(teacher.tokenizer, own_texts))
     of_words = _once(folder / "words.npz", lambda: _words(teacher, words, texts))
+    observer.finish(1)
     if not (folder / "texts.txt").exists():
         neighbours = word_neighbours(words, of_words["features"], _frequent_words(texts))
         varied = augment(texts, sentences, n_texts, seed, neighbours)
-        _save_texts(folder / "texts.txt", without_leaks(varied, [r.text for r in held_out_texts]))
-    phrases = find_phrases(words, known, of_words["importance"], n_phrases)
+        varied = without_leaks(varied, [row.text for row in held_out_texts])
+        write_atomically(folder / "texts.txt", "".join(f"{text}\n" for text in varied))
+    observer.finish(1)
+    phrases = find_phrases(words, own_texts, of_words["importance"], n_phrases)
     importance = phrase_importance(of_words["importance"], phrases)
     tokenizer = _saved(folder / "tokenizer.json", lambda: add_phrases(words, phrases, importance))
     _once(
         folder / "vocabulary.npz",
         lambda: {"features": token_features(teacher, tokenizer), "importance": importance},
     )
+    observer.finish(1)
     varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
     _once(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
     _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
+    observer.finish(1)
     if labelled:
-        starts = range(0, len(varied), SHARD_TEXTS)
-        for shard, start in enumerate(track(starts, description="labelling")):
-            rows = varied[start : start + SHARD_TEXTS]
-            _once(_shard(folder, shard), partial(_logits, teacher, rows))
+        _label_shards(teacher, varied, folder, observer)
     return load_corpus(folder, labelled)
 
 
@@ -153,8 +160,8 @@ def load_corpus(cache_dir: str | Path, labelled: bool = True) -> Corpus:
     none of its texts have the labels that are wanted.
     """
     folder = Path(cache_dir)
-    wanted = ["tokenizer.json", "vocabulary.npz", "texts.npz", "held_out.npz"]
-    missing = [name for name in wanted if not (folder / name).exists()]
+    files = ["tokenizer.json", "vocabulary.npz", "texts.npz", "held_out.npz"]
+    missing = [name for name in files if not (folder / name).exists()]
     if missing or (labelled and not _shard(folder, 0).exists()):
         raise InputError(
             f"{folder} holds no corpus yet: {', '.join(missing) or 'logits'} missing; "
@@ -181,8 +188,8 @@ def load_corpus(cache_dir: str | Path, labelled: bool = True) -> Corpus:
     )
 
 
-def led_by(corpus: Corpus, token: int) -> Corpus:
-    """Return a corpus whose texts all begin with `token`, which nothing is more important than."""
+def begin_all_with(corpus: Corpus, token: int) -> Corpus:
+    """Return a corpus whose texts all begin with `token`, the most important of all tokens."""
     importance = corpus.importance.copy()
     importance[token] = np.inf
     texts, held_out = (begin_with(t, token) for t in (corpus.texts, corpus.held_out))
@@ -198,9 +205,7 @@ def begin_with(texts: TokenizedTexts, token: int) -> TokenizedTexts:
 def _saved(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
     """Load a tokenizer; make and save it, whole or not at all, if it is not there."""
     if not path.exists():
-        new = path.with_suffix(".new")
-        make().save(str(new), pretty=False)
-        os.replace(new, path)
+        write_atomically(path, make().to_str(pretty=False))
     return Tokenizer.from_file(str(path))
 
 
@@ -209,12 +214,6 @@ def _words(teacher: Teacher, tokenizer: Tokenizer, texts: Sequence[str]) -> Arra
     whole = [texts[index] for index in full_sentences(texts)][:IMPORTANCE_SENTENCES]
     importance = token_importance(teacher, tokenizer, whole, features)
     return {"features": features, "importance": importance}
-
-
-def _save_texts(path: Path, texts: Sequence[str]) -> None:
-    new = path.with_suffix(".new")
-    new.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-    os.replace(new, path)
 
 
 def _tokenized(tokenizer: Tokenizer, train: Sequence[LabelledText], texts: Sequence[str]) -> Arrays:
@@ -232,6 +231,17 @@ def _label(teacher: Teacher, tokenizer: Tokenizer, rows: Sequence[LabelledText])
     return {"ids": ids, "offsets": offsets, "logits": logits, "labels": labels}
 
 
+def _label_shards(teacher: Teacher, texts: Sequence[str], folder: Path, observer: Observer) -> None:
+    """Ask the teacher for the logits of all texts, a shard at a time."""
+    observer.begin("ask the teacher")
+    observer.plan(len(texts), "texts")
+    for start in range(0, len(texts), SHARD_TEXTS):
+        rows = texts[start : start + SHARD_TEXTS]
+        path = _shard(folder, start // SHARD_TEXTS)
+        _once(path, partial(_logits, teacher, rows))
+        observer.finish(len(rows))
+
+
 def _logits(teacher: Teacher, texts: Sequence[str]) -> Arrays:
     return {"logits": predict_logits(teacher, texts)}
 
@@ -244,11 +254,9 @@ def _frequent_words(texts: Sequence[str], min_count: int = 2) -> list[str]:
 def _once(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Load the arrays of a file; make and save them, whole or not at all, if it is not there."""
     if not path.exists():
-        arrays = make()
-        new = path.with_suffix(f".{os.getpid()}.new")  # another process may make the same file
-        with new.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(new, path)
+        content = io.BytesIO()
+        np.savez(content, **make())
+        write_atomically(path, content.getvalue())
     return _load(path)
 
 
@@ -272,7 +280,7 @@ def _shard(folder: Path, number: int) -> Path:
 def _claim(folder: Path, parameters: dict[str, Any]) -> None:
     path = folder / "parameters.json"
     if not path.exists():
-        path.write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(parameters, indent=2) + "\n")
     made_from = json.loads(path.read_text(encoding="utf-8"))
     differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
     if differing:

@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.quantized.network import calibrate, centre_keys
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.processor import autocast, flush_denormals, one_thread
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.training.corpus import TokenizedTexts
 from fhe_inhibitor.training.losses import Observed, layer_losses, soft_loss
 from fhe_inhibitor.training.pruning import prune
@@ -144,8 +146,8 @@ def distil(
     importance: np.ndarray,
     config: DistillationConfig,
     checkpoint: Path | None = None,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
     reference: Callable[[Tensor, Tensor], Observed] | None = None,
+    observer: Observer | None = None,
 ) -> nn.Module:
     """Train `model` on the teacher's logits and return its averaged weights, in eval mode.
 
@@ -167,7 +169,10 @@ def distil(
             model.quantized = True
     rate = _schedule(config, switch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate, last_epoch=start - 1)
-    wanted = {"output_hidden_states": True} if reference else {}
+    options = {"output_hidden_states": True} if reference else {}
+    observer = observer or Observer()
+    observer.begin(f"distil {checkpoint.stem}" if checkpoint else "distil")
+    observer.plan(config.steps - start, "steps")
     model.train()
     for step, (rows, n) in enumerate(_batches(texts, config, start), start):
         if step % CHECKPOINT_STEPS == 0:
@@ -185,7 +190,7 @@ def distil(
             calibrate(model, ids, mask)
             average = _average(model, config)
         with autocast(enabled=config.bfloat16 and step < switch):
-            output = model(input_ids=ids, attention_mask=mask, **wanted)
+            output = model(input_ids=ids, attention_mask=mask, **options)
         target = reference(ids, mask) if reference else Observed(texts.logits[rows])
         loss = distillation_loss(output.logits.float(), target.logits, texts.labels[rows], config)
         if reference:
@@ -196,9 +201,9 @@ def distil(
         optimizer.step()
         schedule.step()
         average.update_parameters(model)
-        on_step(step + 1, loss.item())
+        observer.finish(1)
         if checkpoint and (step + 1) % CHECKPOINT_STEPS == 0:
-            _save(checkpoint, step + 1, model, average, optimizer)
+            _save(checkpoint, model, average, optimizer)
     model.load_state_dict(average.module.state_dict())
     return model.eval()
 
@@ -219,8 +224,8 @@ def _hidden_loss(output: Any, target: Observed, mask: Tensor) -> Tensor:
     The last layer of a quantized student has the first position only.
     """
     losses = [
-        layer_losses([own], [wanted[:, : own.shape[1]]], mask[:, : own.shape[1]])[0]
-        for own, wanted in zip(output.hidden_states, target.states, strict=True)
+        layer_losses([own], [state[:, : own.shape[1]]], mask[:, : own.shape[1]])[0]
+        for own, state in zip(output.hidden_states, target.states, strict=True)
     ]
     return torch.stack(losses).mean()
 
@@ -303,16 +308,14 @@ def _batches(
             yield torch.from_numpy(rows), n
 
 
-def _save(path: Path, step: int, model: nn.Module, average: AveragedModel, optimizer: Any) -> None:
-    """Write everything that the next step needs, atomically."""
+def _save(path: Path, model: nn.Module, average: AveragedModel, optimizer: Any) -> None:
+    """Write everything that the next step needs; the optimizer's state tells which that is."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-    partial = path.with_suffix(".partial")
     tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, partial, {"step": str(step)})
-    partial.replace(path)
+    write_atomically(path, save(tensors))
 
 
 def _load(path: Path, model: nn.Module, average: AveragedModel, optimizer: Any) -> int:

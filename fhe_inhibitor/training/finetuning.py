@@ -7,19 +7,19 @@ the step, so that an interrupted run ends with the same weights as one that was 
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.processor import autocast, flush_denormals
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.batches import pad, shuffled_batches
 from fhe_inhibitor.text.data import LabelledText
 from fhe_inhibitor.training.teacher import Teacher, encode
@@ -37,6 +37,7 @@ def finetune(
     batch_size: int = 32,
     warmup: float = 0.06,
     checkpoint_every: int = 500,
+    observer: Observer | None = None,
 ) -> Teacher:
     """Fine-tune a teacher's layers and classifier, and save model and tokenizer in `out_dir`.
 
@@ -69,22 +70,21 @@ def finetune(
     ids = encode(teacher, texts)
     labels = torch.tensor([row.label for row in train])
     teacher.model.train()
-    loss_mean = 0.0
-    with _progress() as progress:
-        task = progress.add_task("fine-tuning", total=n_steps, completed=first, note="")
-        lengths = [len(row) for row in ids]
-        for step, batch in enumerate(shuffled_batches(lengths, batch_size, seed, n_steps)):
-            if step < first:
-                continue
-            torch.manual_seed((seed << 32) + step)  # so that a resumed run drops out the same
-            rate = min((step + 1) / (warmup * n_steps + 1), (n_steps - step) / n_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * rate
-            loss = _step(teacher, [ids[i] for i in batch], labels[batch], optimizer)
-            loss_mean = loss if step == first else 0.99 * loss_mean + 0.01 * loss
-            progress.update(task, advance=1, note=f"loss {loss_mean:.3f}")
-            if (step + 1) % checkpoint_every == 0 and step + 1 < n_steps:
-                checkpoint.save(step + 1, weights, optimizer)
+    observer = observer or Observer()
+    observer.begin("fine-tune the teacher")
+    observer.plan(n_steps - first, "steps")
+    lengths = [len(row) for row in ids]
+    for step, batch in enumerate(shuffled_batches(lengths, batch_size, seed, n_steps)):
+        if step < first:
+            continue
+        torch.manual_seed((seed << 32) + step)  # so that a resumed run drops out the same
+        rate = min((step + 1) / (warmup * n_steps + 1), (n_steps - step) / n_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * rate
+        _step(teacher, [ids[i] for i in batch], labels[batch], optimizer)
+        observer.finish(1)
+        if (step + 1) % checkpoint_every == 0 and step + 1 < n_steps:
+            checkpoint.save(step + 1, weights, optimizer)
     teacher.model.eval()
     teacher.model.save_pretrained(checkpoint.path.parent)
     teacher.tokenizer.save_pretrained(checkpoint.path.parent)
@@ -105,9 +105,7 @@ class _Checkpoint:
         for name, weight in weights.items():
             for key, value in optimizer.state[weight].items():
                 tensors[f"{key}/{name}"] = value
-        new = self.path.with_suffix(".new")
-        save_file(tensors, new, metadata={"run": self.run, "step": str(step)})
-        os.replace(new, self.path)
+        write_atomically(self.path, save(tensors, {"run": self.run, "step": str(step)}))
 
     def load(self, weights: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> int:
         if not self.path.exists():
@@ -130,7 +128,7 @@ class _Checkpoint:
 
 def _step(
     teacher: Teacher, rows: list[list[int]], labels: Tensor, optimizer: torch.optim.AdamW
-) -> float:
+) -> None:
     tokens, mask = pad(rows, teacher.tokenizer.pad_token_id)
     with autocast():
         logits = teacher.model(input_ids=tokens, attention_mask=mask).logits
@@ -139,7 +137,6 @@ def _step(
     loss.backward()
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
-    return loss.item()
 
 
 def _checksum(train: Sequence[LabelledText]) -> int:
@@ -148,12 +145,3 @@ def _checksum(train: Sequence[LabelledText]) -> int:
 
 def _partial(out_dir: Path) -> Path:
     return out_dir.with_name(out_dir.name + ".partial")
-
-
-def _progress() -> Progress:
-    return Progress(
-        *Progress.get_default_columns()[:2],
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from tokenizers import Tokenizer
 
 from fhe_inhibitor.errors import InputError
@@ -30,7 +29,9 @@ from fhe_inhibitor.model.modeling import (
     InhibiDistilBertConfig,
     InhibiDistilBertForSequenceClassification,
 )
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import (
     LabelledText,
     full_sentences,
@@ -38,7 +39,13 @@ from fhe_inhibitor.text.data import (
     load_splits,
     read_sentences,
 )
-from fhe_inhibitor.training.corpus import Corpus, TokenizedTexts, begin_with, build_corpus, led_by
+from fhe_inhibitor.training.corpus import (
+    Corpus,
+    TokenizedTexts,
+    begin_all_with,
+    begin_with,
+    build_corpus,
+)
 from fhe_inhibitor.training.distillation import (
     DistillationConfig,
     TextTable,
@@ -172,17 +179,25 @@ class Recipe:
     seed: int = 0
 
 
-def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = True) -> dict:
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    work: str | Path,
+    baselines: bool = True,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
     """Make a checkpoint in `out` and return its measurements, also written there as JSON.
 
     work: folder of everything in between (teacher, corpus, training state); repeated with the
     same folder, an interrupted call goes on. With baselines, `out` gets a sibling for the
-    dot-product student, named `<out>-dot-product`. Raises InputError for data, teachers or
+    dot-product student, named `<out>-dot-product`. observer: hears of the teacher's fine-tuning,
+    the corpus and each student, and how far they are. Raises InputError for data, teachers or
     folders that can't be used.
     """
     out, work = Path(out), Path(work)
+    observer = observer or Observer()
     work.mkdir(parents=True, exist_ok=True)
-    material = make_material(recipe, work, baselines)
+    material = make_material(recipe, work, baselines, observer)
     results: dict[str, Any] = {
         "recipe": _portable(recipe),
         "n_texts": len(material.corpus.texts),
@@ -190,21 +205,23 @@ def train(recipe: Recipe, out: str | Path, work: str | Path, baselines: bool = T
             name: _share(predict_logits(material.teacher, [r.text for r in split]), split)
             for name, split in material.rows.items()
         },
-        INHIBITOR: train_student(recipe, material, INHIBITOR, out, work),
+        INHIBITOR: train_student(recipe, material, INHIBITOR, out, work, observer),
     }
     if baselines:
         sibling = out.with_name(f"{out.name}-dot-product")
-        results[DOT_PRODUCT] = train_student(recipe, material, DOT_PRODUCT, sibling, work)
-        results["bag_of_words"] = train_bag_of_words(recipe, material, work)
+        results[DOT_PRODUCT] = train_student(recipe, material, DOT_PRODUCT, sibling, work, observer)
+        results["bag_of_words"] = train_bag_of_words(recipe, material, work, observer)
     student = InhibiDistilBertConfig.from_pretrained(out)
     shape = {"layers": student.n_layers, "dim": student.dim}
     results["rows"] = _rows(recipe, results, shape)
     results["machine"] = describe_machine(PACKAGES).model_dump()
-    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
-def make_teacher(recipe: Recipe, kept: list[LabelledText], work: Path) -> Teacher:
+def make_teacher(
+    recipe: Recipe, kept: list[LabelledText], work: Path, observer: Observer
+) -> Teacher:
     """Return the teacher: `minilm` fine-tuned on the task in the work folder, others as given."""
     if recipe.teacher != OFFLINE_TEACHER:
         return load_teacher(recipe.teacher, len(recipe.labels))
@@ -217,6 +234,7 @@ def make_teacher(recipe: Recipe, kept: list[LabelledText], work: Path) -> Teache
         epochs=recipe.teacher_epochs,
         out_dir=folder,
         seed=recipe.seed,
+        observer=observer,
     )
 
 
@@ -251,7 +269,9 @@ class Material:
         return text_table(texts, self.corpus.importance)
 
 
-def make_material(recipe: Recipe, work: Path, baselines: bool = True) -> Material:
+def make_material(
+    recipe: Recipe, work: Path, baselines: bool = True, observer: Observer | None = None
+) -> Material:
     """Load or make teacher and corpus in the work folder.
 
     Students that follow the teacher's hidden states need no logits of whole texts, the bag of
@@ -259,7 +279,8 @@ def make_material(recipe: Recipe, work: Path, baselines: bool = True) -> Materia
     """
     splits = load_splits(recipe.data, len(recipe.labels))
     kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
-    teacher = make_teacher(recipe, kept, work)
+    observer = observer or Observer()
+    teacher = make_teacher(recipe, kept, work, observer)
     corpus = build_corpus(
         teacher,
         kept,
@@ -270,6 +291,7 @@ def make_material(recipe: Recipe, work: Path, baselines: bool = True) -> Materia
         seed=recipe.seed,
         cache_dir=work / "corpus",
         labelled=baselines or not recipe.size.from_teacher,
+        observer=observer,
     )
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     rows = {"held_out": held_out, "validation": splits["validation"]}
@@ -281,7 +303,7 @@ def make_material(recipe: Recipe, work: Path, baselines: bool = True) -> Materia
                 "the teacher's tokenizer has no [CLS], which students of this size classify by; "
                 "wanted one like DistilBERT's"
             )
-        material = replace(material, corpus=led_by(corpus, first), first=first)
+        material = replace(material, corpus=begin_all_with(corpus, first), first=first)
     if recipe.size.from_teacher:
         texts = [row.text for row in kept]
         whole = [texts[index] for index in full_sentences(texts)]
@@ -323,10 +345,11 @@ def train_student(
     attention_kind: str,
     out: Path,
     work: Path,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Distil one student to the checkpoint `out` and return its accuracies by token count."""
     student = make_student(recipe, attention_kind, material)
-    student = _distil(student, recipe, material, work / f"{out.name}.safetensors")
+    student = _distil(student, recipe, material, work / f"{out.name}.safetensors", observer)
     importance = material.corpus.importance
     listed = np.where(np.isinf(importance), 0, importance)  # the client puts [CLS] first anyway
     save_checkpoint(fold_embedding(student), material.tokenizer, listed, out)
@@ -351,12 +374,14 @@ def _draws(
     return [predict(student, table, importance, n, seed) for seed in range(NOISE_DRAWS)]
 
 
-def train_bag_of_words(recipe: Recipe, material: Material, work: Path) -> dict[str, Any]:
+def train_bag_of_words(
+    recipe: Recipe, material: Material, work: Path, observer: Observer
+) -> dict[str, Any]:
     """Distil the linear baseline on the same texts and return its accuracies by token count."""
     torch.manual_seed(recipe.seed)
     importance = material.corpus.importance
     model = BagOfWords(torch.from_numpy(material.corpus.features), len(recipe.labels))
-    _distil(model, recipe, material, work / "bag_of_words.safetensors")
+    _distil(model, recipe, material, work / "bag_of_words.safetensors", observer)
     tables = {name: material.table(split) for name, split in material.rows.items()}
     return {
         str(n): {
@@ -368,22 +393,23 @@ def train_bag_of_words(recipe: Recipe, material: Material, work: Path) -> dict[s
 
 
 def _distil(
-    model: torch.nn.Module, recipe: Recipe, material: Material, checkpoint: Path
+    model: torch.nn.Module,
+    recipe: Recipe,
+    material: Material,
+    checkpoint: Path,
+    observer: Observer,
 ) -> torch.nn.Module:
-    """Distil with a progress bar, resumably."""
-    config = replace(recipe.size.distillation, seed=recipe.seed)
+    """Distil on the corpus; goes on from `checkpoint` if it exists."""
     corpus = material.corpus
-    with Progress() as progress:
-        task = progress.add_task(f"distil {checkpoint.stem}", total=config.steps)
-        return distil(
-            model,
-            text_table(corpus.texts, corpus.importance),
-            corpus.importance,
-            config,
-            checkpoint,
-            lambda step, loss: progress.update(task, completed=step),
-            None if isinstance(model, BagOfWords) else material.reader,
-        )
+    return distil(
+        model,
+        text_table(corpus.texts, corpus.importance),
+        corpus.importance,
+        replace(recipe.size.distillation, seed=recipe.seed),
+        checkpoint,
+        None if isinstance(model, BagOfWords) else material.reader,
+        observer,
+    )
 
 
 def _rows(recipe: Recipe, results: dict[str, Any], shape: dict[str, int]) -> list[dict[str, Any]]:

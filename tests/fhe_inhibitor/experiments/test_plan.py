@@ -62,6 +62,14 @@ def test_a_plan_runs_once_and_its_page_is_made(plan: Path, tmp_path: Path) -> No
     assert page.count("Not run yet.") == len(SECTIONS) - 1
 
 
+def test_running_a_plan_prints_names_and_nothing_on_stdout(run, plan: Path, tmp_path: Path) -> None:  # noqa: F811
+    folders = ("--work", tmp_path / "work", "--results", tmp_path / "results")
+    outcome = run("experiments", "run", "--plan", plan, *folders)
+    assert (outcome.code, outcome.out) == (0, "")
+    notes = [line for line in outcome.err.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: layers cola-0", "note: layers cola-1"]
+
+
 def row(recipe: str, task: str, seed: int, value: float, **settings: Any) -> dict[str, Any]:
     return {
         "recipe": recipe, "task": task, "seed": seed, "split": "validation", "metric": "score",

@@ -30,6 +30,7 @@ from fhe_inhibitor.training.embeddings import (
     with_feature_embedding,
 )
 from fhe_inhibitor.training.losses import Observed
+from tests.observers import Recording, interrupt_at
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
@@ -158,22 +159,12 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     table, config = text_table(texts, importance), replace(CONFIG, steps=50)
     whole = distil(make_student(features), table, importance, config)
 
-    def interrupt(step: int, loss: float) -> None:
-        if step == 45:
-            raise KeyboardInterrupt
-
+    arguments = (table, importance, config, tmp_path / "s")
     with pytest.raises(KeyboardInterrupt):
-        distil(make_student(features), table, importance, config, tmp_path / "s", interrupt)
-    steps: list[int] = []
-    resumed = distil(
-        make_student(features),
-        table,
-        importance,
-        config,
-        tmp_path / "s",
-        lambda step, loss: steps.append(step),
-    )
-    assert steps == list(range(41, 51))
+        distil(make_student(features), *arguments, observer=interrupt_at("distil s", 45))
+    observer = Recording()
+    resumed = distil(make_student(features), *arguments, observer=observer)
+    assert observer.planned == observer.finished == {"distil s": 10}  # 40 were kept
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,9 @@ from fhe_inhibitor.training.recipe import (
     make_student,
     train,
 )
+from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
+from tests.fhe_inhibitor.cli.test_main import run  # noqa: F401  (a fixture)
+from tests.observers import Recording
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
@@ -110,6 +115,38 @@ def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
     alone = IntegerModel.load(tmp_path / "alone")
     assert alone.hash == model.hash
     assert not list((tmp_path / "work" / "corpus" / "logits").iterdir())
+
+
+def test_train_prints_json_and_nothing_else(
+    run,  # noqa: F811
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a teacher to fine-tune, a corpus and both baselines: every part that has progress."""
+
+    def load(name: str | Path, n_labels: int) -> Teacher:
+        return tiny_teacher() if name == OFFLINE_TEACHER else load_teacher(name, n_labels)
+
+    module = "fhe_inhibitor.training.recipe"
+    monkeypatch.setattr(f"{module}.load_teacher", load)
+    monkeypatch.setattr(f"{module}.Recipe", partial(Recipe, n_texts=120, n_phrases=3))
+    monkeypatch.setitem(SIZES, "nano", SIZE)
+    folders = ("--data", recipe.data, "--out", tmp_path / "student", "--work", tmp_path / "work")
+    outcome = run("train", *folders, "--held-out", "9")
+    assert outcome.code == 0
+    results = json.loads(outcome.out)
+    assert results == json.loads((tmp_path / "student" / "results.json").read_text())
+    assert {"inhibitor", "dot_product", "bag_of_words"} <= set(results)
+
+
+def test_progress_tells_of_each_step(recipe: Recipe, tmp_path: Path) -> None:
+    observer = Recording()
+    train(recipe, tmp_path / "student", tmp_path / "work", observer=observer)
+    students = ("student", "student-dot-product", "bag_of_words")
+    assert observer.steps == ["corpus", "ask the teacher", *(f"distil {name}" for name in students)]
+    assert observer.planned == observer.finished
+    assert observer.planned["distil student"] == SIZE.distillation.steps
 
 
 def test_the_seed_decides_the_student(recipe: Recipe, material: Material) -> None:

@@ -19,6 +19,7 @@ from fhe_inhibitor.training.teacher import (
     load_teacher,
     predict_logits,
 )
+from tests.observers import Recording
 from tests.tiny_teacher import tiny_teacher
 
 TRAIN = [
@@ -134,7 +135,10 @@ def test_an_interrupted_fine_tuning_ends_like_one_that_was_not(
     assert not (tmp_path / "cut").exists()
     with pytest.raises(InputError, match="unfinished run of other settings"):
         run("cut", tiny_teacher(), learning_rate=1e-3)
-    np.testing.assert_array_equal(run("cut", tiny_teacher()), whole)
+    observer = Recording()
+    np.testing.assert_array_equal(run("cut", tiny_teacher(), observer=observer), whole)
+    n_left = 3 * 7 - 10  # of 3 epochs of 7 batches
+    assert observer.planned == observer.finished == {"fine-tune the teacher": n_left}
 
 
 def test_logits_do_not_depend_on_the_batch() -> None:
