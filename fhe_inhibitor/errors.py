@@ -1,4 +1,4 @@
-"""The one error class of the public edge, and what it takes over of another error."""
+"""The one error class for bad input, and how it quotes the error of a library."""
 
 from __future__ import annotations
 

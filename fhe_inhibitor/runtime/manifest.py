@@ -27,7 +27,10 @@ SERVER_FOLDER = "server"
 
 @dataclass(frozen=True)
 class Encryption:
-    """One ciphertext of a request: `value` ("x" or "padding"), encoded for an input of a function.
+    """One ciphertext of a request: `value`, encoded for an input of a function.
+
+    value: "x", "padding" or, where the client looks up the first layer's projections, one of those,
+    such as "layer0.head0.k".
 
     Functions that read the same value in the same encoding share one ciphertext.
     """
@@ -119,10 +122,10 @@ def read_manifest(folder: Path, network_hash: str | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = (content["format_version"], content["concrete_version"])
-        if found != (FORMAT_VERSION, CONCRETE_VERSION):
+        versions = (content["format_version"], content["concrete_version"])
+        if versions != (FORMAT_VERSION, CONCRETE_VERSION):
             raise InputError(
-                f"{path} has format {found[0]} for Concrete {found[1]}, this version reads "
+                f"{path} has format {versions[0]} for Concrete {versions[1]}, this version reads "
                 f"{FORMAT_VERSION} for {CONCRETE_VERSION}: compile the model again"
             )
         manifest = _manifest(content)

@@ -65,9 +65,9 @@ class Message:
             valid = all(type(size) is int and size >= 0 for size in [n, *sizes.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the header of a {kind} can't be read: send it again") from error
-        wanted = start + sum(sizes.values()) if valid else -1
-        if len(data) != wanted:
-            raise InputError(f"a {kind} has {len(data)} bytes, its header says {wanted}")
+        size = start + sum(sizes.values()) if valid else -1
+        if len(data) != size:
+            raise InputError(f"a {kind} has {len(data)} bytes, its header says {size}")
         ciphertexts = {}
         for name, size in sizes.items():
             ciphertexts[name] = data[start : start + size]
@@ -122,12 +122,12 @@ def unpack_keys(parameters_hash: str, data: bytes) -> bytes:
     """
     if len(data) < _KEYS_PREFIX.size:
         raise InputError(f"keys of {len(data)} bytes are cut: send all of them")
-    magic, version, found = _KEYS_PREFIX.unpack_from(data)
+    magic, version, digest = _KEYS_PREFIX.unpack_from(data)
     if (magic, version) != (KEYS_MAGIC, FORMAT):
         raise InputError(f"these {len(data)} bytes are no keys of format {FORMAT}")
-    if found.hex() != parameters_hash:
+    if digest.hex() != parameters_hash:
         raise InputError(
-            f"keys for parameters {found.hex()[:12]}, wanted {parameters_hash[:12]}: they belong "
+            f"keys for parameters {digest.hex()[:12]}, wanted {parameters_hash[:12]}: they belong "
             "to other circuits; generate new ones"
         )
     return data[_KEYS_PREFIX.size :]

@@ -89,10 +89,10 @@ class Server:
 
         Raises InputError for others, for bytes that are none, and for another length.
         """
-        wanted = {encryption.name for encryption in self.manifest.program(request.n).encryptions}
-        if set(request.ciphertexts) != wanted:
+        names = {encryption.name for encryption in self.manifest.program(request.n).encryptions}
+        if set(request.ciphertexts) != names:
             raise InputError(
-                f"a request with ciphertexts {sorted(request.ciphertexts)}, wanted {sorted(wanted)}"
+                f"a request with ciphertexts {sorted(request.ciphertexts)}, wanted {sorted(names)}"
             )
         return {name: read_value(name, data) for name, data in request.ciphertexts.items()}
 

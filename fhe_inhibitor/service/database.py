@@ -54,15 +54,15 @@ class Database:
         self._local = threading.local()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.transaction() as connection:
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            if found == 0:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
                 for statement in filter(str.strip, SCHEMA.split(";")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif found != SCHEMA_VERSION:
+            elif version != SCHEMA_VERSION:
                 raise InputError(
-                    f"{path} has version {found}, this server reads {SCHEMA_VERSION}: name another "
-                    "data folder"
+                    f"{path} has version {version}, this server reads {SCHEMA_VERSION}: "
+                    "name another data folder"
                 )
 
     @property

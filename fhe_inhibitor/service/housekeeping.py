@@ -20,7 +20,7 @@ def clean(database: Database, storage: Storage, jobs: Jobs, uploads: Uploads) ->
     n_keys = uploads.expire()
     jobs.expire()
     n_files = 0
-    with database.transaction():  # nobody submits between the two looks
+    with database.transaction():  # no job is submitted between the two lists
         names, statuses = storage.jobs(), jobs.statuses()
     for name in names:
         status = statuses.get(name)
@@ -30,7 +30,7 @@ def clean(database: Database, storage: Storage, jobs: Jobs, uploads: Uploads) ->
         elif status is Status.DONE:
             storage.keep_result(name)
     with database.transaction():
-        orphans = set(storage.all_keys()) - uploads.known()
+        orphans = set(storage.all_keys()) - uploads.announced()
     for user, sha256 in orphans:
         storage.remove_keys(user, sha256)
     if n_keys or n_files or orphans:

@@ -69,12 +69,12 @@ class Jobs:
         Refuses a user's idempotency key with another request, and more jobs than allowed.
         """
         with self._database.transaction() as connection:
-            known = connection.execute(
+            first = connection.execute(
                 "SELECT * FROM jobs WHERE user = ? AND idempotency_key = ?",
                 (new.user, new.idempotency_key),
             ).fetchone()
-            if known is not None:
-                return _same(known, new)
+            if first is not None:
+                return _repeated(first, new)
             (waiting,) = connection.execute(
                 f"SELECT count(*) FROM jobs WHERE user = ? AND {UNFINISHED}", (new.user,)
             ).fetchone()
@@ -108,7 +108,7 @@ class Jobs:
             raise not_found("job")
         return _job(row)
 
-    def of(self, user: str) -> list[Job]:
+    def list_of(self, user: str) -> list[Job]:
         """Return a user's jobs, the newest first."""
         query = "SELECT * FROM jobs WHERE user = ? ORDER BY created_at DESC, rowid DESC"
         return [_job(row) for row in self._database.rows(query, user)]
@@ -267,8 +267,8 @@ class Jobs:
     def counts(self) -> dict[str, int]:
         """Return the number of jobs by status."""
         query = "SELECT status, count(*) AS n FROM jobs GROUP BY status"
-        found = {row["status"]: row["n"] for row in self._database.rows(query)}
-        return {status.value: found.get(status, 0) for status in Status}
+        counts = {row["status"]: row["n"] for row in self._database.rows(query)}
+        return {status.value: counts.get(status, 0) for status in Status}
 
     def _end(
         self,
@@ -299,16 +299,16 @@ class Jobs:
         return cursor.rowcount > 0
 
 
-def _same(known: sqlite3.Row, new: NewJob) -> Job:
+def _repeated(first: sqlite3.Row, new: NewJob) -> Job:
     """Return the job that the same request made before."""
     asked = (new.model_hash, new.keys, new.request_sha256)
-    if (known["model_hash"], known["keys"], known["request_sha256"]) != asked:
+    if (first["model_hash"], first["keys"], first["request_sha256"]) != asked:
         raise Refused(
             409,
             "idempotency_conflict",
             "this idempotency key came with another request before: take a new one",
         )
-    return _job(known)
+    return _job(first)
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -65,7 +65,7 @@ async def announce_keys(new: NewKeys, user: User, service: ServiceHere) -> KeysS
 @router.get("/keys", responses=refusals())
 async def list_keys(user: User, service: ServiceHere) -> KeysList:
     """List the caller's keys."""
-    return KeysList(keys=await asyncio.to_thread(service.uploads.of, user))
+    return KeysList(keys=await asyncio.to_thread(service.uploads.list_of, user))
 
 
 @router.get("/keys/{sha256}", responses=refusals(404))
@@ -95,8 +95,8 @@ async def append_keys(
     service: ServiceHere,
 ) -> KeysState:
     """Add the next bytes of keys; the last ones complete them."""
-    known = await asyncio.to_thread(service.uploads.get, user, sha256)
-    keys_hash = service.model_by_hash(known.model_hash).manifest.keys_hash
+    state = await asyncio.to_thread(service.uploads.get, user, sha256)
+    keys_hash = service.model_by_hash(state.model_hash).manifest.keys_hash
     chunks = _counted(request.stream(), service)
     state = await service.uploads.append(user, sha256, upload_offset, chunks, keys_hash)
     response.headers.update(_offsets(state))

@@ -57,7 +57,7 @@ async def submit_job(
 @router.get("/jobs", responses=refusals())
 async def list_jobs(user: User, service: ServiceHere) -> JobList:
     """List the caller's jobs, the newest first."""
-    return JobList(jobs=await asyncio.to_thread(service.jobs.of, user))
+    return JobList(jobs=await asyncio.to_thread(service.jobs.list_of, user))
 
 
 @router.get("/jobs/{id}", responses=refusals(404))
@@ -136,6 +136,6 @@ def _seen(last_event_id: str | None, job: Job) -> int:
     """Return the last task that a client knows of."""
     if last_event_id == LAST_EVENT:
         return job.tasks_total
-    known = last_event_id or ""
-    valid = known.isascii() and known.isdigit() and len(known) < 10
-    return min(int(known), job.tasks_total) if valid else 0
+    number = last_event_id or ""
+    valid = number.isascii() and number.isdigit() and len(number) < 10
+    return min(int(number), job.tasks_total) if valid else 0

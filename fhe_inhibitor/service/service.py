@@ -25,7 +25,7 @@ from fhe_inhibitor.service.supervisor import Supervisor
 from fhe_inhibitor.service.uploads import Uploads
 
 LOG = logging.getLogger(__name__)
-LOOK_S = 0.05  # between looks for changes of the database
+POLL_S = 0.05  # between looks for changes of the database
 CLEAN_S = 60.0
 
 
@@ -61,7 +61,10 @@ class Service:
         self.jobs.recover(self._by_hash)
         self.uploads.recover()
         self.supervisor.start()
-        self._tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._clean())]
+        self._tasks = [
+            asyncio.create_task(self._watch_database()),
+            asyncio.create_task(self._clean()),
+        ]
 
     async def close(self) -> None:
         """End workers and watchers."""
@@ -118,14 +121,14 @@ class Service:
         self.jobs.remove(user, job)
         self.storage.remove_job(job)
 
-    async def _look(self) -> None:
+    async def _watch_database(self) -> None:
         """Set the event whenever somebody has written to the database."""
         version = self.database.data_version()
         while True:
-            await asyncio.sleep(LOOK_S)
-            found = self.database.data_version()
-            if found != version:
-                version = found
+            await asyncio.sleep(POLL_S)
+            version_now = self.database.data_version()
+            if version_now != version:
+                version = version_now
                 self._changed.set()
                 self._changed = asyncio.Event()
 

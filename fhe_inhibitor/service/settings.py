@@ -115,8 +115,8 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
     try:
         return FromFile(**given)
     except ValidationError as error:
-        found = error.errors()[0]
-        name = ".".join(map(str, found["loc"]))
-        raise InputError(f"setting {name}: {found['msg']} ({found['input']!r})") from error
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(f"setting {name}: {first['msg']} ({first['input']!r})") from error
     except ValueError as error:
         raise InputError(f"{file} can't be read as TOML: {error}") from error

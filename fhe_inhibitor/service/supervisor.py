@@ -54,11 +54,6 @@ class Supervisor:
         """Workers that have loaded their circuits."""
         return len(self._ready)
 
-    @property
-    def process_ids(self) -> list[int]:
-        """The workers' process ids."""
-        return [worker.pid for worker in self._workers.values()]
-
     def start(self) -> None:
         """Start all workers, and watch over them."""
         keepers = [self._keep_working() for _ in range(self._settings.workers)]

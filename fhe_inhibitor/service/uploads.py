@@ -1,6 +1,6 @@
 """Evaluation keys, received piece by piece and straight to disk; an interruption loses nothing.
 
-What is there of unfinished keys is the size of their file. When all is there its SHA-256 is
+How much of unfinished keys has arrived is the size of their file. When all is there its SHA-256 is
 taken; the file gets its final name only if that is the one announced.
 """
 
@@ -56,13 +56,13 @@ class Uploads:
         now = time.time()
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT * FROM keys WHERE user = ?", (user,)).fetchall()
-            known = {row["sha256"]: row["size"] for row in rows}
-            if known.get(new.sha256, new.size) != new.size:
-                message = f"these keys were announced with {known[new.sha256]} bytes"
+            sizes = {row["sha256"]: row["size"] for row in rows}
+            if sizes.get(new.sha256, new.size) != new.size:
+                message = f"these keys were announced with {sizes[new.sha256]} bytes"
                 raise Refused(422, "invalid", message)
-            if new.sha256 not in known:
-                if len(known) >= self._settings.max_keys:
-                    message = f"{len(known)} keys are here already; remove some"
+            if new.sha256 not in sizes:
+                if len(sizes) >= self._settings.max_keys:
+                    message = f"{len(sizes)} keys are here already; remove some"
                     raise too_many("too_many_keys", message, 60)
                 self._storage.need(new.size)
             else:
@@ -79,7 +79,7 @@ class Uploads:
         """Return how far a user's keys are; refuses with 404 what is not there."""
         return self._state(self._row(user, sha256))
 
-    def of(self, user: str) -> list[KeysState]:
+    def list_of(self, user: str) -> list[KeysState]:
         """Return all of a user's keys, in the order of their arrival."""
         query = "SELECT * FROM keys WHERE user = ? ORDER BY created_at"
         return [self._state(row) for row in self._database.rows(query, user)]
@@ -119,7 +119,7 @@ class Uploads:
             self.remove(user, sha256)
         return len(dropped)
 
-    def known(self) -> set[tuple[str, str]]:
+    def announced(self) -> set[tuple[str, str]]:
         """Return user and SHA-256 of all keys."""
         rows = self._database.rows("SELECT user, sha256 FROM keys")
         return {(row["user"], row["sha256"]) for row in rows}

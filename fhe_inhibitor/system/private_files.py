@@ -88,9 +88,12 @@ def unlock(data: bytes, passphrase: str | None) -> bytes:
     try:
         magic, version, log_n, r, p, salt, nonce = _HEADER.unpack_from(data)
     except struct.error as error:
-        raise InputError("cut") from error
+        raise InputError(f"{len(data)} bytes are no whole locked file: restore it") from error
     if (magic, version) != (MAGIC, FORMAT) or 128 * r * p << log_n > _MAX_MEMORY_BYTES:
-        raise InputError(f"no locked file of format {FORMAT}")
+        raise InputError(
+            f"no locked file of format {FORMAT} that opens in 1 GB of memory (it says format "
+            f"{version}): restore it"
+        )
     header, content = data[: _HEADER.size], data[_HEADER.size :]
     try:
         return AESGCM(_key(passphrase, salt, log_n, r, p)).decrypt(nonce, content, header)
