@@ -90,8 +90,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
     """Configuration of an InhibiDistilBERT.
 
     Args:
-        vocab_size, dim, n_layers, dropout, attention_dropout, activation, initializer_range:
-            as DistilBERT. `hidden_dim`, `n_heads`, `key_head_dim`, `value_head_dim` and
+        vocab_size, dim, n_layers, dropout, activation, initializer_range: as
+            DistilBERT. `hidden_dim`, `n_heads`, `key_head_dim`, `value_head_dim` and
             `attention_window` are one number, or one number per layer.
         max_position_embeddings: 0 for a model without position embeddings.
         hidden_dim: feed-forward width; 0 leaves the feed-forward block out.
@@ -147,7 +147,6 @@ class InhibiDistilBertConfig(PretrainedConfig):
         embedding_layer_norm: bool = False,
         activation: str = "gelu",
         dropout: float = 0.1,
-        attention_dropout: float = 0.1,
         initializer_range: float = 0.02,
         n_tokens: int = 128,
         default_tokens: int | None = None,
@@ -178,7 +177,6 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.embedding_layer_norm = embedding_layer_norm
         self.activation = activation
         self.dropout = dropout
-        self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.n_tokens = n_tokens
         self.default_tokens = default_tokens or n_tokens
