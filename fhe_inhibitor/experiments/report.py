@@ -85,15 +85,15 @@ def write_report(results: Path, out: Path) -> str:
     ]
     for number, (name, (title, about)) in enumerate(SECTIONS.items(), start=1):
         parts += [f"## {number}. {title}\n", about + "\n"]
-        found = sections[name]
-        if not found:
+        section = sections[name]
+        if not section:
             parts.append("Not run yet.")
         elif name == "layers":
-            parts.append(_of_layers(found, figures))
+            parts.append(_of_layers(section, figures))
         else:
-            parts.append(table([row for result in found for row in result["rows"]]))
-        if found and name in COMPARED:
-            parts.append(_gaps([row for result in found for row in result["rows"]]))
+            parts.append(table([row for result in section for row in result["rows"]]))
+        if section and name in COMPARED:
+            parts.append(_gaps([row for result in section for row in result["rows"]]))
             parts.append(_costs({name: sections[name] for name in COMPARED[name]}))
     page = "\n\n".join(part.strip("\n") for part in parts) + "\n"
     (out / PAGE).write_text(page, encoding="utf-8")
@@ -151,16 +151,16 @@ def _spread(of_seeds: Collection[float]) -> str:
 
 def _gaps(rows: Sequence[dict[str, Any]]) -> str:
     """How far a recipe's mean over the development sets is from its teacher's, of shared tasks."""
-    found: dict[str, dict[str, dict[Any, float]]] = defaultdict(dict)
+    by_recipe: dict[str, dict[str, dict[Any, float]]] = defaultdict(dict)
     developed = [row for row in rows if row.get("split", "validation") == "validation"]
     scores = _scores(developed)
     differing = _differing([dict(settings) for (_, settings), _ in scores])
     for ((recipe, settings), task), of_seeds in scores.items():
         parts = [f"{name} {dict(settings)[name]}" for name in differing if name in dict(settings)]
-        found[", ".join([recipe, *parts])][task] = of_seeds
-    teacher = {task: fmean(of_seeds.values()) for task, of_seeds in found["teacher"].items()}
+        by_recipe[", ".join([recipe, *parts])][task] = of_seeds
+    teacher = {task: fmean(of_seeds.values()) for task, of_seeds in by_recipe["teacher"].items()}
     lines = []
-    for recipe, of_tasks in found.items():
+    for recipe, of_tasks in by_recipe.items():
         shared = [task for task in of_tasks if task in teacher]
         if recipe == "teacher" or not shared:
             continue

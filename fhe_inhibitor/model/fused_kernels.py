@@ -69,7 +69,7 @@ def attend(heads: Any, out: Any, first: int, last: int) -> None:
         values[:] = v[b, :, h]
         for i in range(q.shape[1]):
             query[: q.shape[3]] = q[b, i, h]
-            _measure(query, keys, distance)
+            _distances(query, keys, distance)
             _inhibit(distance, heads.factor[h], _shifts(heads, h, i), _mask(heads, b, h, i), z)
             if heads.signed:
                 _add_softened(values, z, out[b, i, h])
@@ -97,7 +97,7 @@ def differentiate(heads: Any, above: Any, below: Any, first: int, last: int) -> 
             query[: q.shape[3]] = q[b, i, h]
             dout[: above.shape[3]] = above[b, i, h]
             shift, dshift = _shifts(heads, h, i), _row(below.shift[b], h, i)
-            _measure(query, keys, distance)
+            _distances(query, keys, distance)
             _inhibit(distance, factor, shift, _mask(heads, b, h, i), z)
             dz[:] = zero
             if heads.signed:
@@ -154,7 +154,7 @@ def _mask(heads: Any, b: int, h: int, i: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _measure(query: Any, keys: Any, distance: Any) -> None:
+def _distances(query: Any, keys: Any, distance: Any) -> None:
     """Manhattan distances of one query to all keys."""
     distance[:] = 0
     for c in range(0, len(query), CHANNELS):
@@ -236,7 +236,7 @@ def _pass_softened(values: Any, z: Any, dout: Any, dv: Any, dz: Any) -> None:
 
 @njit(nogil=True, cache=True, fastmath=REORDERED)
 def _pass_distances(query: Any, keys: Any, dz: Any, dq: Any, dk: Any) -> None:
-    """Write the gradients of `_measure` to dq `[d]` and add them to dk `[d, n]`."""
+    """Write the gradients of `_distances` to dq `[d]` and add them to dk `[d, n]`."""
     zero = dz.dtype.type(0)
     for c in range(len(query)):
         q, key, dkc, total = query[c], keys[c], dk[c], zero

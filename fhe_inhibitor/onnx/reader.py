@@ -2,7 +2,7 @@
 
 Arrays come from the graph's initializers, what a lookup rounds away and where its table begins
 from scale and zero point of its QuantizeLinear, the structure from the metadata. Then the graph is
-written again from what was found: a file is accepted only if both are equal, node by node and
+written again from these integers: a file is accepted only if both are equal, node by node and
 tensor by tensor, so the parameters are those of the graph, whatever the metadata claims.
 """
 
@@ -110,22 +110,22 @@ def _with_rounding(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
     return tree
 
 
-def _differences(found: onnx.ModelProto, wanted: onnx.ModelProto) -> Iterator[str]:
+def _differences(given: onnx.ModelProto, expected: onnx.ModelProto) -> Iterator[str]:
     """Yield what two models differ in."""
-    if list(found.opset_import) != list(wanted.opset_import):
+    if list(given.opset_import) != list(expected.opset_import):
         yield "the operator set"
-    if found.functions or found.training_info or found.graph.sparse_initializer:
+    if given.functions or given.training_info or given.graph.sparse_initializer:
         yield "what else the file holds"
     for part in ("input", "output", "node"):
-        of_found, of_wanted = getattr(found.graph, part), getattr(wanted.graph, part)
-        if len(of_found) != len(of_wanted):
+        ours, theirs = getattr(expected.graph, part), getattr(given.graph, part)
+        if len(theirs) != len(ours):
             yield f"the number of {part}s"
-        for a, b in zip(of_found, of_wanted, strict=False):
+        for a, b in zip(theirs, ours, strict=False):
             if a != b:
                 yield f"{part} {a.name!r}"
     arrays = [
         {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        for model in (found, wanted)
+        for model in (given, expected)
     ]
     for name in sorted(arrays[0].keys() | arrays[1].keys()):
         a, b = (tensors.get(name) for tensors in arrays)

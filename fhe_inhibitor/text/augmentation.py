@@ -95,16 +95,16 @@ def word_neighbours(
     Words that the tokenizer splits are left out: they have no features.
     """
     vocabulary = tokenizer.get_vocab()
-    known = [word for word in words if word in vocabulary]
-    rows = features[[vocabulary[word] for word in known]]
+    whole_words = [word for word in words if word in vocabulary]
+    rows = features[[vocabulary[word] for word in whole_words]]
     rows = rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6)
     neighbours = {}
-    for start in range(0, len(known), 1024):
+    for start in range(0, len(whole_words), 1024):
         similarity = rows[start : start + 1024] @ rows.T
         similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :n_neighbours]
-        for word, row in zip(known[start : start + 1024], nearest, strict=True):
-            neighbours[word] = [known[i] for i in row if known[i] != word]
+        for word, row in zip(whole_words[start : start + 1024], nearest, strict=True):
+            neighbours[word] = [whole_words[i] for i in row if whole_words[i] != word]
     return neighbours
 
 

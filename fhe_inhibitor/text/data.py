@@ -56,13 +56,13 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str
     Raises InputError as `read_tsv` does, but knows nothing of labels and sentences.
     """
     lines = _read_lines(Path(path))
-    wanted = f"wanted a tab-separated header with {' and '.join(columns)}"
+    header_form = f"wanted a tab-separated header with {' and '.join(columns)}"
     if not lines:
-        raise InputError(f"{path} is empty; {wanted}")
+        raise InputError(f"{path} is empty; {header_form}")
     header = lines[0].split("\t")
     for column in columns:
         if column not in header:
-            raise InputError(f"{path}, line 1: no column {column!r} among {header}; {wanted}")
+            raise InputError(f"{path}, line 1: no column {column!r} among {header}; {header_form}")
     if not any(line.strip() for line in lines[1:]):
         raise InputError(f"{path} has a header but no texts; wanted one labelled text a line")
     positions = [header.index(column) for column in columns]

@@ -33,12 +33,14 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 OF_VALUES = ("pearson", "spearman")
 
 
-def measure(names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def compute_metrics(
+    names: Sequence[str], logits: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
     """Return the metrics of logits `[n, n_labels]`, and their mean as "score".
 
     Of a regression `[n, 1]` the outputs themselves are compared, else the largest logit's class.
 
-    >>> measure(["accuracy", "f1"], np.array([[0, 1], [0, 1], [2, 1]]), np.array([1, 0, 0]))
+    >>> compute_metrics(["accuracy", "f1"], np.array([[0, 1], [0, 1], [2, 1]]), np.array([1, 0, 0]))
     {'accuracy': 0.6666666666666666, 'f1': 0.6666666666666666, 'score': 0.6666666666666666}
     """
     values = logits[:, 0] if names[0] in OF_VALUES else logits.argmax(axis=-1)

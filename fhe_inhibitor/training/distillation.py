@@ -252,13 +252,13 @@ def predict(
 
 
 def _parameter_groups(model: nn.Module, config: DistillationConfig) -> Sequence[dict[str, Any]]:
-    def of(name: str) -> str:
+    def group_of(name: str) -> str:
         if ".free." in name:
             return "free"
         return "embedding" if ".word_embeddings." in name else "rest"
 
     groups = [
-        ([p for name, p in model.named_parameters() if of(name) == kind], rate, decay)
+        ([p for name, p in model.named_parameters() if group_of(name) == kind], rate, decay)
         for kind, rate, decay in (
             ("rest", config.learning_rate, 0.01),
             ("embedding", config.embedding_rate or config.learning_rate, 0.01),

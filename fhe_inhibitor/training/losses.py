@@ -106,9 +106,9 @@ def hard_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     labels: float `[B]`, NaN where unknown; 0 if that is everywhere.
     """
-    known = ~labels.isnan()
-    if not known.any():
+    labelled = ~labels.isnan()
+    if not labelled.any():
         return logits.sum() * 0
     if logits.shape[-1] == 1:
-        return nn.functional.mse_loss(logits[known, 0], labels[known])
-    return nn.functional.cross_entropy(logits[known], labels[known].long())
+        return nn.functional.mse_loss(logits[labelled, 0], labels[labelled])
+    return nn.functional.cross_entropy(logits[labelled], labels[labelled].long())

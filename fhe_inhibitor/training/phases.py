@@ -33,7 +33,7 @@ from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.processor import autocast, flush_denormals
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.batches import shuffled_batches
-from fhe_inhibitor.text.metrics import measure
+from fhe_inhibitor.text.metrics import compute_metrics
 from fhe_inhibitor.text.tasks import Task
 from fhe_inhibitor.training.losses import blended, hard_loss, layer_losses, observe, soft_loss
 from fhe_inhibitor.training.rows import TokenRow, collate, predict_rows
@@ -75,8 +75,8 @@ class Phase(Record):
 
     def steps(self, n_rows: int) -> int:
         """Return how many steps the phase takes over so many texts."""
-        wanted = round(self.epochs * n_rows / self.batch_size)
-        return min(max(wanted, self.min_steps, 1), self.max_steps)
+        n_steps = round(self.epochs * n_rows / self.batch_size)
+        return min(max(n_steps, self.min_steps, 1), self.max_steps)
 
     @property
     def needs_teacher(self) -> bool:
@@ -305,7 +305,7 @@ def _evaluate(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[st
     """Return the loss of labelled rows, that an early stop goes by, and the task's metrics."""
     outputs, labels = predict_rows(model, rows), np.array([row.label for row in rows], np.float32)
     loss = hard_loss(torch.from_numpy(outputs), torch.from_numpy(labels))
-    return {"loss": loss.item(), **measure(task.metrics, outputs, labels)}
+    return {"loss": loss.item(), **compute_metrics(task.metrics, outputs, labels)}
 
 
 class _Fading(TrainerCallback):

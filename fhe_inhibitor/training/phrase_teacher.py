@@ -36,13 +36,13 @@ class PhraseTeacher:
     def __init__(self, teacher: Teacher, student_tokenizer: Tokenizer) -> None:
         self.teacher = teacher
         self.model = from_distilbert(teacher.model).requires_grad_(False)
-        known = teacher.tokenizer.get_vocab()
-        if missing := [name for name in ("[CLS]", "[SEP]", "[UNK]") if name not in known]:
+        vocabulary = teacher.tokenizer.get_vocab()
+        if missing := [name for name in ("[CLS]", "[SEP]", "[UNK]") if name not in vocabulary]:
             raise InputError(
                 f"the teacher's tokenizer lacks {', '.join(missing)}; wanted one like DistilBERT's"
             )
         self.pieces = entry_pieces(student_tokenizer, teacher.tokenizer)
-        self.separator = known["[SEP]"]
+        self.separator = vocabulary["[SEP]"]
 
     @torch.no_grad()
     def __call__(self, ids: Tensor, mask: Tensor) -> Observed:

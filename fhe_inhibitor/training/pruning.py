@@ -41,7 +41,7 @@ def _input_deviations(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[nn.Li
     """Return the root mean square of each input `[in]` of each linear map that is pruned."""
     deviations: dict[nn.Linear, Tensor] = {}
 
-    def measure(linear: nn.Linear) -> Callable[..., None]:
+    def record(linear: nn.Linear) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             deviations[linear] = inputs[0].float().square().flatten(0, -2).mean(dim=0).sqrt()
 
@@ -49,7 +49,7 @@ def _input_deviations(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[nn.Li
 
     linears = [x for x in model.distilbert.transformer.modules() if isinstance(x, nn.Linear)]
     hooks = [
-        linear.register_forward_pre_hook(measure(linear))
+        linear.register_forward_pre_hook(record(linear))
         for linear in (*linears, model.pre_classifier, model.classifier)
     ]
     try:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.loading import load_model
 from fhe_inhibitor.text.batches import MAX_TOKENS, pad, padded_batches
-from fhe_inhibitor.text.metrics import measure
+from fhe_inhibitor.text.metrics import compute_metrics
 from fhe_inhibitor.text.tasks import Example, Task
 
 
@@ -84,4 +84,4 @@ def predict_rows(
 def measure_rows(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[str, float]:
     """Return the task's metrics of a model on labelled rows, and their mean as "score"."""
     labels = np.array([row.label for row in rows])
-    return measure(task.metrics, predict_rows(model, rows), labels)
+    return compute_metrics(task.metrics, predict_rows(model, rows), labels)

@@ -32,18 +32,18 @@ def make_static(model: Any, rows: Sequence[Sequence[int]]) -> None:
     model.eval()
     tokens, mask = (t.to(model.device) for t in pad(rows, model.config.pad_token_id))
     read = mask.bool()
-    wanted = model.distilbert.embeddings(tokens)
-    own = wanted
+    target = model.distilbert.embeddings(tokens)
+    own = target
     for block in model.distilbert.transformer.layer:
-        wanted = wanted + block.attention(wanted, mask)
+        target = target + block.attention(target, mask)
         own = own + block.attention(own, mask)
-        wanted = block.sa_layer_norm(wanted)
-        block.sa_layer_norm = fit_static(own[read], wanted[read])
+        target = block.sa_layer_norm(target)
+        block.sa_layer_norm = fit_static(own[read], target[read])
         own = block.sa_layer_norm(own)
-        wanted = wanted + block.ffn(wanted)
+        target = target + block.ffn(target)
         own = own + block.ffn(own)
-        wanted = block.output_layer_norm(wanted)
-        block.output_layer_norm = fit_static(own[read], wanted[read])
+        target = block.output_layer_norm(target)
+        block.output_layer_norm = fit_static(own[read], target[read])
         own = block.output_layer_norm(own)
     model.config.normalization, model.config.embedding_layer_norm = "static", True
 

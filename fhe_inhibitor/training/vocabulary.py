@@ -93,10 +93,10 @@ def token_features(teacher: Teacher, student_tokenizer: Tokenizer) -> np.ndarray
     texts = [entries[i].removeprefix(CONTINUATION).replace(SPACE, " ").strip() for i in words]
     hidden, embedded, logits = _read_alone(teacher, texts)
     columns = [_principal_components(hidden), _principal_components(embedded), logits]
-    known = np.concatenate(columns, axis=1)
-    known = (known - known.mean(0)) / (known.std(0) + 1e-6)
-    features = np.zeros((len(entries), known.shape[1]), np.float32)
-    features[words] = known
+    values = np.concatenate(columns, axis=1)
+    values = (values - values.mean(0)) / (values.std(0) + 1e-6)
+    features = np.zeros((len(entries), values.shape[1]), np.float32)
+    features[words] = values
     return features
 
 
@@ -182,17 +182,17 @@ def entry_pieces(
     Those that it has where the entry stands in a text: several for a phrase or a word that it
     doesn't know whole, that of ##ing for the continuation "ing"; a special entry's own.
     """
-    known = teacher_tokenizer.get_vocab()
+    vocabulary = teacher_tokenizer.get_vocab()
     pieces: list[list[int]] = []
     entries = entry_names(student_tokenizer)
     texts = [entry.replace(SPACE, " ").strip() for entry in entries]
     whole = teacher_tokenizer(texts, add_special_tokens=False)["input_ids"]
     for entry, text, ids in zip(entries, texts, whole, strict=True):
         if is_special(entry):
-            ids = [known.get(entry, known["[UNK]"])]
-        elif not entry.startswith(SPACE) and CONTINUATION + text in known:
-            ids = [known[CONTINUATION + text]]
-        pieces.append(ids or [known["[UNK]"]])
+            ids = [vocabulary.get(entry, vocabulary["[UNK]"])]
+        elif not entry.startswith(SPACE) and CONTINUATION + text in vocabulary:
+            ids = [vocabulary[CONTINUATION + text]]
+        pieces.append(ids or [vocabulary["[UNK]"]])
     return pieces
 
 

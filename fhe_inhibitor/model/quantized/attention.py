@@ -21,7 +21,7 @@ from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
 from circuits.lookups import Table, table_of
 from circuits.sums import PartialSums
-from fhe_inhibitor.model.quantized.functions import inhibit, measure
+from fhe_inhibitor.model.quantized.functions import distances, inhibit
 from fhe_inhibitor.model.quantized.steps import (
     Step,
     clamp_leaky,
@@ -182,7 +182,7 @@ class QuantizedInhibitor:
         if q is None:
             distance = readable(k.sum(dim=-1), mask.shape[1], self.window)
         else:
-            distance = measure(q, k, self.window)
+            distance = distances(q, k, self.window)
         score = round_to_step(distance, self.score.lsbs, noise_std)
         z = self._inhibition(score, self.shift[offset]).masked_fill(~mask, torch.inf)
         total = self._add(v, z, noise_std)

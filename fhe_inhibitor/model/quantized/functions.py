@@ -5,7 +5,7 @@ for, and gives the same: integers in the forward pass, straight-through gradient
 
     read_table      an accumulator is rounded, with noise, and a table is read
     integer_rows    weights are cut to the largest few and scaled to integers within all bounds
-    measure         Manhattan distances of queries and keys
+    distances       Manhattan distances of queries and keys
     inhibit         sums over keys of (v - z)^+
 """
 
@@ -127,21 +127,21 @@ class _RoundRows(torch.autograd.Function):
         return out, None, None
 
 
-def measure(q: Tensor, k: Tensor, window: int) -> Tensor:
+def distances(q: Tensor, k: Tensor, window: int) -> Tensor:
     """Return Manhattan distances `[B, n_q, m]` of queries `[B, n_q, d]` and keys `[B, n, d]`.
 
     m: the keys that a query reads, all n with window 0, else 2 window + 1 around its own position;
     beyond the ends they are 0.
     """
-    return _Measure.apply(q, k, window)
+    return _Distances.apply(q, k, window)
 
 
-class _Measure(torch.autograd.Function):
+class _Distances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, window: int) -> Tensor:
         q, k, ctx.window = q.contiguous(), k.contiguous(), window
         out = q.new_zeros(*q.shape[:2], 2 * window + 1 if window else k.shape[1])
-        kernels.measure(q.numpy(), k.numpy(), window, out.numpy())
+        kernels.distances(q.numpy(), k.numpy(), window, out.numpy())
         ctx.save_for_backward(q, k)
         return out
 
@@ -151,7 +151,7 @@ class _Measure(torch.autograd.Function):
         q, k = ctx.saved_tensors
         dq, dk = torch.zeros_like(q), torch.zeros_like(k)
         above = grad.contiguous().numpy()
-        kernels.measure_back(above, q.numpy(), k.numpy(), ctx.window, dq.numpy(), dk.numpy())
+        kernels.distances_back(above, q.numpy(), k.numpy(), ctx.window, dq.numpy(), dk.numpy())
         return dq, dk, None
 
 
@@ -159,7 +159,7 @@ def inhibit(v: Tensor, z: Tensor, window: int, signed: bool) -> Tensor:
     """Return the sums over keys of (v - z)^+, less (-v - z)^+ if signed: `[B, n_q, d_v]`.
 
     v: `[B, n, d_v]`. z: `[B, n_q, m]`, infinite for keys that aren't there; for m and window see
-    `measure`.
+    `distances`.
     """
     return _Inhibit.apply(v, z, window, signed)
 

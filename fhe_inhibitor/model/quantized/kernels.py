@@ -130,7 +130,7 @@ def round_rows_back(above: Any, rows: Any, fits: Any, fixed: Any, out: Any) -> N
 
 
 @njit(nogil=True, cache=True, fastmath=REORDERED)
-def measure(q: Any, k: Any, window: Any, out: Any) -> None:
+def distances(q: Any, k: Any, window: Any, out: Any) -> None:
     """Write the Manhattan distances of q `[B, n_q, d]` and k `[B, n, d]` to `out` `[B, n_q, m]`.
 
     Each query i reads m keys: all n of them, or with a window the 2 window + 1 around key i, of
@@ -147,7 +147,7 @@ def measure(q: Any, k: Any, window: Any, out: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def measure_back(above: Any, q: Any, k: Any, window: Any, dq: Any, dk: Any) -> None:
+def distances_back(above: Any, q: Any, k: Any, window: Any, dq: Any, dk: Any) -> None:
     """Add the gradients of q and k to dq and dk; that of |x| is 0 at 0."""
     for b in range(len(q)):
         for i in range(q.shape[1]):
@@ -165,7 +165,7 @@ def measure_back(above: Any, q: Any, k: Any, window: Any, dq: Any, dk: Any) -> N
 def inhibit(v: Any, z: Any, window: Any, signed: Any, out: Any) -> None:
     """Add to out `[B, n_q, d_v]` the sums over keys of (v - z)^+, less (-v - z)^+ if signed.
 
-    v: `[B, n, d_v]`. z: `[B, n_q, m]`, infinite for keys that aren't there; for m see `measure`.
+    v: `[B, n, d_v]`. z: `[B, n_q, m]`, infinite for keys that aren't there; for m see `distances`.
     """
     for b in range(len(v)):
         for i in range(z.shape[1]):

@@ -12,9 +12,9 @@ from fhe_inhibitor.model.configuration import QuantizationConfig
 from fhe_inhibitor.model.quantized.attention import readable
 from fhe_inhibitor.model.quantized.functions import (
     Bounds,
+    distances,
     inhibit,
     integer_rows,
-    measure,
     read_table,
     row_scales,
 )
@@ -123,7 +123,7 @@ def test_attention_is_that_of_torch(window: int, n_queries: int, signed: bool) -
 
     keys = readable(k, n_queries, window)
     wanted = (q[:, :, None] - keys).abs().sum(dim=-1) * there
-    assert_same(measure(q, k, window), wanted, q, k)
+    assert_same(distances(q, k, window), wanted, q, k)
 
     z = torch.randint(0, 5, read.shape).float().masked_fill(~read, torch.inf).requires_grad_()
     values = readable(v, n_queries, window)
