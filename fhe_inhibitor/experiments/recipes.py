@@ -1,26 +1,30 @@
 """The recipes of `fhe-inhibitor distill`: which phases, on what, against which teacher.
 
-    teacher          the teacher itself, fine-tuned: E0, and the --teacher of the others
-    task-agnostic    E1 of Zhang & Brännvall 2025 (arXiv 2503.15983)
-    task-specific    E2 of the same
+    teacher          no student: the teacher itself, fine-tuned on the task
+    task-agnostic    a published recipe, E1
+    task-specific    a published recipe, E2
     aligned          ours
-    converted        a student as it is, or with static norms or of few bits: after training
-    retrained        the same, then trained for 600 steps more: in training
+    converted        a student with static norms or of few bits, changed after its training
+    retrained        the same, then trained for 600 steps more
 
-E1 teaches attention on any text to speak like the pretrained teacher's and learns the task last.
-E2 has the task's texts alone and changes everything at once, at the small learning rate that a
-network of trained weights stands; its lower layers, whose attention is the furthest from the
-teacher's, hardly move. `aligned` takes from each what works. Like E2 it needs nothing but the
-task and its fine-tuned teacher. Like E1 it first aligns the attention of one layer at a time,
-which stands a larger rate, but with the teacher that knows the task: what a layer learns is what
-this task needs, and no later phase has to unlearn it. Then all layers follow the teacher's hidden
-states (weighted up, so that lower layers go on learning) and probabilities, on the task's texts
-and altered copies, which the teacher labels too.
+E0, E1 and E2 are the experiments of Zhang & Brännvall 2025 (arXiv 2503.15983). E0 is the fine-tuned
+teacher, with which the students are compared. E1 distils a pretrained teacher on any text, first
+the attention of one layer at a time, then all hidden states, and learns the task last, from labels.
+E2 distils a teacher that was fine-tuned on the task, on the task's texts alone: it trains all
+weights at once, on the teacher's hidden states and probabilities.
 
-The last two start from a student that another recipe made (`student`; without one, from the
-teacher's weights, which are the dot-product student), and change what the experiment's
-`normalization` and `bits` say. Retraining follows the fine-tuned teacher's hidden states and
-probabilities like E2, so that it mends what the change broke and doesn't learn another network.
+E2 can only afford a small learning rate, because it starts from trained weights; so its lower
+layers hardly move, although their attention is the furthest from the teacher's. `aligned` takes
+from each what works. Like E2 it needs nothing but the task and its fine-tuned teacher. Like E1 it
+first aligns the attention of one layer at a time, with a larger learning rate. But its teacher
+knows the task, so what a layer learns is what the task needs, and no later phase has to unlearn it.
+Then all layers learn from the teacher's hidden states and probabilities, on the task's texts and
+altered copies. Hidden states have a large weight, so that lower layers go on learning.
+
+`converted` and `retrained` start from a student that another recipe made (the setting `student`;
+without it, from the teacher's weights) and change what the settings `normalization` and `bits` say.
+Retraining uses the losses of E2, so that it mends what the change broke and doesn't learn another
+network.
 
 Numbers are for two processor cores; an experiment's file can set each of them.
 """

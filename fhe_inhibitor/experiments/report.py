@@ -81,7 +81,7 @@ def write_report(results: Path, out: Path) -> str:
     parts = [
         "# Experiments\n",
         "Written by `fhe-inhibitor experiments report` from JSON files; nothing here is typed.",
-        _of_machines(sections),
+        _describe_machines(sections),
     ]
     for number, (name, (title, about)) in enumerate(SECTIONS.items(), start=1):
         parts += [f"## {number}. {title}\n", about + "\n"]
@@ -89,7 +89,7 @@ def write_report(results: Path, out: Path) -> str:
         if not section:
             parts.append("Not run yet.")
         elif name == "layers":
-            parts.append(_of_layers(section, figures))
+            parts.append(_describe_layers(section, figures))
         else:
             parts.append(table([row for result in section for row in result["rows"]]))
         if section and name in COMPARED:
@@ -185,7 +185,7 @@ def _costs(sections: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(["What they took:", "", *markdown_table(head, rows)]) if rows else ""
 
 
-def _of_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
+def _describe_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
     """Plot and table of each layer's error, of every result that has them."""
     parts = []
     for result in results:
@@ -219,7 +219,7 @@ def _layer_table(result: dict[str, Any], errors: dict[int, list[tuple[int, float
     return "\n".join(markdown_table(LAYER_COLUMNS, rows))
 
 
-def _of_machines(sections: dict[str, list[dict[str, Any]]]) -> str:
+def _describe_machines(sections: dict[str, list[dict[str, Any]]]) -> str:
     """Where and when the results were made."""
     lines = set()
     for name, results in sections.items():

@@ -191,21 +191,21 @@ class InhibiDistilBertConfig(PretrainedConfig):
 
     def layer(self, index: int) -> LayerConfig:
         """Return the shape of layer `index`, counted from 0."""
-        n_heads = self._of_layer("n_heads", index)
+        n_heads = self._layer_value("n_heads", index)
         bits = self.quantization_config_or_none
         constant = index == self.n_layers - 1 and self.classifier_query == "constant"
         offsets = self.threshold == "head_offset" and not constant
         return LayerConfig(
             n_heads=n_heads,
-            key_head_dim=self._of_layer("key_head_dim", index) or self.dim // n_heads,
-            value_head_dim=self._of_layer("value_head_dim", index) or self.dim // n_heads,
-            hidden_dim=self._of_layer("hidden_dim", index) or 0,
-            attention_window=0 if constant else self._of_layer("attention_window", index) or 0,
+            key_head_dim=self._layer_value("key_head_dim", index) or self.dim // n_heads,
+            value_head_dim=self._layer_value("value_head_dim", index) or self.dim // n_heads,
+            hidden_dim=self._layer_value("hidden_dim", index) or 0,
+            attention_window=0 if constant else self._layer_value("attention_window", index) or 0,
             max_offset=self.max_relative_offset if offsets else 0,
             constant_query=constant,
-            key_bits=_of_layer(bits.key_bits, index) if bits else 0,
-            value_bits=_of_layer(bits.value_bits, index) if bits else 0,
-            keys_per_sum=_of_layer(bits.keys_per_sum, index) if bits else 0,
+            key_bits=_layer_value(bits.key_bits, index) if bits else 0,
+            value_bits=_layer_value(bits.value_bits, index) if bits else 0,
+            keys_per_sum=_layer_value(bits.keys_per_sum, index) if bits else 0,
         )
 
     @property
@@ -215,8 +215,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
             return None
         return QuantizationConfig(**self.quantization)
 
-    def _of_layer(self, name: str, index: int) -> Any:
-        return _of_layer(getattr(self, name), index)
+    def _layer_value(self, name: str, index: int) -> Any:
+        return _layer_value(getattr(self, name), index)
 
     def _check(self) -> None:
         """Refuse values that no model can be built from."""
@@ -259,6 +259,6 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 raise InputError("keys_per_sum needs full attention, attention_window 0")
 
 
-def _of_layer(value: Any, index: int) -> Any:
+def _layer_value(value: Any, index: int) -> Any:
     """Return a layer's entry of a value that is given once, or once per layer."""
     return value[index] if isinstance(value, (list, tuple)) else value

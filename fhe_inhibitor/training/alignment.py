@@ -1,10 +1,10 @@
 """Layer by layer, bottom up: the student's attention output against the teacher's.
 
-Layer l reads the *student's* hidden states, those of its aligned layers below, and aims at what
-the teacher's layer l says to the teacher's own: so each layer learns to make up for what those
-below it miss, and sees in training what it will see in use. While it learns, everything else is
-frozen; so its inputs and targets are computed once, kept in bfloat16, and a step costs one
-attention instead of two networks.
+Layer l of the student reads the *student's* hidden states, after the layers below were aligned. Its
+target is the attention output of the teacher's layer l, which reads the *teacher's* hidden states.
+So each layer learns to make up for what those below it miss, from the inputs that it will have in
+use. Everything else is frozen meanwhile. So inputs and targets are computed once and kept in
+bfloat16, and a training step costs one layer's attention instead of two networks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROBE_TEXTS = 128
 
 
 class LayerRow(NamedTuple):
-    """What one layer reads of a text and what its attention shall say, bfloat16 `[n, dim]`."""
+    """What one layer reads of a text, and the target of its attention: bfloat16 `[n, dim]`."""
 
     x: Tensor
     target: Tensor
@@ -115,9 +115,9 @@ def align_layers(
 ) -> None:
     """Train each layer's Q, K, V, gamma, eta and delta in turn, in place.
 
-    teacher: the dot-product model of the teacher's weights. folder: of the layers that are done;
-    repeated, an interrupted call goes on after them. The last texts, an eighth but at most 128,
-    are not trained on: the journal's "held_out" is their error.
+    teacher: the teacher's weights with dot-product attention. folder: holds the layers that are
+    done; when an interrupted call is repeated, it goes on after them. The last texts, an eighth
+    but at most 128, are not trained on: the journal's "held_out" is the error on them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     student.eval()

@@ -1,9 +1,9 @@
 """The distillation corpus: everything a student learns from, in one folder of arrays.
 
-It ties the modules before it together: tokenizer, features, augmented texts, importance, and the
-teacher's logits of every text. A step that is in the folder already is not done again, and the
-logits come in shards of 20,000 texts, so an interruption loses a minute, and training can start
-on the shards that are there. The folder holds:
+These are the tokenizer, features and importance of its entries, augmented texts, and the teacher's
+logits of every text. What is already in the folder is not made again. Logits come in shards of
+20,000 texts, so that an interruption loses a minute, and training can start on the first shards.
+The folder holds:
 
     parameters.json    what it was made from; another call must agree
     words.json         the tokenizer before phrases
@@ -56,8 +56,8 @@ Arrays = dict[str, np.ndarray]
 class TokenizedTexts:
     """Texts of different lengths, one after the other: text i is ids[offsets[i]:offsets[i + 1]].
 
-    ids int32 [tokens]; offsets int64 [n + 1]; logits float32 [n, n_labels], the teacher's, NaN
-    where it was not asked; labels int64 [n], the true ones, -1 where there is none.
+    ids: int32 [tokens]. offsets: int64 [n + 1]. logits: float32 [n, n_labels], the teacher's, NaN
+    where it was not asked. labels: int64 [n], the true ones, -1 where none is known.
     """
 
     ids: np.ndarray
@@ -76,8 +76,8 @@ class TokenizedTexts:
 class Corpus:
     """What a student is distilled from.
 
-    features float32 [vocab, F] and importance float32 [vocab] are `vocabulary`'s. `complete` is
-    False while labels of some texts are still to come: `texts` then holds the first ones.
+    features: float32 [vocab, F], and importance: float32 [vocab], see `vocabulary`. complete: False
+    while the teacher has not read all texts; then `texts` holds those that it has read.
     """
 
     tokenizer_path: Path
@@ -101,12 +101,13 @@ def build_corpus(
     labelled: bool = True,
     observer: Observer | None = None,
 ) -> Corpus:
-    """Make the corpus in `cache_dir`, or what of it is not there yet, and load it.
+    """Make the missing parts of the corpus in `cache_dir`, and load it.
 
-    `train` and `held_out_texts` are what `hold_out` returns, `sentences` are unlabelled texts.
-    Texts that are a phrase of a held-out sentence (three words or more), or that share a run of
-    eight words with one, are left out, so a few fewer than `n_texts` remain. labelled: ask the
-    teacher for the logits of each, which takes the longest; else they are NaN.
+    train, held_out_texts: what `hold_out` returns. sentences: unlabelled texts. A text is left
+    out if it is a phrase of a held-out sentence (three words or more) or shares a run of eight
+    words with one, so a few fewer than `n_texts` remain. labelled: ask the teacher for the logits
+    of each text, which takes the longest; else they are NaN. observer: hears of the parts, then of
+    the texts that the teacher has read.
 
     Raises InputError if the folder was made from other data, parameters or another teacher.
     """
@@ -127,8 +128,10 @@ def build_corpus(
     observer.plan(4, "parts")
     texts = [row.text for row in train]
     own_texts = [*texts, *sentences]
-    words = _saved(folder / "words.json", lambda: extend_wordpiece(teacher.tokenizer, own_texts))
-    of_words = _once(folder / "words.npz", lambda: _words(teacher, words, texts))
+    words = _load_or_make_tokenizer(
+        folder / "words.json", lambda: extend_wordpiece(teacher.tokenizer, own_texts)
+    )
+    of_words = _load_or_make(folder / "words.npz", lambda: _words(teacher, words, texts))
     observer.finish(1)
     if not (folder / "texts.txt").exists():
         neighbours = word_neighbours(words, of_words["features"], _frequent_words(texts))
@@ -138,15 +141,17 @@ def build_corpus(
     observer.finish(1)
     phrases = find_phrases(words, own_texts, of_words["importance"], n_phrases)
     importance = phrase_importance(of_words["importance"], phrases)
-    tokenizer = _saved(folder / "tokenizer.json", lambda: add_phrases(words, phrases, importance))
-    _once(
+    tokenizer = _load_or_make_tokenizer(
+        folder / "tokenizer.json", lambda: add_phrases(words, phrases, importance)
+    )
+    _load_or_make(
         folder / "vocabulary.npz",
         lambda: {"features": token_features(teacher, tokenizer), "importance": importance},
     )
     observer.finish(1)
     varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    _once(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
-    _once(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
+    _load_or_make(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
+    _load_or_make(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
     observer.finish(1)
     if labelled:
         _label_shards(teacher, varied, folder, observer)
@@ -154,10 +159,10 @@ def build_corpus(
 
 
 def load_corpus(cache_dir: str | Path, labelled: bool = True) -> Corpus:
-    """Load a corpus, or of one that is still being made the texts that have labels by now.
+    """Load a corpus; of one that is still being made, the texts that the teacher has read by now.
 
-    labelled: if False, all texts, their logits NaN. Raises InputError where there is no corpus, or
-    none of its texts have the labels that are wanted.
+    labelled: if False, load all texts, with logits NaN. Raises InputError for a folder without a
+    corpus, and if labelled for a corpus of which the teacher has read nothing.
     """
     folder = Path(cache_dir)
     files = ["tokenizer.json", "vocabulary.npz", "texts.npz", "held_out.npz"]
@@ -202,7 +207,7 @@ def begin_with(texts: TokenizedTexts, token: int) -> TokenizedTexts:
     return replace(texts, ids=ids, offsets=texts.offsets + np.arange(len(texts) + 1))
 
 
-def _saved(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+def _load_or_make_tokenizer(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
     """Load a tokenizer; make and save it, whole or not at all, if it is not there."""
     if not path.exists():
         write_atomically(path, make().to_str(pretty=False))
@@ -238,7 +243,7 @@ def _label_shards(teacher: Teacher, texts: Sequence[str], folder: Path, observer
     for start in range(0, len(texts), SHARD_TEXTS):
         rows = texts[start : start + SHARD_TEXTS]
         path = _shard(folder, start // SHARD_TEXTS)
-        _once(path, partial(_logits, teacher, rows))
+        _load_or_make(path, partial(_logits, teacher, rows))
         observer.finish(len(rows))
 
 
@@ -251,7 +256,7 @@ def _frequent_words(texts: Sequence[str], min_count: int = 2) -> list[str]:
     return sorted(word for word, count in counts.items() if count >= min_count)
 
 
-def _once(path: Path, make: Callable[[], Arrays]) -> Arrays:
+def _load_or_make(path: Path, make: Callable[[], Arrays]) -> Arrays:
     """Load the arrays of a file; make and save them, whole or not at all, if it is not there."""
     if not path.exists():
         content = io.BytesIO()

@@ -1,27 +1,26 @@
-"""A student of full depth from its teacher: same weights, attention replaced, scalars derived.
+"""The best start of a full-depth student: gamma, eta and delta of each head, from its teacher.
 
-`from_distilbert` copies every weight of a DistilBERT. With "dot_product" attention the
-result *is* the teacher; with an inhibitor its attention is wrong at first, and how wrong depends
-on gamma, eta and delta. `derive` chooses these so that each head's output starts as close to
-the teacher's as they allow, from the teacher's activations T = softmax(q k^T / sqrt(d)) v on a
-few texts, in two steps.
+`from_distilbert` copies every weight of a DistilBERT. With "dot_product" attention the result *is*
+the teacher. With inhibitor attention the result is wrong at first, and gamma, eta and delta decide
+how wrong. `derive` reads a few texts and chooses them so that each head's output is as close as
+possible to the teacher's, T = softmax(q k^T / sqrt(d)) v. It does so in two parts.
 
-1. Freedom of the teacher. Softmax doesn't notice a constant added to all keys, and a constant
-   added to all values passes through it to the output bias. A distance notices the first: it
-   says little while queries and keys lie apart. A sum over keys that isn't normalised notices
-   the second: it grows with their number unless values have mean 0. So values are moved to mean
-   0, and keys by a share of their way to the mean query, in the biases of `k_lin`, `v_lin` and
-   `out_lin`; the teacher stays the same.
-2. Least squares. With D_ij = sum_k |q_ik - k_jk| / sqrt(d), a key nearer than D0 shall be read
-   in full and one at D1 or beyond not at all: Z = gamma D - delta is 0 at D0 and the
-   99% quantile of |v| at D1, so gamma = v99 / (D1 - D0), delta = gamma D0. D0 and D1 are
-   quantiles of D, tried on a grid together with the keys' share; eta = <G, T> / <G, G> is
-   optimal for the sum G that inhibitor attention gives with eta = 1, both less their means.
-   What leaves the least |T - eta G|^2 is kept, for each head by itself; what the heads still
-   miss on average is added to the output bias.
+1. Move keys and values where that doesn't change the teacher. Softmax doesn't notice a constant
+   added to all keys. A constant added to all values only changes the output bias. The inhibitor
+   notices both: a distance says little while queries and keys lie far apart, and its sum over
+   keys isn't normalised, so it grows with the number of keys unless the values have mean 0. So
+   the values are moved to mean 0, and the keys by a share of their way to the mean query. This
+   changes only the biases of `k_lin`, `v_lin` and `out_lin`.
+2. Choose by least squares. Let D_ij = sum_k |q_ik - k_jk| / sqrt(d). A key nearer than D0 should
+   be read in full, a key at D1 or beyond not at all: Z = gamma D - delta is 0 at D0 and the 99%
+   quantile of |v| at D1. So gamma = v99 / (D1 - D0) and delta = gamma D0. A grid of quantiles of
+   D gives D0 and D1; the keys' share of part 1 is another axis of the grid. Let G be the output
+   of inhibitor attention with eta = 1; with the means of G and T taken away, the best eta is
+   <G, T> / <G, G>. Each head keeps the point of the grid with the least |T - eta G|^2. What the
+   heads still miss on average is added to the output bias.
 
-The unsigned inhibitor has no eta, and its values' sign is lost: its values are moved up by a
-multiple of their deviation (one more axis of the grid), and eta goes into `out_lin`.
+The unsigned inhibitor has no eta and loses the sign of its values. Its values are moved up by a
+multiple of their deviation (one more axis of the grid), and eta is multiplied into `out_lin`.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ MAX_SAMPLES = 100_000
 class LayerFit:
     """Mean squared error of one layer's attention output, and the teacher's mean square.
 
-    Of the input that the teacher has there. before: gamma = eta = 1 and the configuration's
-    shift; after: derived.
+    Both read the hidden states that the teacher has before this layer. before: with gamma = eta
+    = 1 and the configuration's shift; after: with the derived values.
     """
 
     before: float
@@ -70,8 +69,8 @@ def derive(
     """Set each head's gamma, shift (delta) and eta from the teacher's activations, in place.
 
     student: fresh from `from_distilbert`, so that its projections are the teacher's. rows:
-    token ids of a few dozen texts. Returns each layer's error before and after; a student with
-    dot products has none and stays as it is.
+    token ids of a few dozen texts. Returns each layer's error before and after. A student with
+    dot-product attention has no error and is not changed.
     """
     tokens, mask = pad(rows, student.config.pad_token_id)
     tokens, mask = (t.to(student.device) for t in (tokens, mask))
@@ -131,7 +130,7 @@ def _search(layer: SelfAttention, x: Tensor, mask: Tensor, way: Tensor) -> _Choi
     read, pairs = mask.bool(), layer.mask(mask, x.shape[1])
     target = _centred(_softmax_heads(layer, x, mask), read)  # [H, tokens, d_v]
     q, k, v = layer.project(x)
-    deviation = _of_tokens(v, read).std(dim=(1, 2))  # [H]
+    deviation = _token_rows(v, read).std(dim=(1, 2))  # [H]
     signed = layer.kind == "inhibitor_signed"
     function = ATTENTION[layer.kind]
     more = {"eta": 1.0} if signed else {}
@@ -142,7 +141,7 @@ def _search(layer: SelfAttention, x: Tensor, mask: Tensor, way: Tensor) -> _Choi
         offset = multiple * deviation
         lifted = v + offset[:, None, None]
         real = pairs & read[:, None, :, None]  # padding is no query to take quantiles of
-        for gamma, shift in _thresholds(q, moved, _of_tokens(lifted, read), real):
+        for gamma, shift in _thresholds(q, moved, _token_rows(lifted, read), real):
             scalars = (gamma[:, None, None], shift[:, None, None])
             output = _centred(function(q, moved, lifted, pairs, *scalars, **more), read)
             energy = output.square().sum(dim=(1, 2)).clamp(min=1e-12)
@@ -171,11 +170,11 @@ def _thresholds(
             yield gamma, gamma * quantiles[near]
 
 
-def _of_tokens(heads: Tensor, read: Tensor) -> Tensor:
+def _token_rows(heads: Tensor, read: Tensor) -> Tensor:
     """`[B, H, n, d]` to `[H, tokens, d]`, padding left out."""
     return heads.transpose(0, 1)[:, read]
 
 
 def _centred(heads: Tensor, read: Tensor) -> Tensor:
-    tokens = _of_tokens(heads, read)
+    tokens = _token_rows(heads, read)
     return tokens - tokens.mean(dim=1, keepdim=True)

@@ -1,13 +1,14 @@
 """Distil a small quantized student: soft labels, importance-chosen tokens, noise in the loop.
 
-Training has two phases. In float the student learns the task, and a wide one loses most of its
-weights (`pruning`); then every activation's step is calibrated and the forward pass is the integer
-network's, rounding noise included. The weights that are kept are an exponential moving average.
-One model serves every sequence length: each batch draws how many tokens it may read.
+Training has two phases. In the first the student is a float model and learns the task; a wide
+student also loses most of its weights (`pruning`). Then the step size of each activation is
+calibrated, and from there on the forward pass computes what the integer network does, rounding
+noise included. The weights that are kept are an exponential moving average. One model serves every
+sequence length: each batch draws how many tokens it may read.
 
-The targets are the teacher's logits of the whole text, which lie in the corpus; or, for a student
-of the teacher's shape, what a reference says to the very tokens that the student reads: logits and
-each layer's hidden states (`phrase_teacher`).
+The target is the teacher's logits of the whole text, which lie in the corpus. A student of the
+teacher's shape has another target: the logits and hidden states that a reference computes from the
+very tokens that the student reads (`phrase_teacher`).
 """
 
 from __future__ import annotations
@@ -42,19 +43,20 @@ PRUNING_STEPS = 10
 class DistillationConfig:
     """The hyperparameters of one student.
 
-    float_fraction: share of the steps before quantization. quantized_rate: learning rate that
-    quantized training starts with, in units of the first; both phases end at 0. hard_weight:
-    weight of true labels (or the teacher's choice where there is none) beside the teacher's
-    probabilities at `temperature`. labelled_share: share of each batch that is drawn from the
-    texts with true labels, which are real; the rest is drawn from all. token_counts,
-    token_weights: how many tokens a batch reads, and how often. bfloat16: multiply matrices in
-    it in the float phase, where the processor has it; the sums of the quantized one need float32 to
-    be exact. embedding_rate: learning rate of what makes the embeddings but the free table, None
-    for that of the rest. hidden_weight: of the reference's hidden states, mean squared error over
-    all layers.
-    pruned_between: the steps, as shares of the float phase, between which the inputs of each output
-    fall to the quantization's `fan_in` (`pruning`); None keeps all. centre_keys: move queries and
-    keys to the middle of their codes before steps are calibrated (`quantized`).
+    steps: of training, of batch_size texts each. float_fraction: share of them before
+    quantization. learning_rate: at the start of the float phase; quantized training starts with
+    quantized_rate times that, and both phases end at 0. embedding_rate: learning rate of the
+    network that makes the embedding rows, None for learning_rate; the free table beside it has
+    free_learning_rate and free_weight_decay (`embeddings`). hard_weight: weight of the labels (the
+    true one, or the teacher's choice where none is known) beside the teacher's probabilities at
+    `temperature`. labelled_share: share of each batch that is drawn from the texts with true
+    labels; the rest is drawn from all texts. word_dropout: chance that a token is not read.
+    token_counts, token_weights: how many tokens a batch reads, and how often. bfloat16: multiply
+    matrices in bfloat16 in the float phase; sums of the quantized phase need float32 to be exact.
+    hidden_weight: weight of the squared error of hidden states, mean over layers; it needs a
+    reference. pruned_between: shares of the float phase between which the number of inputs of
+    each output falls to the quantization's `fan_in` (`pruning`); None keeps all. centre_keys: move
+    queries and keys to the middle of their codes before step sizes are calibrated.
     """
 
     steps: int = 6000
@@ -153,9 +155,10 @@ def distil(
 
     model: takes `input_ids` and `attention_mask`, returns `.logits`; quantized after the float
     phase if it has a quantization configuration. checkpoint: a file to resume from, written
-    every `CHECKPOINT_STEPS` steps. reference: what the student should be on the tokens that it
-    reads, logits and `states` as its own `hidden_states`; if None, the texts' logits are the
-    targets. Deterministic for a seed: it computes on one thread.
+    every `CHECKPOINT_STEPS` steps. reference: returns the target for the tokens that the student
+    reads: logits, and `states` in the order of the student's `hidden_states`; if None, the texts'
+    logits are the target. observer: hears of each training step. The same seed gives the same
+    weights: it computes on one thread.
     """
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99), fused=True)
     average = _average(model, config)
@@ -219,9 +222,9 @@ def distillation_loss(
 
 
 def _hidden_loss(output: Any, target: Observed, mask: Tensor) -> Tensor:
-    """Return the mean over layers of the error of hidden states, at the positions that are there.
+    """Return the mean over layers of the error of hidden states, padding left out.
 
-    The last layer of a quantized student has the first position only.
+    The last layer of a quantized student computes the first position only.
     """
     losses = [
         layer_losses([own], [state[:, : own.shape[1]]], mask[:, : own.shape[1]])[0]

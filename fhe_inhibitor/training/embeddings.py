@@ -1,9 +1,9 @@
 """What a student learns with: embedding rows made from the teacher, and the linear baseline.
 
-A plain embedding table of a small student overfits. Here a row is a small network's view of what
-the teacher knows of the isolated word (see `training.vocabulary`), plus a strongly regularised free
-table, plus the teacher's own row where the student is as wide. After training all fold into one
-ordinary table.
+A plain embedding table of a small student overfits. Here a row is the sum of up to three parts:
+what a small network makes of the word's features (`vocabulary`), a row of a free table, which is
+strongly regularised, and the teacher's own row where the student is as wide as the teacher. After
+training they fold into one ordinary table.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassificati
 class FeatureEmbedding(nn.Module):
     """Embedding rows `base + mlp(features) + up(free)`, `[vocab, dim]`.
 
-    features: float32 `[vocab, F]`, fixed. free: `[vocab, free_dim]`, a table that starts at 0;
-    `up` leads from there to dim, or is nothing where free_dim is dim. base: float32
-    `[vocab, dim]`, fixed, which the rows then start at, or None for 0.
+    features: float32 `[vocab, F]`, fixed. free: `[vocab, free_dim]`, a table that starts at 0.
+    up: a linear map from free_dim to dim, the identity where they are equal. base: float32
+    `[vocab, dim]`, fixed, and what the rows start at; None for a random start without it.
     """
 
     def __init__(

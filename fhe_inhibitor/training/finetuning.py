@@ -1,7 +1,7 @@
 """Fine-tuning a teacher on a labelled train set, on a CPU, in minutes, resumable.
 
-To `teacher` this adds training. Everything that a run draws at random follows from its seed and
-the step, so that an interrupted run ends with the same weights as one that was not.
+All random numbers follow from the seed and the training step, so that an interrupted run ends with
+the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def finetune(
 ) -> Teacher:
     """Fine-tune a teacher's layers and classifier, and save model and tokenizer in `out_dir`.
 
-    AdamW (weight decay 0.01), a linear warm-up over the first `warmup` of all steps and a linear
-    decay, gradients clipped to norm 1, batches of texts of similar length. The embeddings stay
-    frozen: words that the train set lacks keep their place among those it has. The teacher given
-    is changed in place and returned.
+    It uses AdamW (weight decay 0.01), a linear warm-up over the first `warmup` of all steps, then
+    a linear decay, gradients clipped to norm 1, and batches of texts of similar length. The
+    embeddings stay frozen, so that words which the train set lacks keep their place among the rest.
+    The teacher is changed in place and returned. observer: hears of each training step.
 
-    Same seed, same result. Until the end everything lies in `<out_dir>.partial`, and an
-    interrupted call is taken up from its last checkpoint when it is repeated.
+    Same seed, same result. Until the end all files lie in `<out_dir>.partial`; a call that was
+    interrupted goes on from its last checkpoint when it is repeated.
 
     Raises InputError if `out_dir` exists, or holds the checkpoint of a call with other settings.
     """

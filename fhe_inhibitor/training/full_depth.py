@@ -1,7 +1,7 @@
-"""A student of full depth that can be compiled, as it starts: its teacher's weights, made static.
+"""A student of full depth that can be compiled, before it is trained.
 
-From the teacher come all weights, with gamma, delta and the output's scale of each head derived
-(`derivation`) and each LayerNorm replaced by an affine (`static_normalisation`). New is that it
+It has all weights of its teacher. Gamma, delta and the scale of each head's output are derived
+(`derivation`), and an affine map replaces each LayerNorm (`static_norm`). Unlike the teacher it
 reads phrases: their embeddings start at what the teacher makes of their word pieces
 (`phrase_teacher`).
 """
@@ -34,10 +34,10 @@ def compilable_student(
 ) -> InhibiDistilBertForSequenceClassification:
     """Return a student with its teacher's shape and weights, float until it is calibrated.
 
-    reader: the teacher by phrases. features: float32 `[vocab, F]`. texts: whole sentences to
-    derive from. width, free_dim: of `FeatureEmbedding`. shape: what `InhibiDistilBertConfig`
-    takes beside the teacher's sizes; `normalization` "static", `threshold` "head",
-    `classifier_query` "cls".
+    reader: the teacher, reading phrases. features: float32 `[vocab, F]`. texts: whole sentences
+    to derive from. width, free_dim: of `FeatureEmbedding`. shape: arguments of
+    `InhibiDistilBertConfig` beside the teacher's sizes, among them normalization="static",
+    threshold="head" and classifier_query="cls".
     """
     rows = encode(reader.teacher, texts)
     start = from_distilbert(reader.teacher.model, shape["attention_kind"])

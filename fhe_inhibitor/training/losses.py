@@ -1,7 +1,7 @@
-"""What a model computes on the way: each layer's attention output and hidden state, and losses.
+"""Losses of a student against its teacher: attention outputs, hidden states, probabilities.
 
-Hooks read these without a change to the model. Teacher and student are the same class here: a
-teacher with its weights in dot-product attention is an InhibiDistilBERT too (see `derivation`).
+Hooks read each layer's attention output, so the model needs no change. Teacher and student are
+InhibiDistilBERTs: a DistilBERT becomes one with dot-product attention (`from_distilbert`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Observed:
 def observe(
     model: InhibiDistilBertForSequenceClassification, ids: Tensor, mask: Tensor
 ) -> Observed:
-    """Run a model and return everything that a student can be compared in."""
+    """Run a model and return what a student's can be compared with."""
     attended: list[Tensor] = []
     hooks = [
         layer.attention.register_forward_hook(lambda _, __, output: attended.append(output))

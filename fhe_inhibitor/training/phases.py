@@ -1,8 +1,8 @@
 """One phase of a distillation: which weights learn, by which losses, in transformers' Trainer.
 
-The Trainer brings bfloat16, a GPU where there is one, checkpoints that a killed run goes on from,
-and early stopping. This adds the losses against a teacher, batches of similar length in an order
-that follows from the seed alone, and a journal: one line of JSON per logged step.
+The Trainer brings a GPU where there is one, checkpoints from which a killed run goes on, and early
+stopping. This module adds the losses against a teacher, batches of texts of similar length in an
+order that follows from the seed alone, and a journal: a line of JSON for each logged step.
 """
 
 from __future__ import annotations
@@ -47,14 +47,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Phase(Record):
     """What one phase of a recipe does; every number can be set in an experiment's file.
 
-    reads: "text", unlabelled text if the experiment names any, else the task's own texts
-    without their labels; or "task". trains: "layers", of one layer at a time, bottom up, only
+    reads: "task", the task's labelled texts; or "text", unlabelled text if the experiment names
+    any, else the task's texts. trains: "layers", one layer at a time, bottom up, and of it only
     Q, K, V, gamma, eta and delta; or "model", everything but the embeddings. attention, hidden,
-    soft, hard: weights of the losses: squared error of attention outputs and of hidden states,
-    mean over layers; the teacher's probabilities; the labels. Steps: `epochs` over what it
-    reads, but at least min_steps and at most max_steps (of each layer). replaced_by: share of
-    the steps after which the teacher's attention, mixed in at first, is gone; 0 mixes none in.
-    augmented: how many altered copies of each text join it, without a label.
+    soft, hard: weights of the losses, which are the squared error of attention outputs and of
+    hidden states (mean over layers), the distance to the teacher's probabilities, and that to the
+    labels. epochs: over what the phase reads, but at least min_steps and at most max_steps
+    training steps (of each layer). warmup: share of the steps in which the learning rate rises.
+    replaced_by: the teacher's attention is mixed in at first, and is gone after this share of the
+    steps; 0 mixes none in. augmented: how many altered copies of each text are read beside it,
+    without a label.
     """
 
     name: str
@@ -74,7 +76,7 @@ class Phase(Record):
     augmented: NonNegativeInt = 0
 
     def steps(self, n_rows: int) -> int:
-        """Return how many steps the phase takes over so many texts."""
+        """Return how many training steps the phase takes with n_rows texts."""
         n_steps = round(self.epochs * n_rows / self.batch_size)
         return min(max(n_steps, self.min_steps, 1), self.max_steps)
 
@@ -86,10 +88,11 @@ class Phase(Record):
 class TrainingSettings(Record):
     """What every phase of an experiment shares.
 
-    patience: evaluations without a smaller loss on the held-out texts after which a phase that
-    reads labels ends, 0 for never; the best state counts. The loss, since a few held-out texts
-    tell two models apart by it and not by how many they get right. save_steps: also between
-    evaluations.
+    patience: a phase that reads labels ends after so many evaluations without a smaller loss on
+    the held-out texts, and keeps its best state; 0 never ends one early. It goes by the loss and
+    not by accuracy: of two models that get as many of a few texts right, it tells the better one.
+    save_steps: training steps between two checkpoints, and between two evaluations. log_steps:
+    between two lines of the journal.
     """
 
     seed: int = 0
@@ -280,8 +283,8 @@ def train_model(
 ) -> None:
     """Train all layers together, in place.
 
-    teacher: the dot-product model of its weights, or None for a phase of labels only. held_out:
-    labelled rows that an early stop goes by.
+    teacher: the teacher's weights with dot-product attention, or None for a phase that learns
+    from labels only. held_out: labelled rows, on whose loss an early stop depends.
     """
     share = [1.0 if not phase.replaced_by else 0.0] * len(model.distilbert.transformer.layer)
     losses = partial(_losses, phase=phase, teacher=teacher)
@@ -302,7 +305,7 @@ def train_model(
 
 
 def _evaluate(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[str, float]:
-    """Return the loss of labelled rows, that an early stop goes by, and the task's metrics."""
+    """Return the loss on labelled rows and the task's metrics."""
     outputs, labels = predict_rows(model, rows), np.array([row.label for row in rows], np.float32)
     loss = hard_loss(torch.from_numpy(outputs), torch.from_numpy(labels))
     return {"loss": loss.item(), **compute_metrics(task.metrics, outputs, labels)}

@@ -1,10 +1,10 @@
 """The teacher, read through the student's vocabulary: a target for each token in each layer.
 
-A student that reads a text as a few phrases learns little from logits alone: the largest part of
-what it can get is in the teacher's hidden states. But the teacher reads word pieces, and all of
-the text. So it is given the pieces of those phrases that the student reads, and nothing else,
-between [CLS] and [SEP]; what a phrase should be in a layer is the mean over the states of its
-pieces there. [CLS] is a token to both, [SEP] to the teacher alone.
+A student that reads a text as a few phrases learns little from logits alone; it learns more from
+the teacher's hidden states. But the teacher reads word pieces, and the whole text. So here the
+teacher reads only the pieces of those phrases that the student reads, between [CLS] and [SEP]. The
+target of a phrase in a layer is the mean over the teacher's states of its pieces. [CLS] is a token
+to both; [SEP] is one to the teacher alone.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ GROUP = 16  # texts that the teacher reads at once
 class PhraseTeacher:
     """A DistilBERT classifier that reads ids of the student's vocabulary.
 
-    teacher: the same, by word pieces. pieces: the teacher's ids of each entry. Raises InputError
-    for a teacher that is no DistilBERT, or whose tokenizer lacks [CLS], [SEP] or [UNK].
+    teacher: the same classifier, which reads word pieces. pieces: the teacher's ids of each entry
+    of the vocabulary. Raises InputError for a teacher that is no DistilBERT, or whose tokenizer
+    lacks [CLS], [SEP] or [UNK].
     """
 
     def __init__(self, teacher: Teacher, student_tokenizer: Tokenizer) -> None:
@@ -71,9 +72,9 @@ class PhraseTeacher:
         return Observed(torch.cat(logits)[back], states=[torch.cat(x)[back] for x in layers])
 
     def _read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the teacher's ids and mask `[B, m]`, and what of each piece a token has.
+        """Return the teacher's ids and mask, `[B, m]`, and each piece's share in each token.
 
-        The last is `[B, n, m]`: 1 / (number of the token's pieces) at its pieces, else 0.
+        The shares are `[B, n, m]`: 1 / (number of the token's pieces) at its pieces, else 0.
         """
         rows, owners, n = [], [], ids.shape[1]
         for row, read in zip(ids.tolist(), mask.tolist(), strict=True):
@@ -92,10 +93,11 @@ def phrase_embeddings(
 ) -> tuple[Tensor, Tensor]:
     """Return the teacher's embeddings as the student sums them: `[vocab, dim]`, `[n_tokens, dim]`.
 
-    The teacher computes LayerNorm(word + position), a student that is compiled word + position.
-    So a word's row is what the teacher makes of it at the mean of the positions, a phrase's the
-    mean over its pieces, [CLS]'s what it is at position 0; a position's row is by how much the
-    words of `rows` (the teacher's ids of some texts) move there on average, 0 at position 0.
+    The teacher computes LayerNorm(word + position); a student that can be compiled computes
+    word + position. So a word's row is the teacher's embedding of the word at the mean position.
+    A phrase's row is the mean over its pieces, and that of [CLS] is its embedding at position 0.
+    A position's row is how far that position moves the words of `rows` (the teacher's ids of some
+    texts) on average from the mean position; it is 0 at position 0.
     """
     embeddings = teacher.model.distilbert.embeddings
     words, norm = embeddings.word_embeddings.weight, embeddings.LayerNorm

@@ -1,12 +1,13 @@
 """Phrases as vocabulary entries: "not a", "the best", "would n't" are one token each.
 
-Every token costs lookups, and the client looks embeddings up in the clear: an entry for a run of
-words costs nothing under encryption and saves all its words but one. It also brings what the
-teacher knows of the words together, a negation and its word above all. Phrases are chosen from
-public text, once, and published with a student like the rest of its vocabulary.
+Every token costs lookups, but the client looks embeddings up in the clear. So an entry for several
+words costs nothing under encryption and saves all its tokens but one. It also joins words that the
+teacher understands together, above all a negation and the word after it. Phrases are chosen once,
+from public text, and published with a student like the rest of its vocabulary.
 
-A text can be cut into words and phrases in many ways. Taken is the one with the least importance
-in sum, since that is what has to be sent: of "is not | good" and "is | not good" the second.
+A text can be cut into words and phrases in many ways. The tokenizer takes the cut with the least
+sum of importance, because it leaves the least to send: of "is not | good" and "is | not good" the
+second.
 """
 
 from __future__ import annotations

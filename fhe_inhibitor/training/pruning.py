@@ -1,8 +1,8 @@
-"""Gradual magnitude pruning: how a dense student comes to the few inputs that a table can serve.
+"""Gradual magnitude pruning: from a dense student to outputs that have few inputs each.
 
-The entries of an output's table are spread over all that its sum of inputs can be. Typical sums
-grow with the square root of the number of inputs, that reach grows with the number itself: so the
-fewer inputs, the more entries are read.
+The entries of an output's table are spread over the whole range that its sum of inputs can have.
+That range grows with the number of inputs, but typical sums only grow with its square root. So with
+fewer inputs, typical sums read more of the entries.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 def prune(model: nn.Module, progress: float, ids: Tensor, mask: Tensor) -> None:
     """Set all but the heaviest inputs of each output to 0, in a float student that has bit widths.
 
-    progress: from 0, all inputs are kept, to 1, the quantization's `fan_in` are, and
-    `classifier_fan_in` of the classifier, the same ones for all labels; between them their number
-    falls with the cube of what is left to go. The heaviest are those of largest |weight| times
-    root mean square of the input, over the texts `ids`, `mask` `[B, n]`. Between calls a weight
-    can come back; what is left when the student is quantized, its quantization cuts.
+    progress: at 0 all inputs are kept; at 1 only the quantization's `fan_in` are, and of the
+    classifier `classifier_fan_in`, the same ones for all labels. Between, the number of inputs to
+    remove falls with (1 - progress)^3. The heaviest inputs have the largest |weight| times root
+    mean square of the input, over the texts `ids`, `mask` `[B, n]`. Between calls a weight can
+    come back. Inputs beyond fan_in that remain in the end are cut when the student is quantized.
     """
     bits = model.config.quantization_config_or_none
     for linear, deviation in _input_deviations(model, ids, mask).items():

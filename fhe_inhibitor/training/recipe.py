@@ -3,10 +3,11 @@
     teacher -> fine-tuned on the task -> corpus of teacher-labelled texts -> quantized student
                                                                           -> two baselines
 
-The baselines get the same corpus, embedding recipe, optimizer and steps: a linear bag of words,
-which needs no lookup, and a student of the same size with dot-product attention. Everything
-lies in one work folder, and a call that was interrupted goes on where it stopped. Choices are
-made on the sentences held out from train; the task's validation set is only reported.
+The baselines are a linear bag of words, which needs no lookup, and a student of the same size with
+dot-product attention. They get the same corpus, kind of embedding, optimizer and number of steps.
+All intermediate files lie in one work folder, and a call that was interrupted goes on where it
+stopped. Hyperparameters were chosen on the sentences held out from train; the task's validation set
+is only reported.
 """
 
 from __future__ import annotations
@@ -116,9 +117,9 @@ FULL_DEPTH: dict[str, Any] = {
 class Size:
     """A student's shape, and what it takes to train it.
 
-    student: arguments of `InhibiDistilBertConfig`. from_teacher: it has the teacher's sizes, starts
-    from its weights and follows its hidden states, see `compilable`; else it starts at random and
-    follows logits. embedding_width, free_dim: of `student.FeatureEmbedding`.
+    student: arguments of `InhibiDistilBertConfig`. from_teacher: the student has the teacher's
+    sizes, starts from its weights and learns from its hidden states (`full_depth`); else it starts
+    at random and learns from logits. embedding_width, free_dim: of `FeatureEmbedding`.
     """
 
     student: dict[str, Any]
@@ -242,9 +243,10 @@ def make_teacher(
 class Material:
     """What the students of a recipe are made from.
 
-    rows: labelled texts of held_out and validation. corpus: its texts begin with `first`, [CLS]
-    for students that classify by it. reader: the teacher by phrases, and sentences: whole ones to
-    derive from, of students that start from the teacher.
+    rows: the labelled texts of the splits held_out and validation. first: the id of [CLS], with
+    which all texts of the corpus begin if the students classify by it; else None. Only for
+    students that start from the teacher: reader, the teacher reading phrases, and sentences,
+    whole ones to derive from.
     """
 
     rows: dict[str, list[LabelledText]]
@@ -274,8 +276,8 @@ def make_material(
 ) -> Material:
     """Load or make teacher and corpus in the work folder.
 
-    Students that follow the teacher's hidden states need no logits of whole texts, the bag of
-    words does.
+    Students that learn from the teacher's hidden states need no logits of whole texts, but the bag
+    of words does.
     """
     splits = load_splits(recipe.data, len(recipe.labels))
     kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)

@@ -1,7 +1,7 @@
 """A task's examples as token ids, in batches, and a model's outputs and metrics on them.
 
-To `tasks` this adds a tokenizer and a model; both the teacher and any student fit. A pair is
-`[CLS] first [SEP] second [SEP]`, without token types, which DistilBERT doesn't have.
+The model is a teacher or a student. A pair of texts is `[CLS] first [SEP] second [SEP]`, without
+token types, which DistilBERT doesn't have.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Static normalisation in place of a trained student's LayerNorm: what can be compiled.
 
-LayerNorm divides each token by its own deviation, which encrypted values can't afford. Here each
-layer's two become an affine per channel, y = weight x + bias, whose weight and bias are frozen:
-the least squares of what LayerNorm gave on some texts, bottom up. A norm is fitted on what the
-student with static norms below it computes, to what the float student has there, so that it makes
-up for a part of what those miss. The embeddings keep their LayerNorm: the client computes it, in
-the clear.
+LayerNorm divides each token by its own deviation, which costs too much under encryption. Here an
+affine map per channel, y = weight x + bias, replaces each LayerNorm of a layer, from the bottom up.
+Weight and bias are fitted by least squares on some texts. The input of the fit comes from the
+student whose lower norms are static already, its target from the float student. So each norm makes
+up for a part of what those below it miss. The embeddings keep their LayerNorm: the client computes
+it, in the clear.
 """
 
 from __future__ import annotations

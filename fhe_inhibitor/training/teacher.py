@@ -1,7 +1,7 @@
 """The teacher: an ordinary BERT or DistilBERT classifier that the student learns from.
 
-To `data` this adds a model: loading one (an offline one is always at hand) and reading many texts
-with it fast. `finetuning` makes a teacher of a model that knows the language only.
+This module loads a teacher (one of them needs no network), turns a BERT into a DistilBERT and reads
+many texts fast. A model that knows the language but no task becomes a teacher in `finetuning`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LAYER_NAMES = {
 class Teacher:
     """A sequence classifier (BERT or DistilBERT) and its tokenizer.
 
-    is_tuned: False if the classifier is fresh, so that the model knows the language only.
+    is_tuned: False if the classifier is fresh: the model knows the language but not the task.
     """
 
     model: PreTrainedModel
@@ -69,11 +69,12 @@ def load_teacher(
     """Load a BERT or DistilBERT classifier from a folder or the hub; `minilm` is the offline one.
 
     `minilm` is MiniLM-L6 as a DistilBERT with a fresh classifier: fine-tune it before use.
-    may_be_untuned: give other models that know the language only a fresh classifier too, by
+    may_be_untuned: also accept another model without a classifier, and give it a fresh one, by
     seed 0.
 
     Raises InputError for a folder without a model, another architecture, another number of labels,
-    a model without a trained classifier if that may not be, and where the hub cannot be reached.
+    a model without a trained classifier (unless may_be_untuned), and where the hub cannot be
+    reached.
     """
     if str(name_or_path) == OFFLINE_TEACHER:
         return minilm_distilbert(n_labels)
@@ -90,10 +91,10 @@ def load_teacher(
 
 
 def as_distilbert(teacher: Teacher) -> Teacher:
-    """Return a DistilBERT with the teacher's encoder: itself, or a BERT converted.
+    """Return the teacher as a DistilBERT: unchanged if it is one, converted if it is a BERT.
 
-    A BERT's classifier reads a pooled output that DistilBERT doesn't have: it is lost, and the
-    result has to be fine-tuned. Raises InputError for a BERT that can't be expressed.
+    A BERT's classifier reads a pooled output that DistilBERT doesn't have. The classifier is lost,
+    so the result has to be fine-tuned. Raises InputError for a BERT that DistilBERT can't express.
     """
     if teacher.model.config.model_type == "distilbert":
         return teacher

@@ -1,13 +1,13 @@
 """The student's vocabulary, and what the public knows about each of its entries.
 
-To the teacher this adds three things that are made once and published with a student:
+Three things are made once and published with a student:
 
 - a tokenizer for which a word is one token wherever possible, since each token costs lookups;
-- features of each entry, how the teacher sees the word alone, from which the student's
-  embedding rows are learned, those of words it never met included;
+- features of each entry: how the teacher sees the word alone. The student's embedding rows are
+  learned from them, so that words which it never met have useful rows too;
 - the importance of each entry, by which a client chooses the words that it sends.
 
-None depends on a client's text, so a server that knows them learns nothing from them.
+None of them depends on a client's text, so a server learns nothing from them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def extend_wordpiece(
     """Return a WordPiece tokenizer that also knows the frequent words of the texts whole.
 
     The teacher's entries keep their ids. Words that occur `min_count` times or more, and that its
-    WordPiece would split, are appended, the most frequent first; greedy longest-match then finds
-    them. Text is lower-cased and cut at white space, at punctuation and before a contraction.
-    There is no post-processor: no [CLS], no [SEP].
+    WordPiece would split, follow them, the most frequent first; then WordPiece's longest match
+    finds them whole. Text is lower-cased and cut at white space, at punctuation and before a
+    contraction. There is no post-processor: no [CLS], no [SEP].
 
     Raises InputError for a tokenizer that is not a WordPiece with [PAD] as its entry 0.
     """
@@ -115,8 +115,8 @@ def token_importance(
 
         importance = (sum of changes + prior_count * expected) / (count + prior_count),
 
-    so that an entry the texts lack has what is expected of it. Costs one reading of a text per
-    token: full sentences are the best use of it. Special and unused entries have 0.
+    so an entry that no text has gets the expected importance. The teacher reads each text once
+    for each of its tokens, so use full sentences. Special and unused entries have 0.
 
     Raises InputError if no text has two tokens or more.
     """
@@ -179,8 +179,9 @@ def entry_pieces(
 ) -> list[list[int]]:
     """Return the teacher's ids of each entry of a vocabulary with phrases, one or more.
 
-    Those that it has where the entry stands in a text: several for a phrase or a word that it
-    doesn't know whole, that of ##ing for the continuation "ing"; a special entry's own.
+    They are the ids that the teacher reads where the entry stands in a text: several for a phrase,
+    or for a word that the teacher splits; that of ##ing for the continuation "ing"; the same
+    special entry for a special one.
     """
     vocabulary = teacher_tokenizer.get_vocab()
     pieces: list[list[int]] = []
