@@ -139,6 +139,10 @@ test-service: $(STAMP) ## the service: killed, fuzzed, loaded and filled up at f
 	$(BIN)/pytest -m "" -s tests/fhe_inhibitor/service tests/fhe_inhibitor/remote \
 	    tests/fhe_inhibitor/cli/test_remote.py
 
+.PHONY: docs
+docs: $(STAMP) ## the documentation as a site, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: clean
 clean: ## remove .venv and build
 	rm -rf .venv build
