@@ -164,7 +164,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-@pytest.mark.slow
+@pytest.mark.packaging
 def test_the_wheel_has_the_packages_and_one_checkpoint(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     folders = {name.partition("/")[0] for name in names if "dist-info" not in name}
@@ -177,7 +177,7 @@ def test_the_wheel_has_the_packages_and_one_checkpoint(wheel: Path) -> None:
     assert wheel.stat().st_size < 8e6
 
 
-@pytest.mark.slow
+@pytest.mark.packaging
 @pytest.mark.timeout(1200)
 def test_the_wheel_classifies_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     """Installed with no extra: 8 tokens encrypted, and what the public face gives."""
