@@ -26,6 +26,8 @@ PAGES = [
     REPOSITORY / "CONTRIBUTING.md",
     REPOSITORY / "CHANGELOG.md",
     REPOSITORY / "NOTICE",
+    REPOSITORY / "demos" / "README.md",
+    *sorted((REPOSITORY / "fhe_inhibitor" / "checkpoints").glob("*/README.md")),
     *(path for path in sorted((REPOSITORY / "docs").glob("*.md")) if path.stem not in GENERATED),
 ]
 FOLDERS = "circuits|compile|demos|docs|fhe_inhibitor|tests|training|experiments"
