@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from concrete import fhe
-from concrete.fhe.compilation.module_compiler import ModuleCompiler
 
 from circuits.encrypted import encrypted_lookup
 from circuits.linear import Linear, linear
 from circuits.lookups import Table, exact_lookup
 from compile.functions import DeclaredFunction
-from compile.module import DEFAULT_P_ERROR, configuration
+from compile.module import DEFAULT_P_ERROR, compile_functions
 from fhe_inhibitor.errors import InputError
 
 INPUT_BITS = 4
@@ -35,13 +33,14 @@ CHANNELS = 64  # rounded lookups that share their inputs
 class RoundingNoise:
     """Noise of rounded lookups in units of one rounding step.
 
-    mean, std: estimates, whose standard errors are sqrt(flip_rate / n_lookups) and 1.25 times
-    that. flip_rate: lookups that read the neighbouring entry. far_rate: those that read any other
-    wrong one.
+    mean_error, std_error: standard errors of `mean` and `std`. flip_rate: share of lookups that
+    read the neighbouring entry. far_rate: of those that read any other wrong one.
     """
 
     mean: float
+    mean_error: float
     std: float
+    std_error: float
     flip_rate: float
     far_rate: float
     n_lookups: int
@@ -59,18 +58,23 @@ def measure_rounding_noise(
     weight_norm: 2-norm of the weights, rounded to that of a vector of +-1. Compiles a circuit
     and makes keys of its own: some 15 s on two cores, then some 8 ms a lookup.
 
-    Raises InputError if so few weights leave nothing to round.
+    Raises InputError if so few weights leave nothing to round, or if no parameters reach p_error.
     """
     rng = np.random.default_rng(seed)
     dim = round(weight_norm**2)
     layer = _identity_layer(rng, dim, lookup_bits)
     x = rng.integers(0, 1 << INPUT_BITS, (-(-n_lookups // CHANNELS), dim))
     read = _run_encrypted(layer, x, p_error) - linear(x, layer, exact_lookup)
-    above, below = np.mean(read == 1), np.mean(read == -1)
+    above, below = float(np.mean(read == 1)), float(np.mean(read == -1))
+    flip_rate = above + below
+    to_std = math.sqrt(math.pi / 2)
+    mean_error = math.sqrt(flip_rate / read.size)
     return RoundingNoise(
-        mean=float(above - below),
-        std=float(above + below) * math.sqrt(math.pi / 2),
-        flip_rate=float(above + below),
+        mean=above - below,
+        mean_error=mean_error,
+        std=to_std * flip_rate,
+        std_error=to_std * mean_error,
+        flip_rate=flip_rate,
         far_rate=float(np.mean(np.abs(read) > 1)),
         n_lookups=read.size,
     )
@@ -80,7 +84,7 @@ def _identity_layer(rng: np.random.Generator, dim: int, bits: int) -> Linear:
     """Return a linear layer whose rounded lookup gives the index that it reads."""
     weight = rng.choice([-1, 1], (dim, CHANNELS))
     span = dim * ((1 << INPUT_BITS) - 1)
-    lsbs = math.ceil(math.log2(span / ((1 << bits) - 1)))
+    lsbs = math.ceil(math.log2(max(1, span / ((1 << bits) - 1))))
     if lsbs < 3:
         raise InputError(f"{dim} weights of 1 leave {lsbs} bits to round; wanted a larger norm")
     offset = ((1 << INPUT_BITS) - 1) * (weight < 0).sum(axis=0)
@@ -98,6 +102,5 @@ def _run_encrypted(layer: Linear, x: np.ndarray, p_error: float) -> np.ndarray:
 
     function = DeclaredFunction(noise, {"x": "encrypted"})
     function.inputset.extend(np.full(x.shape, end) for end in (0, (1 << INPUT_BITS) - 1))
-    compiler = ModuleCompiler([function], fhe.Wired([]))
-    module = compiler.compile(None, configuration(p_error))
+    module = compile_functions([function], [], p_error)
     return np.asarray(module.functions()["noise"].encrypt_run_decrypt(x))

@@ -14,7 +14,7 @@ from compile.benchmark.results import Quality, measure_quality
 from compile.report import predict_seconds
 from fhe_inhibitor.benchmark.heads import GaussianHead, make_head
 
-NOISE_STD = 0.1  # of encrypted rounding, in steps (`compile.benchmark.noise`)
+NOISE_STD = 0.1  # of encrypted rounding, in steps (`benchmark noise`)
 MODEL_VALUES = 6400  # outputs that the integer model's quality is measured on, about
 MIN_MODEL_HEADS, MAX_MODEL_HEADS = 20, 400
 REPEAT_S = 5.0  # compiling and making keys are repeated until they took this long

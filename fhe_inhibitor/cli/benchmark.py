@@ -3,16 +3,20 @@
 benchmark attention    one encrypted head, inhibitor against dot product
 benchmark plaintext    the same in the clear
 benchmark report       one page from the results of both
+benchmark noise        the noise of encrypted rounding
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fhe_inhibitor.cli.options import JsonOption
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 
@@ -142,6 +146,29 @@ def report(
     silence_dependencies()
     make_folder(out)
     print(write_page(results, out))
+
+
+@app.command()
+def noise(
+    bits: Annotated[int, typer.Option(min=1, max=8, help="Width of the rounded lookups.")] = 5,
+    norm: Annotated[float, typer.Option(help="2-norm of the weights before a lookup.")] = 8.0,
+    lookups: Annotated[int, typer.Option(min=1, help="How many to run, 64 at a time.")] = 4096,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the noise of encrypted rounding, in rounding steps: what training draws."""
+    from fhe_inhibitor.system.child import silence_dependencies
+
+    silence_dependencies()  # before Concrete is imported, which warns
+    from compile.benchmark.noise import measure_rounding_noise
+
+    found = measure_rounding_noise(bits, norm, n_lookups=lookups)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    print(f"standard deviation   {found.std:.3f} (standard error {found.std_error:.3f})")
+    print(f"mean                 {found.mean:.3f} (standard error {found.mean_error:.3f})")
+    print(f"the entry beside     {found.flip_rate:.1%} of {found.n_lookups:,} lookups")
+    print(f"another wrong entry  {found.far_rate:.1%}")
 
 
 def _numbers(text: str, option: str) -> list[int]:

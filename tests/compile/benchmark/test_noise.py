@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from compile.benchmark.noise import measure_rounding_noise
+from compile.benchmark import noise as noise_module
+from compile.benchmark.noise import RoundingNoise, measure_rounding_noise
+from fhe_inhibitor.cli.main import _run
 from fhe_inhibitor.errors import InputError
 
 
@@ -16,8 +21,32 @@ def test_rounding_noise() -> None:
     assert abs(noise.mean) < 0.032
     assert noise.far_rate == 0
     assert noise.n_lookups == 2048
+    assert noise.std_error == pytest.approx(0.0079, rel=0.25)
 
 
-def test_too_few_weights_are_refused() -> None:
+@pytest.mark.parametrize("norm", [2.0, 0.5])
+def test_too_few_weights_are_refused(norm: float) -> None:
     with pytest.raises(InputError, match="wanted a larger norm"):
-        measure_rounding_noise(weight_norm=2)
+        measure_rounding_noise(weight_norm=norm)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_prints_what_was_measured(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = RoundingNoise(0.004, 0.005, 0.097, 0.006, 0.077, 0.0, 4096)
+    asked: list[tuple[Any, ...]] = []
+
+    def measure(bits: int, norm: float, n_lookups: int) -> RoundingNoise:
+        asked.append((bits, norm, n_lookups))
+        return measured
+
+    monkeypatch.setattr(noise_module, "measure_rounding_noise", measure)
+    arguments = ["benchmark", "noise", "--bits", "6", "--norm", "22", "--lookups", "1024"]
+    assert _run(arguments + ["--json"] * as_json) == 0
+    assert asked == [(6, 22.0, 1024)]
+    out = capsys.readouterr().out
+    if as_json:
+        assert RoundingNoise(**json.loads(out)) == measured
+    else:
+        assert "0.097 (standard error 0.006)" in out and "7.7% of 4,096 lookups" in out
