@@ -41,7 +41,7 @@ PLAIN_SUM = Table(np.zeros(1, dtype=np.int64))  # as an output table: the sum as
 # shifts what it reads to the table's own width, but not beyond this many bits.
 CONVERTED_BITS = 8
 
-Parameters = InhibitorParameters | WideSoftmaxParameters | NarrowSoftmaxParameters
+HeadParameters = InhibitorParameters | WideSoftmaxParameters | NarrowSoftmaxParameters
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class AttentionHead:
     head_dim: int
     qk_range: tuple[int, int]
     v_range: tuple[int, int]
-    parameters: Parameters
+    parameters: HeadParameters
 
     def evaluate(self, q: Any, k: Any, v: Any, lookup: Lookup) -> Any:
         """Return H, int `[n, head_dim]`."""

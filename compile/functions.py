@@ -48,7 +48,7 @@ class DeclaredFunction(FunctionDef):
 
 
 @dataclass(frozen=True)
-class Call:
+class StageCall:
     """A stage for one sequence length, and the function that it calls."""
 
     stage: Stage
@@ -57,13 +57,13 @@ class Call:
 
 def trace_functions(
     network: Network, ranges: Mapping[int, list[StageRange]], exact_rounding: bool
-) -> dict[int, list[Call]]:
+) -> dict[int, list[StageCall]]:
     """Return the calls of each sequence length; lengths share functions that don't depend on it.
 
     ranges: what `verify` proved, by number of tokens.
     """
     functions: dict[str, DeclaredFunction] = {}
-    calls: dict[int, list[Call]] = {}
+    calls: dict[int, list[StageCall]] = {}
     for n, proved in ranges.items():
         wires = network_wires(network, n)
         calls[n] = []
@@ -71,7 +71,7 @@ def trace_functions(
             name = function_name(stage, wires, n)
             if name not in functions:
                 functions[name] = _function(name, stage, stage_range, wires, exact_rounding)
-            calls[n].append(Call(stage, functions[name]))
+            calls[n].append(StageCall(stage, functions[name]))
     return calls
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from concrete.fhe.compilation.module import FheModule
 
 from circuits.network import Network
-from compile.functions import Call
+from compile.functions import StageCall
 from fhe_inhibitor.runtime.manifest import Encryption, Program, Task
 
 
 def program(
-    module: FheModule, calls: Sequence[Call], lookups: Mapping[str, Mapping[int, int]]
+    module: FheModule, calls: Sequence[StageCall], lookups: Mapping[str, Mapping[int, int]]
 ) -> Program:
     """Return ciphertexts and tasks of one sequence length.
 

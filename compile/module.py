@@ -27,7 +27,7 @@ from concrete.fhe.compilation.wiring import Wire as CompositionWire
 
 from circuits.counts import count_lookups
 from circuits.network import Network
-from compile.functions import Call, DeclaredFunction, trace_functions
+from compile.functions import DeclaredFunction, StageCall, trace_functions
 from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import BENCHMARK_SIZE, benchmark_name, trace_benchmark
 from compile.manifests import keys_digest, network_digest, program
@@ -41,7 +41,7 @@ UNREACHABLE = ("NoParametersFound", "Unfeasible noise constraint")  # Concrete's
 
 
 @dataclass(frozen=True)
-class Settings:
+class CompileOptions:
     """How to compile.
 
     p_error: probability that the noise of one lookup passes half a step of its table.
@@ -96,7 +96,7 @@ class CompiledNetwork:
 def build_module(
     network: Network,
     buckets: Iterable[int],
-    settings: Settings | None = None,
+    options: CompileOptions | None = None,
     network_hash: str | None = None,
     observer: Observer | None = None,
 ) -> CompiledNetwork:
@@ -109,23 +109,23 @@ def build_module(
     """
     start = time.perf_counter()
     observer = observer or Observer()
-    settings = settings or Settings()
+    options = options or CompileOptions()
     lengths = sorted(set(buckets))
     if not lengths or lengths[0] < 1:
         raise InputError(f"sequence lengths {lengths}: wanted at least one, all positive")
     observer.begin("compile: verify")
-    ranges = {n: verify(network, n, settings.max_bits) for n in lengths}
+    ranges = {n: verify(network, n, options.max_bits) for n in lengths}
     observer.begin("compile: trace")
-    calls = trace_functions(network, ranges, settings.exact_rounding)
+    calls = trace_functions(network, ranges, options.exact_rounding)
     widths = sorted({width for n in lengths for width in _widths(network, n)})
     benchmarks = [trace_benchmark(width) for width in widths]
     observer.begin("compile: compile")
     functions = {call.function.name: call.function for n in lengths for call in calls[n]}
     traced = [*functions.values(), *benchmarks]
-    module = compile_functions(traced, _wires(calls), settings.p_error)
+    module = compile_functions(traced, _wires(calls), options.p_error)
     observer.begin("compile: check")
     lookups = compiled_lookups(module)
-    if not settings.exact_rounding:
+    if not options.exact_rounding:
         for n in lengths:
             formula = count_lookups(network, n)
             for call in calls[n]:
@@ -134,8 +134,8 @@ def build_module(
     manifest = Manifest(
         network_hash=network_hash or network_digest(network),
         keys_hash=keys_digest(module),
-        p_error=settings.p_error,
-        exact_rounding=settings.exact_rounding,
+        p_error=options.p_error,
+        exact_rounding=options.exact_rounding,
         dim=network.dim,
         n_labels=network.classifier.weight.shape[1],
         input_range=network.input_range,
@@ -163,7 +163,7 @@ def _widths(network: Network, n: int) -> Counter[int]:
     return sum(count_lookups(network, n).values(), Counter())
 
 
-def _wires(calls: Mapping[int, Sequence[Call]]) -> list[CompositionWire]:
+def _wires(calls: Mapping[int, Sequence[StageCall]]) -> list[CompositionWire]:
     """Return which output feeds which input, in an order that is the same in every run.
 
     The optimizer's choice of keys depends on the order.

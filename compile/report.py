@@ -1,7 +1,7 @@
 """The report on compiled circuits: lookups by stage and width, sizes, failure probability, time.
 
 report = describe(compiled)                     # what is known before keys exist
-report = measure(report, client, server, keys)  # adds key sizes and the time of a lookup
+report = add_measurements(report, client, server, keys)  # adds key sizes and the time of a lookup
 report.to_json(), report.to_markdown()
 """
 
@@ -45,7 +45,7 @@ class LengthReport:
 
     failure_probability: that at least one lookup of a sentence errs, were each at p_error.
     request_bytes, response_bytes: ciphertexts without headers. predicted_s: lookups by width
-    times the measured time of one, None before `measure`.
+    times the measured time of one, None before `add_measurements`.
     """
 
     n: int
@@ -115,7 +115,7 @@ def describe(compiled: CompiledNetwork) -> Report:
     )
 
 
-def measure(
+def add_measurements(
     report: Report, client: Client, server: Server, evaluation_keys: EvaluationKeys
 ) -> Report:
     """Add the size of the evaluation keys as sent, and the times that this machine gives."""

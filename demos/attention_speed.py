@@ -69,7 +69,7 @@ def call(attention: Attention, backward: bool, half: bool) -> None:
         out.sum().backward()
 
 
-def measure(
+def time_attentions(
     n: int,
     backward: bool,
     half: bool,
@@ -142,7 +142,7 @@ def main(
     for n in (int(part) for part in lengths.split(",")):
         for half in (False, True):
             for backward in (False, True):
-                results = measure(n, backward, half, repetitions, clock=clock)
+                results = time_attentions(n, backward, half, repetitions, clock=clock)
                 cells = [f"{1e3 * results['dot_product'][0].median:.1f}"]
                 for name in INHIBITORS:
                     seconds, ratio = results[name]

@@ -62,10 +62,10 @@ def main(
     """Measure and print JSON."""
     silence_dependencies()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(asdict(measure(text, runs, Path(folder))), indent=1))
+        print(json.dumps(asdict(measure_overhead(text, runs, Path(folder))), indent=1))
 
 
-def measure(text: str, runs: int, folder: Path) -> Costs:
+def measure_overhead(text: str, runs: int, folder: Path) -> Costs:
     """Return what `runs` texts cost, each in both ways."""
     session = Session()
     session.classify(text)  # makes what is missing in the cache, unpacks keys

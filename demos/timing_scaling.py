@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from compile.benchmark.report import attention_markdown, write_attention
-from compile.benchmark.results import Parameters
+from compile.benchmark.results import AttentionOptions
 from compile.benchmark.run import benchmark_attention
 from fhe_inhibitor.system.progress import Observer
 
@@ -32,7 +32,7 @@ def main(
     ),
 ) -> None:
     """Measure, then show ratios, times, lookups and qualities."""
-    parameters = Parameters(
+    parameters = AttentionOptions(
         lengths=tuple(lengths or (2, 4, 8)),
         head_dim=2,
         bits=4,

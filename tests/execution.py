@@ -18,7 +18,7 @@ from circuits.intervals import interval, interval_lookup
 from circuits.lookups import exact_lookup
 from circuits.network import Network
 from circuits.plan import Stage, network_stages
-from compile.module import CompiledNetwork, Settings, build_module
+from compile.module import CompiledNetwork, CompileOptions, build_module
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.messages import Request, Response
@@ -42,10 +42,10 @@ class Execution:
 
 
 def prepare(
-    network: Network, buckets: Iterable[int], folder: Path, settings: Settings | None = None
+    network: Network, buckets: Iterable[int], folder: Path, options: CompileOptions | None = None
 ) -> Execution:
     """Compile, save, load, and make keys."""
-    compiled = build_module(network, buckets, settings)
+    compiled = build_module(network, buckets, options)
     compiled.save(folder)
     client, server = Client(folder), Server(folder)
     client.generate_keys()

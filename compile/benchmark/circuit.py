@@ -33,7 +33,7 @@ N_SAMPLES = 8
 
 
 @dataclass(frozen=True)
-class Call:
+class HeadCall:
     """One encrypted, or simulated, call.
 
     equal: of the values that came back, which share is that of exact rounding. inside: whether
@@ -98,7 +98,7 @@ class HeadCircuit:
             for width, size in sizes.items()
         }
 
-    def call(self, seed: int) -> Call:
+    def call(self, seed: int) -> HeadCall:
         """Encrypt q, k, v drawn with this seed, run the head, decrypt."""
         qkv, integers = self._draw(seed)
         client = self.module.client
@@ -115,7 +115,7 @@ class HeadCircuit:
         sizes = (sum(map(len, request)), len(response))
         return self._judge((encrypt_s, run_s, decrypt_s), sizes, qkv, integers, h)
 
-    def simulate(self, seed: int) -> Call:
+    def simulate(self, seed: int) -> HeadCall:
         """Do the same with Concrete's simulation: its noise and rounding, nothing encrypted."""
         qkv, integers = self._draw(seed)
         start = time.perf_counter()
@@ -139,12 +139,12 @@ class HeadCircuit:
         qkv: np.ndarray,
         integers: list[np.ndarray],
         h: Any,
-    ) -> Call:
+    ) -> HeadCall:
         head = self.gaussian.head
         q, k, v = integers
         bounds = head.evaluate(interval(q), interval(k), interval(v), interval_lookup)
         h = np.asarray(h)
-        return Call(
+        return HeadCall(
             *seconds,
             *sizes,
             equal=float(np.mean(h == head.evaluate(q, k, v, exact_lookup))),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuits.lookups import noisy_lookup
-from compile.benchmark.circuit import Call, HeadCircuit
+from compile.benchmark.circuit import HeadCall, HeadCircuit
 from compile.benchmark.results import Quality, measure_quality
 from compile.report import predict_seconds
 from fhe_inhibitor.benchmark.heads import GaussianHead, make_head
@@ -22,7 +22,7 @@ REPEAT_S = 5.0  # compiling and making keys are repeated until they took this lo
 
 @dataclass(frozen=True)
 class Compiled:
-    """What is known before keys exist; see `compile.benchmark.results.Point`."""
+    """What is known before keys exist; see `compile.benchmark.results.AttentionPoint`."""
 
     lookups: dict[int, int]
     formula: dict[int, int]
@@ -78,11 +78,11 @@ class HeadProcess:
         lookup_s = self._circuit.measure_lookups()
         return lookup_s, predict_seconds(self._circuit.lookups, lookup_s)
 
-    def call(self, seed: int) -> Call:
+    def call(self, seed: int) -> HeadCall:
         """Encrypt, run, decrypt."""
         return self._circuit.call(seed)
 
-    def simulate(self, seed: int) -> Call:
+    def simulate(self, seed: int) -> HeadCall:
         """Simulate."""
         return self._circuit.simulate(seed)
 

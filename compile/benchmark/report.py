@@ -10,10 +10,10 @@ from compile.benchmark.plot import plot_attention
 from compile.benchmark.results import (
     NAME,
     PHASES,
+    AttentionPoint,
+    AttentionRatio,
     AttentionResults,
-    Point,
     Quality,
-    Ratio,
     write_results,
 )
 from fhe_inhibitor.system.pages import markdown_table
@@ -111,7 +111,7 @@ def _ratios(results: AttentionResults) -> list[str]:
     ]
 
 
-def _ratio(ratio: Ratio) -> str:
+def _ratio(ratio: AttentionRatio) -> str:
     r = ratio.ratio
     return f"{r.median:.2f} ({r.low:.2f}-{r.high:.2f}; {ratio.complexity_ratio:.2f})"
 
@@ -126,7 +126,7 @@ def _points(results: AttentionResults) -> list[str]:
     ]
 
 
-def _cells(point: Point, head_dim: int) -> list[str]:
+def _cells(point: AttentionPoint, head_dim: int) -> list[str]:
     title = [TITLES[point.circuit], str(point.n)]
     if point.status in ("not_compiled", "failed"):
         return [*title, f"{point.status.replace('_', ' ')}: {_plain(point.reason)}", *[""] * 11]
@@ -192,7 +192,7 @@ def _growth(results: AttentionResults) -> list[str]:
 
 
 def _write_csv(results: AttentionResults, path: Path) -> None:
-    names = [name for name in Point.model_fields if name not in ("summaries", "seconds")]
+    names = [name for name in AttentionPoint.model_fields if name not in ("summaries", "seconds")]
     names = [name for name in names if name not in ("h", "expected", "equal")]
     timings = [
         f"{phase}_{part}" for phase in PHASES for part in ("median_s", "low_s", "high_s", "n")
@@ -205,7 +205,7 @@ def _write_csv(results: AttentionResults, path: Path) -> None:
             writer.writerow([*(content[name] for name in names), *_timings(point)])
 
 
-def _timings(point: Point) -> list[float | None]:
+def _timings(point: AttentionPoint) -> list[float | None]:
     cells: list[float | None] = []
     for phase in PHASES:
         s = point.summaries.get(phase)
@@ -213,12 +213,12 @@ def _timings(point: Point) -> list[float | None]:
     return cells
 
 
-def _sorted(results: AttentionResults) -> list[Point]:
+def _sorted(results: AttentionResults) -> list[AttentionPoint]:
     order = results.parameters.circuits
     return sorted(results.points, key=lambda point: (order.index(point.circuit), point.n))
 
 
-def _quality(point: Point, read: Callable[[Quality], float]) -> str:
+def _quality(point: AttentionPoint, read: Callable[[Quality], float]) -> str:
     model = "-" if point.model_quality is None else f"{read(point.model_quality):.3f}"
     return model if point.quality is None else f"{model} ({read(point.quality):.3f})"
 

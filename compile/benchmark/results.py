@@ -23,7 +23,7 @@ PACKAGES = ("concrete-python", "numpy")
 Mode = Literal["execute", "simulate"]
 
 
-class Parameters(Record):
+class AttentionOptions(Record):
     """What was asked for.
 
     bits: of the operands q, k, v. seeds: of the inputs; repetitions take them in turn. point_s: a
@@ -53,7 +53,7 @@ class Quality(Record):
     values: int
 
 
-class Point(Record):
+class AttentionPoint(Record):
     """One circuit at one length.
 
     status: "left_out" by the time budget or for want of memory, "not_compiled" where Concrete
@@ -103,7 +103,7 @@ class Point(Record):
         return self.summaries["run"].median if "run" in self.summaries else None
 
 
-class Ratio(Record):
+class AttentionRatio(Record):
     """Run time of one circuit over another's at one length, and the same of complexities."""
 
     circuit: str
@@ -118,22 +118,22 @@ class AttentionResults(Record):
 
     version: int = VERSION
     machine: Machine
-    parameters: Parameters
-    points: tuple[Point, ...] = ()
-    ratios: tuple[Ratio, ...] = ()
+    parameters: AttentionOptions
+    points: tuple[AttentionPoint, ...] = ()
+    ratios: tuple[AttentionRatio, ...] = ()
     growth: dict[str, Growth] = {}
     lookup_growth: dict[str, Growth] = {}
 
-    def find(self, circuit: str, n: int) -> Point | None:
+    def find(self, circuit: str, n: int) -> AttentionPoint | None:
         """Return the point of a circuit at a length, None if there is none yet."""
         return next((p for p in self.points if (p.circuit, p.n) == (circuit, n)), None)
 
-    def measured(self, circuit: str) -> list[Point]:
+    def measured(self, circuit: str) -> list[AttentionPoint]:
         """Return the points of a circuit that have a run time, by length."""
         found = [p for p in self.points if p.circuit == circuit and p.run_s is not None]
         return sorted(found, key=lambda p: p.n)
 
-    def replacing(self, point: Point) -> AttentionResults:
+    def replacing(self, point: AttentionPoint) -> AttentionResults:
         """Return the results with this point in the place of the one before."""
         others = [p for p in self.points if (p.circuit, p.n) != (point.circuit, point.n)]
         return self.model_copy(update={"points": (*others, point)})
@@ -155,7 +155,7 @@ def measure_quality(h: np.ndarray, expected: np.ndarray) -> Quality:
     )
 
 
-def start_or_resume(out: Path, parameters: Parameters) -> AttentionResults:
+def start_or_resume(out: Path, parameters: AttentionOptions) -> AttentionResults:
     """Return the results that a folder holds, to go on with; new ones if it holds none.
 
     Raises InputError for results of another version, commit or of other parameters.
@@ -170,7 +170,7 @@ def start_or_resume(out: Path, parameters: Parameters) -> AttentionResults:
     if found.parameters != parameters:
         names = [
             f"{name} {getattr(found.parameters, name)}"
-            for name in Parameters.model_fields
+            for name in AttentionOptions.model_fields
             if getattr(found.parameters, name) != getattr(parameters, name)
         ]
         raise _other(path, ", ".join(names))

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 
 from compile.benchmark.results import (
+    AttentionOptions,
+    AttentionPoint,
+    AttentionRatio,
     AttentionResults,
-    Parameters,
-    Point,
-    Ratio,
     measure_quality,
     start_or_resume,
     write_results,
@@ -34,7 +34,7 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.statistics import compare, fit_growth, summarize
 
 if TYPE_CHECKING:  # these load Concrete, which belongs in the children
-    from compile.benchmark.circuit import Call
+    from compile.benchmark.circuit import HeadCall
     from compile.benchmark.process import Compiled, HeadProcess
 
 MIN_REPETITIONS = 2
@@ -51,7 +51,7 @@ MEMORY_BYTES, MEMORY_PER_KEY_BYTE = 5e8, 1.5
 
 
 def benchmark_attention(
-    parameters: Parameters, out: Path, budget_s: float | None, observer: Observer
+    parameters: AttentionOptions, out: Path, budget_s: float | None, observer: Observer
 ) -> AttentionResults:
     """Measure what the results in `out` lack; return all.
 
@@ -63,7 +63,7 @@ def benchmark_attention(
     make_folder(out)
     run = _Run(start_or_resume(out, parameters), out, budget_s, observer)
     for n in parameters.lengths:
-        run.measure(n)
+        run.measure_length(n)
     results = _compare(run.results)
     write_results(results, out)
     return results
@@ -75,7 +75,7 @@ def _make(*arguments: Any) -> HeadProcess:
     return HeadProcess(*arguments)
 
 
-def _check(parameters: Parameters) -> None:
+def _check(parameters: AttentionOptions) -> None:
     for name in ("lengths", "circuits", "seeds"):
         if not getattr(parameters, name):
             raise InputError(f"no {name}: pass at least one")
@@ -100,7 +100,7 @@ class _Run:
         self._parameters, self._out, self._observer = results.parameters, out, observer
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
 
-    def measure(self, n: int) -> None:
+    def measure_length(self, n: int) -> None:
         """Measure all circuits at one length."""
         with ExitStack() as stack:
             children: dict[str, Child] = {}
@@ -126,9 +126,9 @@ class _Run:
         if self._point(circuit, arguments[0]).status != "measured":
             children.pop(circuit).close()
 
-    def _point(self, circuit: str, n: int) -> Point:
+    def _point(self, circuit: str, n: int) -> AttentionPoint:
         found = self.results.find(circuit, n)
-        return found or Point(circuit=circuit, n=n, status="measured", complete=False)
+        return found or AttentionPoint(circuit=circuit, n=n, status="measured", complete=False)
 
     def _start(self, circuit: str, n: int) -> Child:
         p = self._parameters
@@ -181,10 +181,10 @@ class _Run:
             return
         self._observer.begin(f"n = {n}, {circuit}: repetition {repetition + 1}")
         method = "call" if p.mode == "execute" else "simulate"
-        call: Call = child.call(method, p.seeds[repetition % len(p.seeds)])
+        call: HeadCall = child.call(method, p.seeds[repetition % len(p.seeds)])
         self._keep_call(point, call)
 
-    def _keep_call(self, point: Point, call: Call) -> None:
+    def _keep_call(self, point: AttentionPoint, call: HeadCall) -> None:
         phases = ("encrypt", "run", "decrypt") if self._parameters.mode == "execute" else ("run",)
         values = asdict(call)
         seconds = dict(point.seconds)
@@ -224,17 +224,17 @@ class _Run:
             return ""
         return f"needs about {seconds:.0f} s, {max(left, 0):.0f} s of the time budget are left"
 
-    def _leave_out(self, point: Point, reason: str) -> None:
+    def _leave_out(self, point: AttentionPoint, reason: str) -> None:
         self._observer.note(f"n = {point.n}, {point.circuit}: left out, {reason}")
         self._keep(point, status="left_out", reason=reason, complete=False)
 
-    def _keep(self, point: Point, **changes: object) -> Point:
+    def _keep(self, point: AttentionPoint, **changes: object) -> AttentionPoint:
         """Replace a point by one with these changes, in the file too."""
         content = {**dict(point), **changes}
         content["summaries"] = {
             phase: summarize(seconds) for phase, seconds in content["seconds"].items() if seconds
         }
-        changed = Point(**content)
+        changed = AttentionPoint(**content)
         self.results = self.results.replacing(changed)
         write_results(self.results, self._out)
         return changed
@@ -252,7 +252,7 @@ def _compare(results: AttentionResults) -> AttentionResults:
             pairs = list(zip(first.seconds["run"], second.seconds["run"], strict=False))
             assert first.complexity and second.complexity
             ratios.append(
-                Ratio(
+                AttentionRatio(
                     circuit=circuit,
                     other=other,
                     n=n,

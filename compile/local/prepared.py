@@ -123,10 +123,10 @@ def prepare_circuits(
 def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
     """Return the circuits of a model for all its sequence lengths."""
     # Here, because it loads Concrete, which whoever finds the circuits in the cache can spare.
-    from compile.module import Settings, build_module
+    from compile.module import CompileOptions, build_module
 
     return build_module(
-        model.network, model.buckets, Settings(p_error=model.p_error), model.hash, observer
+        model.network, model.buckets, CompileOptions(p_error=model.p_error), model.hash, observer
     )
 
 

@@ -11,8 +11,8 @@ from fhe_inhibitor.benchmark.kernels import KEYS, QUERIES
 from fhe_inhibitor.benchmark.run import (
     RATIOS,
     STAGES,
+    KernelStage,
     PlaintextResults,
-    Stage,
 )
 from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.plots import PUBLISHED as HOLLOW
@@ -159,7 +159,7 @@ def _explanation(results: PlaintextResults) -> list[str]:
     ]
 
 
-def _loop(stage: Stage) -> tuple[str, str]:
+def _loop(stage: KernelStage) -> tuple[str, str]:
     """The instructions of an inner loop, and its picoseconds."""
     if stage.loop is None or stage.steps is None:
         return "not counted", ""

@@ -58,7 +58,7 @@ ABLATIONS = ("avx512vnni", "avx512f")
 SUMS = {np.int16: ("vpaddw",), np.int32: ("vpdpwssd", "vpaddd")}
 
 
-class Parameters(Record):
+class PlaintextOptions(Record):
     """What was asked for. seed: of q, k, v, and of the order in which kernels take turns."""
 
     lengths: list[int]
@@ -70,7 +70,7 @@ class Parameters(Record):
     threads: int = 1
 
 
-class Point(Record):
+class PlaintextPoint(Record):
     """One kernel at one length.
 
     seconds: processor time of one head. equals_reference: None for torch's kernel, in float.
@@ -83,7 +83,7 @@ class Point(Record):
     equals_reference: bool | None
 
 
-class Ratio(Record):
+class PlaintextRatio(Record):
     """Median time of `kernel` over that of `other`, in the same run."""
 
     kernel: str
@@ -92,7 +92,7 @@ class Ratio(Record):
     ratio: Summary
 
 
-class Stage(Record):
+class KernelStage(Record):
     """One stage at the longest length. seconds: median, of all its calls for one head.
 
     loop: its inner loop, of the stages that are one. steps: vectors that this loop accumulates
@@ -123,14 +123,14 @@ class PlaintextResults(Record):
 
     format_version: int = FORMAT_VERSION
     machine: Machine
-    parameters: Parameters
+    parameters: PlaintextOptions
     int16_lanes: int
     vector_extensions: list[str]
     call_s: float
-    points: list[Point]
-    ratios: list[Ratio]
+    points: list[PlaintextPoint]
+    ratios: list[PlaintextRatio]
     growth: dict[str, Growth]
-    stages: list[Stage]
+    stages: list[KernelStage]
     energy: Energy
     without: dict[str, PlaintextResults] = {}
 
@@ -162,7 +162,7 @@ def benchmark_plaintext(
             for kernel, other in RATIOS:
                 if kernel in kernels and other in kernels:
                     ratio = compare(seconds[kernel], seconds[other])
-                    ratios.append(Ratio(kernel=kernel, other=other, n=n, ratio=ratio))
+                    ratios.append(PlaintextRatio(kernel=kernel, other=other, n=n, ratio=ratio))
         progress("stages")
         stages = _measure_stages([KERNELS[name] for name in kernels if name != TORCH], head, random)
         used = _measure_energy(_callables(kernels, head))
@@ -172,7 +172,9 @@ def benchmark_plaintext(
     fits = {name: fit_growth(lengths, medians[name]) for name in kernels}
     return PlaintextResults(
         machine=machine,
-        parameters=Parameters(lengths=lengths, kernels=kernels, repetitions=repetitions, seed=seed),
+        parameters=PlaintextOptions(
+            lengths=lengths, kernels=kernels, repetitions=repetitions, seed=seed
+        ),
         int16_lanes=LANES,
         vector_extensions=sorted(
             name for name in FEATURES if name.startswith(("avx", "sse4", "neon", "sve"))
@@ -283,13 +285,15 @@ def _warm_up(run: Callable[[], object]) -> float:
     return max(min(seconds), 1e-9)
 
 
-def _point(name: str, head: Sequence[np.ndarray], seconds: list[float], calls: int) -> Point:
+def _point(
+    name: str, head: Sequence[np.ndarray], seconds: list[float], calls: int
+) -> PlaintextPoint:
     equal = None
     if name != TORCH:
         mechanism = "inhibitor" if name.startswith("inhibitor") else "dot_product"
         expected = getattr(plaintext_reference, mechanism)(*head)
         equal = bool(np.array_equal(KERNELS[name].attend(*head), expected))
-    return Point(
+    return PlaintextPoint(
         kernel=name,
         n=len(head[0]),
         seconds=summarize(seconds),
@@ -300,7 +304,7 @@ def _point(name: str, head: Sequence[np.ndarray], seconds: list[float], calls: i
 
 def _measure_stages(
     kernels: Sequence[Kernel], head: Sequence[np.ndarray], random: np.random.Generator
-) -> list[Stage]:
+) -> list[KernelStage]:
     """Time the stages one by one, for one block of queries, and scale them to the head."""
     n = len(head[0])
     runs = {
@@ -318,7 +322,7 @@ def _measure_stages(
                 assembly = next(iter(getattr(kernel, stage).inspect_asm().values()))
                 loop = busiest_loop(assembly, SUMS[kernel.score_type])
             stages.append(
-                Stage(
+                KernelStage(
                     kernel=kernel.name,
                     stage=stage,
                     n=n,

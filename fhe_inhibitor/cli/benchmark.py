@@ -65,7 +65,7 @@ def attention(
     """Time encrypted heads of both mechanisms, in turn, at growing lengths."""
     with needs("benchmark"):
         from compile.benchmark.report import attention_markdown, write_attention
-        from compile.benchmark.results import Parameters
+        from compile.benchmark.results import AttentionOptions
         from compile.benchmark.run import benchmark_attention
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.system.child import silence_dependencies
@@ -73,7 +73,7 @@ def attention(
     silence_dependencies()
     if mode not in ("execute", "simulate"):
         raise InputError(f"mode {mode!r}; wanted execute or simulate")
-    parameters = Parameters(
+    parameters = AttentionOptions(
         lengths=tuple(n for n in _numbers(lengths, "--lengths") if not quick or n <= QUICK_LENGTH),
         head_dim=head_dim,
         bits=bits,

@@ -62,7 +62,7 @@ class CompileCircuits:
         """Compile, and return the report."""
         # Here, because these import Concrete, which the process that shows progress can spare.
         from compile.local.prepared import compile_model
-        from compile.report import describe, measure
+        from compile.report import add_measurements, describe
         from fhe_inhibitor.runtime.client import Client
         from fhe_inhibitor.runtime.server import Server
 
@@ -81,7 +81,7 @@ class CompileCircuits:
             client.generate_keys()
             observer.begin("time lookups")
             keys = server.read_evaluation_keys(client.evaluation_keys())
-            report = measure(report, client, server, keys)
+            report = add_measurements(report, client, server, keys)
         written = WrittenReport(report.to_markdown(), report.to_json())
         (self.out / "report.md").write_text(written.markdown, encoding="utf-8")
         (self.out / "report.json").write_text(written.json, encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 
 from circuits.lookups import exact_lookup
 from circuits.plan import network_stages
-from compile.module import Settings, build_module
+from compile.module import CompileOptions, build_module
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.client import Client
@@ -40,8 +40,8 @@ def test_projections_are_the_first_stage_s_outputs(model: IntegerModel) -> None:
 
 @pytest.mark.fhe
 def test_the_server_starts_after_the_projections(model: IntegerModel, tmp_path: Path) -> None:
-    settings = Settings(exact_rounding=True)
-    build_module(model.network, model.buckets[:1], settings).save(tmp_path / "circuits")
+    options = CompileOptions(exact_rounding=True)
+    build_module(model.network, model.buckets[:1], options).save(tmp_path / "circuits")
     client, server = Client(tmp_path / "circuits"), Server(tmp_path / "circuits")
     client.generate_keys()
     keys = server.read_evaluation_keys(client.evaluation_keys())

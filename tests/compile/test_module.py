@@ -14,7 +14,7 @@ from circuits.counts import count_lookups
 from circuits.network import Network, run
 from circuits.plan import network_stages
 from compile.manifests import network_digest
-from compile.module import CompiledNetwork, Settings, build_module
+from compile.module import CompiledNetwork, CompileOptions, build_module
 from compile.report import describe
 from compile.verifier import VerificationError
 from fhe_inhibitor.errors import InputError
@@ -141,7 +141,7 @@ def test_an_exact_table_beside_a_wide_sum_is_refused() -> None:
     shape = NetworkShape(n_layers=1, dim=4, last_key_dim=2, lookup_bits=11, weight_limit=12)
     network = random_network(np.random.default_rng(0), shape)
     with pytest.raises(VerificationError, match=r"\{10: 20, 8: 4\} by .* round what this"):
-        build_module(network, (2,), Settings(max_bits=10))
+        build_module(network, (2,), CompileOptions(max_bits=10))
 
 
 @pytest.mark.fhe
@@ -149,11 +149,11 @@ def test_an_unreachable_p_error_is_refused() -> None:
     shape = NetworkShape(n_layers=1, dim=4, last_key_dim=2, lookup_bits=11, weight_limit=100)
     network = random_network(np.random.default_rng(0), shape)
     with pytest.raises(InputError, match="no parameters reach p_error"):
-        build_module(network, (2,), Settings(p_error=2.0**-200, max_bits=11))
+        build_module(network, (2,), CompileOptions(p_error=2.0**-200, max_bits=11))
 
 
 @pytest.mark.fhe
 def test_wide_lookups_compile_where_they_are_allowed() -> None:
     shape = NetworkShape(n_layers=1, n_heads=1, dim=4, lookup_bits=7, last_key_dim=2)
     network = random_network(np.random.default_rng(0), shape)
-    assert describe(build_module(network, (2,), Settings(max_bits=8))).widest_lookup == 7
+    assert describe(build_module(network, (2,), CompileOptions(max_bits=8))).widest_lookup == 7

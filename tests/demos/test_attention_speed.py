@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from demos.attention_speed import INHIBITORS, measure
+from demos.attention_speed import INHIBITORS, time_attentions
 from fhe_inhibitor.system.processor import one_thread
 
 
@@ -16,6 +16,6 @@ from fhe_inhibitor.system.processor import one_thread
 def test_no_inhibitor_takes_four_times_as_long_at_128_tokens(backward: bool, half: bool) -> None:
     """The figure to reach is 3. In processor time: what else runs here doesn't count."""
     with one_thread():
-        results = measure(128, backward, half, 9, batch=2, clock=time.thread_time)
+        results = time_attentions(128, backward, half, 9, batch=2, clock=time.thread_time)
     for kind in INHIBITORS:
         assert results[kind][1].median <= 4, results[kind]

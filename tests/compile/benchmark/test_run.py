@@ -20,7 +20,12 @@ from compile.benchmark import run as attention_benchmark
 from compile.benchmark.circuit import FUNCTION, HeadCircuit
 from compile.benchmark.page import write_page
 from compile.benchmark.report import attention_markdown, write_attention
-from compile.benchmark.results import AttentionResults, Parameters, read_results, write_results
+from compile.benchmark.results import (
+    AttentionOptions,
+    AttentionResults,
+    read_results,
+    write_results,
+)
 from compile.benchmark.run import benchmark_attention
 from fhe_inhibitor.benchmark.heads import CIRCUITS, make_head
 from fhe_inhibitor.cli.main import main
@@ -29,7 +34,7 @@ from fhe_inhibitor.system.child import ChildError
 from fhe_inhibitor.system.progress import Observer
 
 SIMULATED = ("inhibitor_exact", "inhibitor_rounded", "dot_product_rounded")
-TINY = Parameters(
+TINY = AttentionOptions(
     lengths=(2, 3),
     head_dim=1,
     bits=2,

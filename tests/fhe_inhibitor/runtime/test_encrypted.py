@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compile.module import Settings
+from compile.module import CompileOptions
 from tests.execution import Execution, check_execution, prepare
 from tests.fhe_inhibitor.runtime.conftest import BUCKETS, SHAPES
 from tests.networks import NetworkShape, random_network
@@ -34,5 +34,5 @@ def test_with_exact_rounding_all_are_equal(attention: str, tmp_path: Path) -> No
         value_dim=1, lookup_bits=4, weight_limit=1,
     )  # fmt: skip
     network = random_network(np.random.default_rng(3), shape)
-    execution = prepare(network, (2,), tmp_path / "new", Settings(exact_rounding=True))
+    execution = prepare(network, (2,), tmp_path / "new", CompileOptions(exact_rounding=True))
     check_execution(execution, 2)
