@@ -37,7 +37,8 @@ class DeclaredFunction(FunctionDef):
             proved = DECLARED_RANGE in node.properties and not node.properties[WRAPS]
             if proved and (node.bounds[0] < low or node.bounds[1] > high):
                 raise VerificationError(
-                    f"{self.name}: a sample reaches {node.bounds}, declared is {low}..{high}"
+                    f"{self.name}: a sample reaches {node.bounds}, declared is {low}..{high}: "
+                    "widen the table that declares this, or run `verify` first, which proves it"
                 )
         self.graph.update_with_bounds(
             {

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from concrete import fhe
+from concrete.fhe.compilation.configuration import SecurityLevel
 from concrete.fhe.compilation.module import FheModule
 from concrete.fhe.compilation.module_compiler import ModuleCompiler
 from concrete.fhe.compilation.wiring import Input, Output
@@ -37,6 +38,7 @@ from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
 from fhe_inhibitor.system.progress import Observer
 
 DEFAULT_P_ERROR = 2.0**-20
+SECURITY = SecurityLevel.SECURITY_128_BITS
 UNREACHABLE = ("NoParametersFound", "Unfeasible noise constraint")  # Concrete's words
 
 
@@ -150,6 +152,7 @@ def configuration(p_error: float) -> fhe.Configuration:
     """Return how Concrete is to compile: small messages, rounding without extra lookups."""
     return fhe.Configuration(
         p_error=p_error,
+        security_level=SECURITY,
         compress_evaluation_keys=True,
         compress_input_ciphertexts=True,
         # Clipping would cost a lookup; the tables leave room for the noise at both ends.

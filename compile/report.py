@@ -21,7 +21,6 @@ from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, Program
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server
 from fhe_inhibitor.system.pages import markdown_table
 
-SECURITY_BITS = 128
 BYTES_PER_WORD = 8
 
 
@@ -79,9 +78,9 @@ class Report:
     bootstrap_keys_bytes: int
     keyswitch_keys_bytes: int
     compile_s: float
+    security_bits: int
     evaluation_keys_bytes: int | None = None
     lookup_s: Mapping[int, float] | None = None
-    security_bits: int = SECURITY_BITS
     concrete_version: str = CONCRETE_VERSION
 
     @property
@@ -112,6 +111,7 @@ def describe(compiled: CompiledNetwork) -> Report:
         bootstrap_keys_bytes=compiled.module.size_of_bootstrap_keys,
         keyswitch_keys_bytes=compiled.module.size_of_keyswitch_keys,
         compile_s=compiled.compile_s,
+        security_bits=int(compiled.module.configuration.security_level),
     )
 
 

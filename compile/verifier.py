@@ -71,7 +71,7 @@ def _verify_stage(stage: Stage, wires: dict[str, Wire], max_bits: int) -> StageR
         if table.bit_width > max_bits:
             raise VerificationError(
                 f"{stage.name}: lookup {len(lookups)} takes {table.bit_width} bits, wanted "
-                f"{max_bits}; narrow its table or allow more bits"
+                f"{max_bits}: round more of its low bits away, narrow its table, or allow more bits"
             )
         return interval_lookup(x, table)
 
@@ -79,11 +79,17 @@ def _verify_stage(stage: Stage, wires: dict[str, Wire], max_bits: int) -> StageR
     try:
         values = stage.evaluate(boxes, recording_lookup)
     except OverflowError as error:
-        raise VerificationError(f"{stage.name}: lookup {len(lookups)}: {error}") from error
+        raise VerificationError(
+            f"{stage.name}: lookup {len(lookups)}: {error}: lengthen the table and round more of "
+            "its low bits away, or narrow what is added up (weights, the window of keys)"
+        ) from error
     except (ValueError, IndexError) as error:
         if isinstance(error, VerificationError):
             raise
-        raise VerificationError(f"{stage.name}: shapes do not fit: {error}") from error
+        raise VerificationError(
+            f"{stage.name}: shapes do not fit: {error}: its weights and tables need one row or "
+            "channel for each channel of the stage before"
+        ) from error
     outputs = dict(zip(stage.outputs, values, strict=True))
     for name, value in outputs.items():
         _check_wire(stage, name, value, wires.get(name))
@@ -97,7 +103,8 @@ def _check_wire(stage: Stage, name: str, value: Any, wire: Wire | None) -> None:
     if value.shape != wire.shape or low < wire.low or high > wire.high:
         raise VerificationError(
             f"{stage.name}: {name} is {value.shape} in {low}..{high}, its wire takes "
-            f"{wire.shape} in {wire.low}..{wire.high}"
+            f"{wire.shape} in {wire.low}..{wire.high}: let the stage end in the table "
+            "that declares the wire"
         )
 
 

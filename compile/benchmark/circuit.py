@@ -173,7 +173,9 @@ def trace_head(head: AttentionHead) -> DeclaredFunction:
     try:
         proved = head.prove()
     except OverflowError as error:
-        raise VerificationError(f"{head.circuit}: {error}") from error
+        raise VerificationError(
+            f"{head.circuit}: {error}: take fewer bits, tokens or channels, or longer tables"
+        ) from error
     lookup = encrypted_lookup()
 
     def function(q: Any, k: Any, v: Any) -> Any:

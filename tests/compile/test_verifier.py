@@ -39,14 +39,16 @@ def test_what_is_proved_holds(shape: NetworkShape, n: int, seed: int) -> None:
 
 def test_a_table_that_ends_early_is_refused() -> None:
     network = random_network(np.random.default_rng(0))
-    with pytest.raises(VerificationError, match=r"layer0\.project: lookup 2: .* the table covers"):
+    with pytest.raises(
+        VerificationError, match=r"layer0\.project: lookup 2: .* the table covers .* lengthen"
+    ):
         verify(with_key_table(network, lambda t: Table(t.values[:, :-1], t.first, t.lsbs)), 4)
 
 
 def test_a_wide_lookup_is_refused() -> None:
     network = random_network(np.random.default_rng(0), NetworkShape(lookup_bits=6))
     with pytest.raises(
-        VerificationError, match=r"layer0\.project: lookup 1 takes 6 bits, wanted 5"
+        VerificationError, match=r"layer0\.project: lookup 1 takes 6 bits, wanted 5: round more"
     ):
         verify(network, 4, max_bits=5)
     assert max(stage.widest for stage in verify(network, 4, max_bits=6)) == 6
@@ -61,7 +63,10 @@ def test_a_wire_that_is_too_narrow_is_refused() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     network = random_network(np.random.default_rng(0))
-    with pytest.raises(VerificationError, match=r"layer0\.project: shapes do not fit"):
+    with pytest.raises(
+        VerificationError,
+        match=r"layer0\.project: shapes do not fit: .* channel of the stage before",
+    ):
         verify(replace(network, dim=network.dim + 1), 4)
 
 
