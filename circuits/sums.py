@@ -34,7 +34,7 @@ class PartialSums:
 def sum_over_keys(x: Any, pairs: Pairs, partial: PartialSums | None, lookup: Lookup) -> Any:
     """Return the sum of x `[P, channels]` over the keys of each query, `[n_queries, channels]`.
 
-    Lookups: `pairs.n_groups(partial.keys)` per channel, or none if `partial` is None.
+    Lookups: one for each group and channel (`counts.count_groups`), none if `partial` is None.
     """
     if partial is None:
         return pairs.collect @ x

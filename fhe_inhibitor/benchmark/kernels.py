@@ -24,8 +24,9 @@ before it goes to int32, where H is at most 1024 * 511. |S| <= 64 * 2^16 = 2^22,
 is at most 1024 * 4095 * 256 < 2^30, times the reciprocal, below 2^29, it is below 2^59 in int64.
 
 Every kernel runs the same loop nest, `_kernel`, over blocks of 16 queries and 64 keys, with the
-register tile of `vector_tiles`; what differs is the step inside the tile and the work per pair
-between the two products, `weigh`.
+register tile of `tiles`; what differs is the step inside the tile and the work per pair
+between the two products, `weigh`. They are compiled in every process: numba's cache (`cache=True`)
+would hide the assembly that `assembly` reads, and would not notice a change of `tiles`.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from fhe_inhibitor.benchmark import energy
-from fhe_inhibitor.benchmark import reference as plaintext_reference
+from fhe_inhibitor.benchmark import energy, reference
 from fhe_inhibitor.benchmark.assembly import Loop, busiest_loop
 from fhe_inhibitor.benchmark.kernels import (
     DIM,
@@ -291,7 +290,7 @@ def _point(
     equal = None
     if name != TORCH:
         mechanism = "inhibitor" if name.startswith("inhibitor") else "dot_product"
-        expected = getattr(plaintext_reference, mechanism)(*head)
+        expected = getattr(reference, mechanism)(*head)
         equal = bool(np.array_equal(KERNELS[name].attend(*head), expected))
     return PlaintextPoint(
         kernel=name,
