@@ -99,12 +99,12 @@ def build_module(
     network: Network,
     buckets: Iterable[int],
     options: CompileOptions | None = None,
-    network_hash: str | None = None,
+    model_hash: str | None = None,
     observer: Observer | None = None,
 ) -> CompiledNetwork:
     """Compile a network for sequences of `buckets` tokens each.
 
-    network_hash: names the network in the manifest; SHA-256 of its parameters if None. observer:
+    model_hash: names the network in the manifest; SHA-256 of its parameters if None. observer:
     is told of each step. Raises VerificationError if a value could leave its bits or a
     lookup comes out wider than its table, and InputError for no buckets or if no parameters
     reach p_error.
@@ -134,7 +134,7 @@ def build_module(
                 name = call.function.name
                 check_lookups(module, name, lookups[name], formula[call.stage.name])
     manifest = Manifest(
-        network_hash=network_hash or network_digest(network),
+        model_hash=model_hash or network_digest(network),
         keys_hash=keys_digest(module),
         p_error=options.p_error,
         exact_rounding=options.exact_rounding,

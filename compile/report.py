@@ -70,7 +70,7 @@ class Report:
     keyswitch_keys_bytes: unpacked. lookup_s: seconds of one lookup by bit width.
     """
 
-    network_hash: str
+    model_hash: str
     p_error: float
     lengths: tuple[LengthReport, ...]
     n_functions: int
@@ -103,7 +103,7 @@ def describe(compiled: CompiledNetwork) -> Report:
     specs = json.loads(compiled.module.client.specs.serialize())["circuits"]
     circuits = {circuit["name"]: circuit for circuit in specs}
     return Report(
-        network_hash=manifest.network_hash,
+        model_hash=manifest.model_hash,
         p_error=manifest.p_error,
         lengths=tuple(_length(compiled, n, circuits) for n in manifest.buckets),
         n_functions=len(compiled.module.graphs),
@@ -181,7 +181,7 @@ def _summary(report: Report) -> list[str]:
     if report.evaluation_keys_bytes is not None:
         keys = f"{report.evaluation_keys_bytes / 1e6:.1f} MB as sent"
     lines = [
-        f"- network {report.network_hash[:16]}, Concrete {report.concrete_version}, "
+        f"- model {report.model_hash[:16]}, Concrete {report.concrete_version}, "
         f"{report.security_bits} bit security",
         f"- {report.n_functions} functions, compiled in {report.compile_s:.1f} s; optimizer "
         f"complexity {report.complexity:.3e}",

@@ -32,7 +32,9 @@ def main(
         # One hash over all that both sides must agree on. Were it another one than the keys here
         # belong to, the client would know now, before it sent anything.
         model = client.connect()
-        print(f"{model.name}, hash {model.model_hash[:12]}, reads up to {model.buckets[-1]} tokens")
+        print(
+            f"{model.name}, hash {model.circuits_hash[:12]}, reads up to {model.buckets[-1]} tokens"
+        )
 
         # Tokenizer, embedding and the circuits' specifications, fetched once. Text becomes
         # integers here, in the clear.
@@ -45,7 +47,7 @@ def main(
         # Keys, made once. The secret one stays in a file of mode 0600; those for evaluation,
         # which compute and don't decrypt, are sent once.
         client.prepare()
-        print(f"secret key: {client.keyring.path(model.model_hash)}")
+        print(f"secret key: {client.keyring.path(model.circuits_hash)}")
         print(f"sent once: {client.evaluation_keys_bytes:,} bytes of evaluation keys")
 
         # Encrypt, send, wait, receive, decrypt.

@@ -52,7 +52,7 @@ def new(
     chosen = remote.agree_on_new(server, token, model, ca, passphrase)
     with Display() as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display)
-    print(f"made {entry.model_hash[:12]} for {entry.model}")
+    print(f"made {entry.circuits_hash[:12]} for {entry.model}")
 
 
 @app.command(name="list")
@@ -65,8 +65,8 @@ def list_keys(as_json: JsonOption = False) -> None:
     rows = [
         {
             **entry.model_dump(mode="json"),
-            "locked": keyring.is_locked(entry.model_hash),
-            "bytes": keyring.path(entry.model_hash).stat().st_size,
+            "locked": keyring.is_locked(entry.circuits_hash),
+            "bytes": keyring.path(entry.circuits_hash).stat().st_size,
         }
         for entry in keyring.entries()
     ]
@@ -95,4 +95,4 @@ def remove(
 
         remote.delete_keys(server, remote.read_token(token_file), ca, entry)
     keyring.remove(entry)
-    print(f"removed {entry.model_hash[:12]} for {entry.model}")
+    print(f"removed {entry.circuits_hash[:12]} for {entry.model}")

@@ -37,10 +37,10 @@ def agree(server: str, token: str | None, model: str | None, ca: Path | None) ->
     silence_retries()
     options = RemoteOptions(model=model, ca=ca, passphrase=passphrase_in_environment())
     with RemoteClient(server, token, options) as client:
-        digest = client.connect().model_hash
+        digest = client.connect().circuits_hash
         if options.passphrase is None and client.keyring.is_locked(digest):
             options = replace(options, passphrase=ask_passphrase(confirm=False))
-    return replace(options, model_hash=digest)
+    return replace(options, circuits_hash=digest)
 
 
 def agree_on_new(
@@ -53,7 +53,7 @@ def agree_on_new(
     silence_retries()
     options = RemoteOptions(model=model, ca=ca, passphrase=passphrase_in_environment())
     with RemoteClient(server, token, options) as client:
-        digest = client.connect().model_hash
+        digest = client.connect().circuits_hash
         if client.keyring.path(digest).exists():
             raise InputError(
                 f"there are keys for {digest[:12]} already: `fhe-inhibitor keys remove "
@@ -61,7 +61,7 @@ def agree_on_new(
             )
     if locked:
         options = replace(options, passphrase=ask_passphrase(confirm=True))
-    return replace(options, model_hash=digest)
+    return replace(options, circuits_hash=digest)
 
 
 def silence_retries() -> None:
@@ -91,7 +91,7 @@ class MakeKeys:
         silence_retries()
         with RemoteClient(self.server, self.token, self.options, observer) as client:
             client.make_keys()
-            return client.keyring.entry(client.connect().model_hash)
+            return client.keyring.entry(client.connect().circuits_hash)
 
 
 def delete_keys(server: str, token: str | None, ca: Path | None, entry: KeysEntry) -> None:

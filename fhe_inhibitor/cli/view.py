@@ -114,7 +114,7 @@ def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     for row in rows:
         made = datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
         locked = "yes" if row["locked"] else "no"
-        table.add_row(row["model_hash"][:12], row["model"], made, locked, _size(row["bytes"]))
+        table.add_row(row["circuits_hash"][:12], row["model"], made, locked, _size(row["bytes"]))
     console.print(table)
 
 

@@ -107,7 +107,7 @@ class AsyncRemoteClient:
         Raises InputError if they can't be written.
         """
         model, (folder, _) = await self.connect(), await self._fetch()
-        digest = model.model_hash
+        digest = model.circuits_hash
         async with self._preparing:
             if not self.keyring.path(digest).exists():
                 self._setup.begin("keygen")
@@ -177,7 +177,7 @@ class AsyncRemoteClient:
     async def _load_keys(self, model: ModelInfo, folder: Path) -> ClientSide:
         self._setup.begin("load keys")
         side = await self._in_thread(ClientSide, folder)
-        keys = self.keyring.path(model.model_hash)
+        keys = self.keyring.path(model.circuits_hash)
         await self._in_thread(side.client.load_keys, keys, self.options.passphrase)
         self._setup.stop()
         return side
@@ -193,7 +193,7 @@ class AsyncRemoteClient:
 
     def _known_keys(self, model: ModelInfo) -> str:
         """Return the SHA-256 of the model's evaluation keys, without serializing them."""
-        return self.keyring.entry(model.model_hash).evaluation_keys
+        return self.keyring.entry(model.circuits_hash).evaluation_keys
 
     async def _exchange_all(
         self, public: PublicModel, side: ClientSide, exchanges: Sequence[Exchange]
@@ -237,12 +237,12 @@ class AsyncRemoteClient:
         model, key = await self.connect(), uuid.uuid4().hex
         try:
             return await self._connection.submit(
-                request, model.model_hash, self._evaluation_keys, key
+                request, model.circuits_hash, self._evaluation_keys, key
             )
         except NotFound:  # keys that weren't used for long are dropped
             await self._upload_keys(side, model)
             return await self._connection.submit(
-                request, model.model_hash, self._evaluation_keys, key
+                request, model.circuits_hash, self._evaluation_keys, key
             )
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:

@@ -109,7 +109,7 @@ class Connection:
     async def upload_keys(self, keys: bytes, model: ModelInfo, observer: Observer) -> KeysState:
         """Send evaluation keys, or what the server lacks of them."""
         digest = hashlib.sha256(keys).hexdigest()
-        new = NewKeys(sha256=digest, size=len(keys), model_hash=model.model_hash)
+        new = NewKeys(sha256=digest, size=len(keys), circuits_hash=model.circuits_hash)
         state = _read(KeysState, await self._call("POST", "/keys", json=new.model_dump()))
         chunk_bytes = min(CHUNK_BYTES, model.limits.max_chunk_bytes)
         observer.plan(len(keys) - state.received, "bytes")
@@ -136,12 +136,14 @@ class Connection:
         """Remove evaluation keys from the server."""
         await self._call("DELETE", f"/keys/{digest}")
 
-    async def submit(self, request: bytes, model_hash: str, keys: str, idempotency_key: str) -> Job:
+    async def submit(
+        self, request: bytes, circuits_hash: str, keys: str, idempotency_key: str
+    ) -> Job:
         """Send an encrypted request; the same key twice is the same job."""
         answer = await self._call(
             "POST",
             "/jobs",
-            params={"model_hash": model_hash, "keys": keys},
+            params={"circuits_hash": circuits_hash, "keys": keys},
             content=request,
             headers={IDEMPOTENCY_KEY: idempotency_key},
         )

@@ -13,7 +13,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import ModelMismatch, NotFound
 from fhe_inhibitor.remote.options import RemoteOptions
-from fhe_inhibitor.runtime.protocol import MODEL_FILES, PROTOCOL_VERSION, ModelInfo, model_hash
+from fhe_inhibitor.runtime.protocol import MODEL_FILES, PROTOCOL_VERSION, ModelInfo, circuits_hash
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
 from fhe_inhibitor.system.private_files import write_private
 from fhe_inhibitor.system.progress import Observer
@@ -39,12 +39,12 @@ async def choose_model(connection: Connection, options: RemoteOptions) -> ModelI
             f"client {PROTOCOL_VERSION}: install the same version"
         )
     digests = {file.name: file.sha256 for file in model.files}
-    if set(digests) != set(MODEL_FILES) or model_hash(digests) != model.model_hash:
+    if set(digests) != set(MODEL_FILES) or circuits_hash(digests) != model.circuits_hash:
         raise ModelMismatch(f"{connection.server}: the files of {name} don't have its hash")
-    if options.model_hash not in (None, model.model_hash):
+    if options.circuits_hash not in (None, model.circuits_hash):
         raise ModelMismatch(
-            f"{connection.server} has {name} with the hash {model.model_hash[:12]}, wanted "
-            f"{str(options.model_hash)[:12]}; nothing was sent"
+            f"{connection.server} has {name} with the hash {model.circuits_hash[:12]}, wanted "
+            f"{str(options.circuits_hash)[:12]}; nothing was sent"
         )
     return model
 
@@ -59,7 +59,7 @@ async def fetch_files(
 
     Raises InputError if the cache can't be written.
     """
-    folder = cache_root(cache_dir) / FOLDER / model.model_hash
+    folder = cache_root(cache_dir) / FOLDER / model.circuits_hash
     missing = [file for file in model.files if not _holds(folder / file.name, file.sha256)]
     if missing:
         observer.begin("download")

@@ -13,7 +13,7 @@ from fhe_inhibitor.errors import InputError
 class RemoteOptions:
     """What is rarely chosen.
 
-    model: a name that the server offers; its only one if None. model_hash: refuse a server whose
+    model: a name that the server offers; its only one if None. circuits_hash: refuse a server whose
     model has another one. ca: certificates to trust instead of the system's; verify: False trusts
     any server, for tests. passphrase: of the keys. keys_dir, cache_dir: see
     `system.folders`. patience_s:
@@ -22,7 +22,7 @@ class RemoteOptions:
     """
 
     model: str | None = None
-    model_hash: str | None = None
+    circuits_hash: str | None = None
     ca: Path | None = None
     verify: bool = True
     passphrase: str | None = field(default=None, repr=False)

@@ -32,9 +32,9 @@ class Client:
     Raises InputError if one is missing, damaged or of another version or network.
     """
 
-    def __init__(self, folder: str | Path, network_hash: str | None = None) -> None:
+    def __init__(self, folder: str | Path, model_hash: str | None = None) -> None:
         folder = Path(folder)
-        self.manifest = read_manifest(folder, network_hash)
+        self.manifest = read_manifest(folder, model_hash)
         path = folder / SPECS_FILE
         try:
             specs = fhe.ClientSpecs.deserialize(path.read_bytes())
@@ -43,7 +43,7 @@ class Client:
         self._client = fhe.Client(specs)
 
     def __repr__(self) -> str:
-        return f"Client({self.manifest.network_hash[:12]}, has_keys={self.has_keys})"
+        return f"Client({self.manifest.model_hash[:12]}, has_keys={self.has_keys})"
 
     @property
     def has_keys(self) -> bool:

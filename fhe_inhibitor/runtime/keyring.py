@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import folder_hash
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
 
 KEYS_FILE, ABOUT_FILE, LOCK_FILE = "secret.keys", "about.json", ".lock"
+OLD_NAME = "model_hash"  # of the circuits' hash, in files that versions before 0.2 wrote
 
 
 class KeysEntry(BaseModel):
@@ -41,30 +42,32 @@ class KeysEntry(BaseModel):
     evaluation_keys: SHA-256 of those, by which a server knows them.
     """
 
-    model_hash: str
+    model_config = ConfigDict(populate_by_name=True)
+
+    circuits_hash: str = Field(validation_alias=AliasChoices("circuits_hash", OLD_NAME))
     model: str
     evaluation_keys: str
     created: datetime
 
 
 class Keyring:
-    """The keys in a folder, by model hash; see `folders.keys_root` for the default one."""
+    """The keys in a folder, by circuits hash; see `folders.keys_root` for the default one."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = keys_root(folder)
 
-    def path(self, model_hash: str) -> Path:
+    def path(self, circuits_hash: str) -> Path:
         """Return the file of a model's keys; there may be none."""
-        return self.folder / model_hash / KEYS_FILE
+        return self.folder / circuits_hash / KEYS_FILE
 
     def entries(self) -> list[KeysEntry]:
         """Return what the folder holds, the oldest first. Raises InputError for what it can't."""
         entries = [self.entry(path.parent.name) for path in self.folder.glob(f"*/{KEYS_FILE}")]
         return sorted(entries, key=lambda entry: entry.created)
 
-    def entry(self, model_hash: str) -> KeysEntry:
+    def entry(self, circuits_hash: str) -> KeysEntry:
         """Return what is known of a model's keys. Raises InputError if that can't be read."""
-        path = _about(self.path(model_hash))
+        path = _about(self.path(circuits_hash))
         try:
             return KeysEntry.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
@@ -78,7 +81,9 @@ class Keyring:
 
         Raises InputError if there are none, or several.
         """
-        entries = [e for e in self.entries() if e.model_hash.startswith(start) or e.model == start]
+        entries = [
+            e for e in self.entries() if e.circuits_hash.startswith(start) or e.model == start
+        ]
         if len(entries) != 1 or not start:
             raise InputError(
                 f"{start!r} names {len(entries)} sets of keys in {self.folder}, not one; see "
@@ -86,10 +91,10 @@ class Keyring:
             )
         return entries[0]
 
-    def is_locked(self, model_hash: str) -> bool:
+    def is_locked(self, circuits_hash: str) -> bool:
         """Return whether a model's keys are there and want a passphrase."""
         try:
-            with self.path(model_hash).open("rb") as file:
+            with self.path(circuits_hash).open("rb") as file:
                 return is_locked(file.read(16))
         except FileNotFoundError:
             return False
@@ -97,7 +102,7 @@ class Keyring:
     def load_or_make(
         self,
         client: Client,
-        model_hash: str,
+        circuits_hash: str,
         model: str,
         passphrase: str | None = None,
         observer: Observer | None = None,
@@ -108,15 +113,15 @@ class Keyring:
         for a folder that can't be written, and as `Client.load_keys` does: keys that can't be read
         are never replaced by new ones.
         """
-        observer, path = observer or Observer(), self.path(model_hash)
-        with self._entry(model_hash):
+        observer, path = observer or Observer(), self.path(circuits_hash)
+        with self._entry(circuits_hash):
             if path.exists():
                 observer.begin("load keys")
                 client.load_keys(path, passphrase)
             else:
                 observer.begin("keygen")
                 client.generate_keys()
-                self._describe(client, model_hash, model)
+                self._describe(client, circuits_hash, model)
                 client.save_keys(path, passphrase)
 
     def adopt(self, keys: Path, circuits: Path, model: str) -> Path:
@@ -142,12 +147,12 @@ class Keyring:
 
     def remove(self, entry: KeysEntry) -> None:
         """Remove keys for good: what was encrypted for them can't be decrypted any more."""
-        shutil.rmtree(self.path(entry.model_hash).parent)
+        shutil.rmtree(self.path(entry.circuits_hash).parent)
 
     @contextmanager
-    def _entry(self, model_hash: str) -> Iterator[None]:
+    def _entry(self, circuits_hash: str) -> Iterator[None]:
         """Hold a model's keys for this process alone, in a folder made where it is missing."""
-        folder = self.path(model_hash).parent
+        folder = self.path(circuits_hash).parent
         try:
             make_private(folder)
             with FileLock(folder / LOCK_FILE, mode=0o600):
@@ -158,31 +163,31 @@ class Keyring:
                 f"writable, or name another one in {KEYS_VARIABLE}"
             ) from error
 
-    def _describe(self, client: Client, model_hash: str, model: str) -> None:
+    def _describe(self, client: Client, circuits_hash: str, model: str) -> None:
         """Write what is to be known of a client's keys without opening them."""
         entry = KeysEntry(
-            model_hash=model_hash,
+            circuits_hash=circuits_hash,
             model=model,
             evaluation_keys=hashlib.sha256(client.evaluation_keys()).hexdigest(),
             created=datetime.now(UTC),
         )
-        write_private(_about(self.path(model_hash)), entry.model_dump_json(indent=1).encode())
+        write_private(_about(self.path(circuits_hash)), entry.model_dump_json(indent=1).encode())
 
 
 async def make_keys_elsewhere(
-    keyring: Keyring, circuits: Path, model_hash: str, model: str, passphrase: str | None
+    keyring: Keyring, circuits: Path, circuits_hash: str, model: str, passphrase: str | None
 ) -> None:
     """Make a model's keys in another process, which ends if this is cancelled.
 
     It is started as a program of its own, not by `multiprocessing`, which would run a caller's main
     module again. Raises what `load_or_make` raises.
     """
-    arguments = [str(keyring.folder), str(circuits), model_hash, model, passphrase]
+    arguments = [str(keyring.folder), str(circuits), circuits_hash, model, passphrase]
     command = [sys.executable, "-m", "fhe_inhibitor.runtime.keyring"]
     done = await anyio.run_process(command, input=json.dumps(arguments).encode(), check=False)
     if done.stdout:
         raise InputError(done.stdout.decode())
-    if not keyring.path(model_hash).exists():
+    if not keyring.path(circuits_hash).exists():
         last = (done.stderr.decode().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RuntimeError(f"making keys failed: {last}")
 
@@ -191,9 +196,9 @@ def _main() -> None:
     """Make keys as stdin says; the passphrase mustn't be an argument, which others can see."""
     from fhe_inhibitor.runtime.client import Client
 
-    folder, circuits, model_hash, model, passphrase = json.load(sys.stdin)
+    folder, circuits, circuits_hash, model, passphrase = json.load(sys.stdin)
     try:
-        Keyring(folder).load_or_make(Client(circuits), model_hash, model, passphrase)
+        Keyring(folder).load_or_make(Client(circuits), circuits_hash, model, passphrase)
     except InputError as error:
         print(error, end="")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from fhe_inhibitor.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONCRETE_VERSION = "2.11.0"
 MANIFEST_FILE = "circuits.json"
 SPECS_FILE = "client.specs.json"
@@ -78,13 +78,13 @@ class Program:
 class Manifest:
     """What a folder of circuits holds.
 
-    network_hash: SHA-256 of all integer parameters. keys_hash: of the keys' parameters.
-    input_range: of x, ends included. dim: its channels. programs: by number of tokens.
+    model_hash: SHA-256 of all integer parameters, `IntegerModel.hash`. keys_hash: of the keys'
+    parameters. input_range: of x, ends included. dim: its channels. programs: by number of tokens.
     benchmarks: by bit width, a function of `benchmark_size` lookups that measures the time of
     one.
     """
 
-    network_hash: str
+    model_hash: str
     keys_hash: str
     p_error: float
     exact_rounding: bool
@@ -113,11 +113,11 @@ class Manifest:
         (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
 
-def read_manifest(folder: Path, network_hash: str | None = None) -> Manifest:
+def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:
     """Read the manifest of a folder of circuits.
 
     Raises InputError for a missing or damaged file, for one of another version, and, given
-    network_hash, for circuits of another network.
+    model_hash, for circuits of another network.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -136,10 +136,10 @@ def read_manifest(folder: Path, network_hash: str | None = None) -> Manifest:
             f"{path} can't be read as circuits ({type(error).__name__}: {error}); "
             "compile the model again"
         ) from error
-    if network_hash is not None and manifest.network_hash != network_hash:
+    if model_hash is not None and manifest.model_hash != model_hash:
         raise InputError(
-            f"{path} belongs to the network {manifest.network_hash[:12]}, wanted "
-            f"{network_hash[:12]}: compile the model again"
+            f"{path} belongs to the model {manifest.model_hash[:12]}, wanted "
+            f"{model_hash[:12]}: compile the model again"
         )
     return manifest
 

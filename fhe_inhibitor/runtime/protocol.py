@@ -14,7 +14,7 @@ All else lies under `/v1` and wants `Authorization: Bearer TOKEN`.
     PATCH  /v1/keys/{sha256}                    bytes from header `Upload-Offset` on -> `KeysState`
     DELETE /v1/keys/{sha256}                    204
 
-    POST   /v1/jobs?model_hash=..&keys=..       body: `messages.Request`; 202 `Job`
+    POST   /v1/jobs?circuits_hash=..&keys=..       body: `messages.Request`; 202 `Job`
     GET    /v1/jobs                             `JobList`, the newest first
     GET    /v1/jobs/{id}                        `Job`
     GET    /v1/jobs/{id}/events                 server-sent events, see below
@@ -36,7 +36,7 @@ the one after header `Last-Event-ID`; then one named by the final status, data `
 the stream ends. Comments in between keep the connection alive.
 
 Errors are an `Error` as JSON: 401 `no_token`; 404 `not_found`, also for what belongs to another
-user; 408 `stalled`; 409 `wrong_model` (another model hash), `wrong_offset`, `upload_busy`,
+user; 408 `stalled`; 409 `wrong_model` (another circuits hash), `wrong_offset`, `upload_busy`,
 `keys_incomplete`, `keys_in_use`, `idempotency_conflict`, `not_done` (no result yet), `no_result`
 (the job failed or was cancelled); 410 `expired`; 413 `too_large`; 422 `invalid`, `wrong_keys`; 429
 `too_many_requests`, `too_many_keys`, `too_many_jobs`, with `Retry-After`; 503 `not_ready`; 507
@@ -57,7 +57,7 @@ from pydantic import BaseModel, Field
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, MANIFEST_FILE, SPECS_FILE, TOKENIZER_FILE
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 PREFIX = "/v1"
 MODEL_FILES = (MANIFEST_FILE, SPECS_FILE, EMBEDDING_FILE, TOKENIZER_FILE)
 UPLOAD_OFFSET, UPLOAD_LENGTH = "Upload-Offset", "Upload-Length"
@@ -71,7 +71,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(description="Seconds since 1970, UTC.")]
 
 
-def model_hash(files: Mapping[str, str]) -> str:
+def circuits_hash(files: Mapping[str, str]) -> str:
     """Return the one hash over all that client and server must agree on.
 
     files: SHA-256 of each of `MODEL_FILES`, by name.
@@ -105,9 +105,9 @@ class FileInfo(BaseModel):
 
 
 def folder_hash(folder: Path) -> str:
-    """Return the `model_hash` of a folder of circuits. Raises InputError if it lacks a file."""
+    """Return the `circuits_hash` of a folder of circuits. Raises InputError if it lacks a file."""
     files = [FileInfo.of(folder / name) for name in MODEL_FILES]
-    return model_hash({file.name: file.sha256 for file in files})
+    return circuits_hash({file.name: file.sha256 for file in files})
 
 
 class Limits(BaseModel):
@@ -126,8 +126,8 @@ class ModelInfo(BaseModel):
     """A model that the server runs."""
 
     name: str
+    circuits_hash: Sha256
     model_hash: Sha256
-    network_hash: Sha256
     keys_hash: Sha256
     buckets: list[int]
     labels: list[str]
@@ -146,14 +146,14 @@ class NewKeys(BaseModel):
 
     sha256: Sha256
     size: Annotated[int, Field(gt=0)]
-    model_hash: Sha256
+    circuits_hash: Sha256
 
 
 class KeysState(BaseModel):
     """How much of the keys is there; `complete` once all is, with the right SHA-256."""
 
     sha256: Sha256
-    model_hash: Sha256
+    circuits_hash: Sha256
     size: int
     received: int
     complete: bool
@@ -193,7 +193,7 @@ class Job(BaseModel):
     """A request on its way to a result. n: tokens, which the server learns."""
 
     id: str
-    model_hash: Sha256
+    circuits_hash: Sha256
     keys: Sha256
     n: int
     status: Status

@@ -35,9 +35,9 @@ class Server:
     Raises InputError if the folder lacks a file or holds another version or network.
     """
 
-    def __init__(self, folder: str | Path, network_hash: str | None = None) -> None:
+    def __init__(self, folder: str | Path, model_hash: str | None = None) -> None:
         folder = Path(folder)
-        self.manifest = read_manifest(folder, network_hash)
+        self.manifest = read_manifest(folder, model_hash)
         try:
             library = Library(str(folder / SERVER_FOLDER))
             self._program = ServerProgram(library, False)

@@ -18,15 +18,15 @@ from typing import Any
 
 from fhe_inhibitor.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE keys (
-    user TEXT NOT NULL, sha256 TEXT NOT NULL, model_hash TEXT NOT NULL, size INTEGER NOT NULL,
+    user TEXT NOT NULL, sha256 TEXT NOT NULL, circuits_hash TEXT NOT NULL, size INTEGER NOT NULL,
     complete INTEGER NOT NULL DEFAULT 0, created_at REAL NOT NULL, used_at REAL NOT NULL,
     PRIMARY KEY (user, sha256)
 );
 CREATE TABLE jobs (
-    id TEXT PRIMARY KEY, user TEXT NOT NULL, model_hash TEXT NOT NULL, keys TEXT NOT NULL,
+    id TEXT PRIMARY KEY, user TEXT NOT NULL, circuits_hash TEXT NOT NULL, keys TEXT NOT NULL,
     n INTEGER NOT NULL, status TEXT NOT NULL, tasks_done INTEGER NOT NULL DEFAULT 0,
     tasks_total INTEGER NOT NULL, restarts INTEGER NOT NULL DEFAULT 0,
     deaths INTEGER NOT NULL DEFAULT 0, error TEXT, message TEXT, created_at REAL NOT NULL,
@@ -39,6 +39,11 @@ CREATE TABLE tasks (
     stage TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (job, idx)
 );
 CREATE TABLE served (user TEXT PRIMARY KEY, turn INTEGER NOT NULL);
+"""
+# From version 1, which said model_hash for the hash of the circuits.
+MIGRATION = """
+ALTER TABLE keys RENAME COLUMN model_hash TO circuits_hash;
+ALTER TABLE jobs RENAME COLUMN model_hash TO circuits_hash;
 """
 BUSY_S = 30.0
 
@@ -55,8 +60,8 @@ class Database:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.transaction() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in filter(str.strip, SCHEMA.split(";")):
+            if version in (0, 1):
+                for statement in filter(str.strip, (SCHEMA, MIGRATION)[version].split(";")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:

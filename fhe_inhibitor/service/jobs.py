@@ -33,7 +33,7 @@ class NewJob:
     """A request that was found to fit its model and keys; request_sha256: of its bytes."""
 
     user: str
-    model_hash: str
+    circuits_hash: str
     keys: str
     n: int
     tasks_total: int
@@ -47,7 +47,7 @@ class Claim:
 
     job: str
     user: str
-    model_hash: str
+    circuits_hash: str
     keys: str
     tasks_done: int
 
@@ -84,12 +84,13 @@ class Jobs:
             job = uuid4().hex
             store(job)
             connection.execute(
-                "INSERT INTO jobs (id, user, model_hash, keys, n, status, tasks_total, created_at,"
-                " idempotency_key, request_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, user, circuits_hash, keys, n, status, tasks_total,"
+                " created_at, idempotency_key, request_sha256)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job,
                     new.user,
-                    new.model_hash,
+                    new.circuits_hash,
                     new.keys,
                     new.n,
                     Status.QUEUED,
@@ -148,7 +149,7 @@ class Jobs:
         with self._database.transaction() as connection:
             row = connection.execute(
                 "SELECT jobs.* FROM jobs LEFT JOIN served ON served.user = jobs.user WHERE"
-                f" status = '{Status.QUEUED}' AND model_hash IN ({marks})"
+                f" status = '{Status.QUEUED}' AND circuits_hash IN ({marks})"
                 " ORDER BY restarts > 0 DESC, coalesce(turn, 0), created_at, jobs.rowid LIMIT 1",
                 tuple(models),
             ).fetchone()
@@ -164,7 +165,7 @@ class Jobs:
                 " ON CONFLICT (user) DO UPDATE SET turn = excluded.turn",
                 (row["user"],),
             )
-        return Claim(row["id"], row["user"], row["model_hash"], row["keys"], row["tasks_done"])
+        return Claim(row["id"], row["user"], row["circuits_hash"], row["keys"], row["tasks_done"])
 
     def record(self, lease: str, job: str, event: TaskEvent) -> bool:
         """Record a finished task, the last one as the job's end; False if the lease is gone."""
@@ -230,9 +231,9 @@ class Jobs:
                 f"UPDATE jobs SET status = '{Status.QUEUED}', lease = NULL"
                 f" WHERE status = '{Status.RUNNING}'"
             )
-            query = f"SELECT id, model_hash FROM jobs WHERE {UNFINISHED}"
+            query = f"SELECT id, circuits_hash FROM jobs WHERE {UNFINISHED}"
             for row in connection.execute(query).fetchall():
-                if row["model_hash"] not in models:
+                if row["circuits_hash"] not in models:
                     message = "the server no longer runs this job's model"
                     self._end(
                         connection,
@@ -301,8 +302,8 @@ class Jobs:
 
 def _repeated(first: sqlite3.Row, new: NewJob) -> Job:
     """Return the job that the same request made before."""
-    asked = (new.model_hash, new.keys, new.request_sha256)
-    if (first["model_hash"], first["keys"], first["request_sha256"]) != asked:
+    asked = (new.circuits_hash, new.keys, new.request_sha256)
+    if (first["circuits_hash"], first["keys"], first["request_sha256"]) != asked:
         raise Refused(
             409,
             "idempotency_conflict",

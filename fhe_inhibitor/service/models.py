@@ -34,8 +34,8 @@ class ServedModel:
         self.hash = folder_hash(folder)
         self.info = ModelInfo(
             name=described["name"],
-            model_hash=self.hash,
-            network_hash=self.manifest.network_hash,
+            circuits_hash=self.hash,
+            model_hash=self.manifest.model_hash,
             keys_hash=self.manifest.keys_hash,
             buckets=list(self.manifest.buckets),
             labels=described["labels"],

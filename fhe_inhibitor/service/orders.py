@@ -13,7 +13,7 @@ DATABASE_FILE = "service.db"
 
 
 class Order(BaseModel):
-    """What a worker is told when it starts. models: folders by model hash."""
+    """What a worker is told when it starts. models: folders by circuits hash."""
 
     lease: str
     data_dir: Path

@@ -31,7 +31,7 @@ def too_large(what: str, limit: int) -> Refused:
 
 
 def wrong_model(asked: str) -> Refused:
-    """Return the answer for a model hash that this server doesn't serve."""
+    """Return the answer for a circuits hash that this server doesn't serve."""
     return Refused(
         409,
         "wrong_model",

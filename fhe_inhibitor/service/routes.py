@@ -57,7 +57,7 @@ async def get_file(name: str, file: str, user: User, service: ServiceHere) -> Fi
 @router.post("/keys", responses=refusals(409, 507))
 async def announce_keys(new: NewKeys, user: User, service: ServiceHere) -> KeysState:
     """Announce evaluation keys, or ask how far they are."""
-    model = service.model_by_hash(new.model_hash)
+    model = service.model_by_circuits_hash(new.circuits_hash)
     keys_hash = model.manifest.keys_hash
     return await asyncio.to_thread(service.uploads.start, user, new, keys_hash)
 
@@ -96,7 +96,7 @@ async def append_keys(
 ) -> KeysState:
     """Add the next bytes of keys; the last ones complete them."""
     state = await asyncio.to_thread(service.uploads.get, user, sha256)
-    keys_hash = service.model_by_hash(state.model_hash).manifest.keys_hash
+    keys_hash = service.model_by_circuits_hash(state.circuits_hash).manifest.keys_hash
     chunks = _counted(request.stream(), service)
     state = await service.uploads.append(user, sha256, upload_offset, chunks, keys_hash)
     response.headers.update(_offsets(state))

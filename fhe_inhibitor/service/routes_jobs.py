@@ -37,7 +37,7 @@ EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
     openapi_extra={"requestBody": {**BYTES, "required": True}},
 )
 async def submit_job(
-    model_hash: Annotated[Sha256, Query()],
+    circuits_hash: Annotated[Sha256, Query()],
     keys: Annotated[Sha256, Query(description="SHA-256 of complete keys.")],
     request: Request,
     user: User,
@@ -47,9 +47,9 @@ async def submit_job(
     ] = None,
 ) -> Job:
     """Queue an encrypted request."""
-    service.model_by_hash(model_hash)  # told before the body is read
+    service.model_by_circuits_hash(circuits_hash)  # told before the body is read
     body = await request.body()
-    job = await asyncio.to_thread(service.submit, user, model_hash, keys, body, idempotency_key)
+    job = await asyncio.to_thread(service.submit, user, circuits_hash, keys, body, idempotency_key)
     service.supervisor.wake()
     return job
 

@@ -83,7 +83,7 @@ class Service:
             raise not_found("model")
         return self.models[name]
 
-    def model_by_hash(self, digest: str) -> ServedModel:
+    def model_by_circuits_hash(self, digest: str) -> ServedModel:
         """Return a model by its hash; refuses with 409 an unknown one."""
         if digest not in self._by_hash:
             raise wrong_model(digest)
@@ -93,8 +93,8 @@ class Service:
         self, user: str, digest: str, keys: str, body: bytes, idempotency_key: str | None
     ) -> Job:
         """Queue a request that fits the model, under keys that are here and complete."""
-        model = self.model_by_hash(digest)
-        if self.uploads.use(user, keys).model_hash != digest:
+        model = self.model_by_circuits_hash(digest)
+        if self.uploads.use(user, keys).circuits_hash != digest:
             raise Refused(409, "wrong_model", "these keys were announced for another model")
         try:
             request = Request.from_bytes(body)
@@ -105,7 +105,7 @@ class Service:
             raise Refused(422, "invalid", "the request has other ciphertexts than these circuits")
         new = NewJob(
             user=user,
-            model_hash=digest,
+            circuits_hash=digest,
             keys=keys,
             n=request.n,
             tasks_total=len(program.tasks),

@@ -31,7 +31,7 @@ KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else, or for want of 
 class Supervisor:
     """Keeps `settings.workers` worker processes at work.
 
-    models: folders by model hash. on_report: hears of each `Report`.
+    models: folders by circuits hash. on_report: hears of each `Report`.
     """
 
     def __init__(

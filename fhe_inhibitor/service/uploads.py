@@ -68,10 +68,10 @@ class Uploads:
             else:
                 self._check_header(user, new.sha256, keys_hash)
             connection.execute(
-                "INSERT INTO keys (user, sha256, model_hash, size, created_at, used_at)"
+                "INSERT INTO keys (user, sha256, circuits_hash, size, created_at, used_at)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user, sha256)"
-                " DO UPDATE SET model_hash = excluded.model_hash, used_at = excluded.used_at",
-                (user, new.sha256, new.model_hash, new.size, now, now),
+                " DO UPDATE SET circuits_hash = excluded.circuits_hash, used_at = excluded.used_at",
+                (user, new.sha256, new.circuits_hash, new.size, now, now),
             )
         return self.get(user, new.sha256)
 
@@ -213,7 +213,7 @@ class Uploads:
     def _state(self, row: Row) -> KeysState:
         return KeysState(
             sha256=row["sha256"],
-            model_hash=row["model_hash"],
+            circuits_hash=row["circuits_hash"],
             size=row["size"],
             received=(
                 row["size"]

@@ -52,7 +52,7 @@ class KeysInMemory:
 
         Raises InputError for keys that can't be read.
         """
-        name = (claim.user, claim.keys, claim.model_hash)
+        name = (claim.user, claim.keys, claim.circuits_hash)
         if name not in self._kept:
             data = self._storage.keys(claim.user, claim.keys).read_bytes()
             self._make_room(len(data))
@@ -107,7 +107,7 @@ class Worker:
 
     def _run(self, claim: Claim) -> bool:
         """Run what is left of a job; False if it was taken away meanwhile."""
-        server = self._servers[claim.model_hash]
+        server = self._servers[claim.circuits_hash]
         request = Request.from_bytes(self._storage.request(claim.job).read_bytes())
         tasks = server.tasks(request.n)
         values = server.read_values(request)

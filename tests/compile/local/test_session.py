@@ -189,7 +189,7 @@ def test_keys_in_the_old_place_are_moved_and_that_is_said(
     model, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (keys,) = Keyring().entries()
-    content = Keyring().path(keys.model_hash).read_bytes()
+    content = Keyring().path(keys.circuits_hash).read_bytes()
     old = entry / "keys" / "secret.keys"
     old.parent.mkdir()
     old.write_bytes(content)
@@ -199,7 +199,10 @@ def test_keys_in_the_old_place_are_moved_and_that_is_said(
     Session(model, cache_dir=entry.parent, observer=recorder).prepare()
     assert not old.exists()
     (moved,) = Keyring().entries()
-    assert (moved.model_hash, moved.evaluation_keys) == (keys.model_hash, keys.evaluation_keys)
+    assert (moved.circuits_hash, moved.evaluation_keys) == (
+        keys.circuits_hash,
+        keys.evaluation_keys,
+    )
     (note,) = recorder.notes
     assert str(old) in note and "moved to" in note
     assert recorder.steps == ["load circuits", "load keys", "send evaluation keys"]

@@ -78,7 +78,7 @@ def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_pat
     code, out, err = outcome(start(heidi, "keys", "new", *on_server, "--passphrase", **secret))
     assert (code, err) == (0, "")
     (entry,) = Keyring(heidi.folder / "keys").entries()
-    assert out == f"made {entry.model_hash[:12]} for tiny\n"
+    assert out == f"made {entry.circuits_hash[:12]} for tiny\n"
 
     (tmp_path / "texts").write_text("bad\nthe film is n't very good\n")
     options = ("--json", "--file", str(tmp_path / "texts"))
@@ -110,7 +110,7 @@ def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_pat
 
     (row,) = json.loads(run("keys", "list", "--json")[1])
     assert (row["model"], row["locked"]) == ("tiny", True)
-    assert entry.model_hash[:12] in run("keys", "list")[1]
+    assert entry.circuits_hash[:12] in run("keys", "list")[1]
     code, out, err = run("keys", "remove", "tiny", *on_server)
     assert (code, err, Keyring(heidi.folder / "keys").entries()) == (0, "", [])
     assert "no keys in" in run("keys", "list")[1]

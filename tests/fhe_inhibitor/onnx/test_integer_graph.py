@@ -142,7 +142,7 @@ def test_circuits_compile_from_the_graph(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny", buckets=(2,))
     export_onnx(folder, tmp_path / "tiny.onnx", quantized=True)
     compiled = compile_model(read_exported(tmp_path / "tiny.onnx"), Observer())
-    assert compiled.manifest.network_hash == IntegerModel.load(folder).hash
+    assert compiled.manifest.model_hash == IntegerModel.load(folder).hash
 
 
 @pytest.mark.parametrize(

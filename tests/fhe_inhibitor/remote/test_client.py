@@ -95,8 +95,8 @@ def test_the_first_text_sets_up_and_later_ones_are_small(
 
     sent, (entry,) = bytes(wire.passed[UP]), client.keyring.entries()
     owner = Client(tiny.circuits)
-    owner.load_keys(client.keyring.path(entry.model_hash))
-    secrets, stored = secret_windows(owner), client.keyring.path(entry.model_hash).read_bytes()
+    owner.load_keys(client.keyring.path(entry.circuits_hash))
+    secrets, stored = secret_windows(owner), client.keyring.path(entry.circuits_hash).read_bytes()
     assert any(secret in stored for secret in secrets), "the windows are not what keys look like"
     assert not any(secret in sent for secret in secrets)
     assert TEXTS[0].encode() not in sent
@@ -149,7 +149,7 @@ def test_a_client_opens_by_itself_and_not_again_once_closed(tiny: Tiny, carol: R
 def test_another_hash_is_told_before_anything_is_sent(carol: RemoteUser, wire: Wire) -> None:
     wanted = "1" * 64
     with (
-        carol.client(wire.url, model_hash=wanted) as client,
+        carol.client(wire.url, circuits_hash=wanted) as client,
         pytest.raises(ModelMismatch, match="wanted 111111111111; nothing was sent"),
     ):
         client.classify(TEXTS[0])

@@ -36,7 +36,7 @@ from fhe_inhibitor.runtime.protocol import (
     ModelList,
     Status,
     TaskEvent,
-    model_hash,
+    circuits_hash,
 )
 from fhe_inhibitor.system.progress import Observer
 from tests.fhe_inhibitor.runtime.scripted import Scripted, refusal, scripted_server
@@ -44,8 +44,8 @@ from tests.fhe_inhibitor.runtime.scripted import Scripted, refusal, scripted_ser
 DIGESTS = {name: f"{i:064x}" for i, name in enumerate(MODEL_FILES)}
 MODEL = ModelInfo(
     name="tiny",
-    model_hash=model_hash(DIGESTS),
-    network_hash="ab" * 32,
+    circuits_hash=circuits_hash(DIGESTS),
+    model_hash="ab" * 32,
     keys_hash="cd" * 32,
     buckets=[2, 4],
     labels=["negative", "positive"],
@@ -63,7 +63,7 @@ MODEL = ModelInfo(
 )
 JOB = Job(
     id="j",
-    model_hash=MODEL.model_hash,
+    circuits_hash=MODEL.circuits_hash,
     keys="ef" * 32,
     n=2,
     status=Status.QUEUED,
@@ -117,7 +117,7 @@ def ask(
 
 
 def submit(connection: Connection) -> Coroutine[Any, Any, Job]:
-    return connection.submit(b"request", MODEL.model_hash, "ef" * 32, "key-1")
+    return connection.submit(b"request", MODEL.circuits_hash, "ef" * 32, "key-1")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_only_model_is_taken_or_the_one_that_is_named(server: Scripted) -> N
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_hash": "0" * 64}, "don't have its hash"),
+        ({"circuits_hash": "0" * 64}, "don't have its hash"),
         ({"files": MODEL.files[1:]}, "don't have its hash"),
         ({"protocol_version": PROTOCOL_VERSION + 1}, "install the same version"),
     ],
@@ -251,7 +251,7 @@ def test_what_does_not_agree_is_told_before_anything_is_sent(
 
 def test_another_hash_than_the_one_wanted_is_told(server: Scripted) -> None:
     with pytest.raises(ModelMismatch, match="wanted 111111111111; nothing was sent"):
-        ask(server, choose(model_hash="1" * 64))
+        ask(server, choose(circuits_hash="1" * 64))
 
 
 def test_a_file_that_is_another_is_refused(server: Scripted) -> None:
@@ -265,7 +265,7 @@ def test_a_server_that_keeps_nothing_of_an_upload_is_given_up(server: Scripted) 
     keys = b"0123456789"
     state = KeysState(
         sha256="84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882",
-        model_hash=MODEL.model_hash,
+        circuits_hash=MODEL.circuits_hash,
         size=len(keys),
         received=4,
         complete=False,

@@ -57,7 +57,7 @@ def test_a_ciphertext_differs_each_time(inhibitor: Execution) -> None:
 
 def test_nothing_secret_is_shown(inhibitor: Execution) -> None:
     shown = repr(inhibitor.client)
-    assert shown == f"Client({inhibitor.compiled.manifest.network_hash[:12]}, has_keys=True)"
+    assert shown == f"Client({inhibitor.compiled.manifest.model_hash[:12]}, has_keys=True)"
 
 
 @pytest.mark.parametrize(

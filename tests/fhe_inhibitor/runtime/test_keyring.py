@@ -1,8 +1,9 @@
-"""Keys by model hash: made once, private, listed, locked, removed."""
+"""Keys by circuits hash: made once, private, listed, locked, removed."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import stat
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_keys_are_made_once_private_and_found(inhibitor: Execution, keyring: Key
     for path in [keyring.folder, *keyring.folder.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     (entry,) = keyring.entries()
-    assert (entry.model_hash, entry.model) == (HASH, "tiny")
+    assert (entry.circuits_hash, entry.model) == (HASH, "tiny")
     # The server knows keys by this hash: loading must give the same bytes each time.
     assert entry.evaluation_keys == hashlib.sha256(client.evaluation_keys()).hexdigest()
     assert keyring.find("aba") == keyring.find("tiny") == entry
@@ -120,6 +121,16 @@ def test_keys_from_elsewhere_move_in_and_are_never_overwritten(
     with pytest.raises(InputError, match="there are keys"):
         keyring.adopt(old, circuits, "tiny")
     assert old.exists()
+
+
+def test_an_entry_of_an_older_version_is_read(keyring: Keyring) -> None:
+    path = keyring.path(HASH)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    about = {"model_hash": HASH, "model": "tiny", "evaluation_keys": OTHER, "created": 0}
+    path.with_name("about.json").write_text(json.dumps(about))
+    (entry,) = keyring.entries()
+    assert (entry.circuits_hash, entry.model, entry.evaluation_keys) == (HASH, "tiny", OTHER)
 
 
 def test_a_damaged_entry_is_named(keyring: Keyring) -> None:

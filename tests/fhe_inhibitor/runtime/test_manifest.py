@@ -24,7 +24,7 @@ from fhe_inhibitor.runtime.manifest import (
 from tests.conftest import REPOSITORY
 
 MANIFEST = Manifest(
-    network_hash="ab" * 32,
+    model_hash="ab" * 32,
     keys_hash="cd" * 32,
     p_error=2**-20,
     exact_rounding=False,
@@ -53,7 +53,7 @@ def test_the_version_of_concrete_is_the_one_that_is_installed_and_pinned() -> No
 
 def test_a_manifest_comes_back(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
-    assert read_manifest(tmp_path, MANIFEST.network_hash) == MANIFEST
+    assert read_manifest(tmp_path, MANIFEST.model_hash) == MANIFEST
     assert MANIFEST.program(8).tasks[0].n_lookups == 16
 
 
@@ -62,7 +62,7 @@ def test_a_manifest_comes_back(tmp_path: Path) -> None:
     [
         ({"format_version": 0}, "has format 0.*compile the model again"),
         ({"concrete_version": "2.10.0"}, "for Concrete 2.10.0"),
-        ({"network_hash": "00" * 32}, "belongs to the network 000000000000, wanted abababababab"),
+        ({"model_hash": "00" * 32}, "belongs to the model 000000000000, wanted abababababab"),
         ({"programs": {"8": {"tasks": []}}}, "can't be read as circuits"),
         ({"surplus": 1}, "can't be read as circuits"),
         ({"input_range": 3}, "can't be read as circuits"),
@@ -73,7 +73,7 @@ def test_another_manifest_is_refused(tmp_path: Path, changes: dict[str, Any], me
     path = tmp_path / MANIFEST_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(InputError, match=message):
-        read_manifest(tmp_path, MANIFEST.network_hash)
+        read_manifest(tmp_path, MANIFEST.model_hash)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"format_version": 1}'])

@@ -101,7 +101,7 @@ def test_a_folder_that_lacks_a_file_is_refused(inhibitor: Execution, tmp_path: P
     folder = tmp_path / "circuits"
     shutil.copytree(inhibitor.folder, folder)
     with pytest.raises(InputError, match="belongs to the network"):
-        Server(folder, network_hash="00" * 32)
+        Server(folder, model_hash="00" * 32)
     for path in (folder / SERVER_FOLDER).iterdir():
         path.unlink()
     with pytest.raises(InputError, match="compile the model again"):

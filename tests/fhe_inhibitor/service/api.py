@@ -22,7 +22,7 @@ class Api:
     url: str
     token: str
     keys: bytes
-    model_hash: str = ""
+    circuits_hash: str = ""
 
     def __post_init__(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -33,7 +33,7 @@ class Api:
             limits=httpx.Limits(max_keepalive_connections=0),  # so that nothing needs closing
         )
         self.keys_id = hashlib.sha256(self.keys).hexdigest()
-        self.model_hash = self.model_hash or self.model()["model_hash"]
+        self.circuits_hash = self.circuits_hash or self.model()["circuits_hash"]
 
     def model(self) -> dict[str, Any]:
         """Return the server's only model."""
@@ -41,7 +41,7 @@ class Api:
 
     def announce(self, **changes: Any) -> httpx.Response:
         """Announce the keys, or what differs from them."""
-        new = {"sha256": self.keys_id, "size": len(self.keys), "model_hash": self.model_hash}
+        new = {"sha256": self.keys_id, "size": len(self.keys), "circuits_hash": self.circuits_hash}
         return self.http.post("/keys", json={**new, **changes})
 
     def append(self, offset: int, data: bytes) -> httpx.Response:
@@ -59,7 +59,7 @@ class Api:
 
     def submit(self, body: bytes, key: str | None = None, **changes: str) -> httpx.Response:
         """Submit a request under an idempotency key, a new one if None."""
-        asked = {"model_hash": self.model_hash, "keys": self.keys_id, **changes}
+        asked = {"circuits_hash": self.circuits_hash, "keys": self.keys_id, **changes}
         headers = {IDEMPOTENCY_KEY: key or uuid.uuid4().hex, "Content-Type": OCTETS}
         return self.http.post("/jobs", params=asked, content=body, headers=headers)
 

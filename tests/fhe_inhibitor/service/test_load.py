@@ -54,7 +54,7 @@ def load(people: list[tuple[Api, User]], seconds: float) -> tuple[list[str], lis
 
     def classify(api: Api, person: User) -> None:
         try:
-            own = Api(api.url, api.token, api.keys, api.model_hash)
+            own = Api(api.url, api.token, api.keys, api.circuits_hash)
             while time.monotonic() < end:
                 job = own.start(person.request)
                 person.check(own.result(job))

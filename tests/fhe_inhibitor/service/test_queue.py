@@ -10,7 +10,7 @@ import pytest
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Failure, Job, Status, TaskEvent
-from fhe_inhibitor.service.database import Database
+from fhe_inhibitor.service.database import SCHEMA, Database
 from fhe_inhibitor.service.jobs import MAX_CRASHES, MAX_KILLS, Jobs, NewJob
 from fhe_inhibitor.service.refusals import Refused
 
@@ -21,6 +21,21 @@ N_TASKS = 3
 @pytest.fixture
 def jobs(tmp_path: Path) -> Jobs:
     return Jobs(Database(tmp_path / "service.db"), max_unfinished=100, ttl_s=0.0)
+
+
+def test_a_database_of_the_first_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "service.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(SCHEMA.replace("circuits_hash", "model_hash"))
+        connection.execute("INSERT INTO keys VALUES ('ann', 'b', 'a', 3, 1, 0.0, 0.0)")
+        connection.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        row = Database(path).row("SELECT user, circuits_hash FROM keys")
+        assert row is not None and tuple(row) == ("ann", "a")
+    with pytest.raises(InputError, match="version 9, this server reads 2"):
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA user_version = 9")
+        Database(path)
 
 
 def add(jobs: Jobs, user: str, key: str | None = None, request: str = "0" * 64) -> str:

@@ -12,7 +12,7 @@ import pytest
 from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response
-from fhe_inhibitor.runtime.protocol import MODEL_FILES, ModelInfo, Status, model_hash
+from fhe_inhibitor.runtime.protocol import MODEL_FILES, ModelInfo, Status, circuits_hash
 from tests.fhe_inhibitor.conftest import TEXT, User
 from tests.fhe_inhibitor.service.api import Api
 from tests.fhe_inhibitor.service.serving import Serving
@@ -29,7 +29,7 @@ def test_a_stranger_gets_all_it_needs_from_the_server(
         content = alice.http.get(f"/models/tiny/files/{file.name}").raise_for_status().content
         assert (len(content), hashlib.sha256(content).hexdigest()) == (file.size, file.sha256)
         (tmp_path / file.name).write_bytes(content)
-    assert info.model_hash == model_hash({file.name: file.sha256 for file in info.files})
+    assert info.circuits_hash == circuits_hash({file.name: file.sha256 for file in info.files})
     model = PublicModel.load(tmp_path)
     x, padding = model.encode(model.tokenize(TEXT))
     client = Client(tmp_path)
@@ -83,8 +83,8 @@ def test_a_cancelled_job_ends(alice: Api, user: User) -> None:
 
 def test_another_model_is_told_before_anything_is_sent(alice: Api, user: User) -> None:
     wrong = "0" * 64
-    assert alice.error(alice.announce(model_hash=wrong)) == (409, "wrong_model")
-    assert alice.error(alice.submit(b"", model_hash=wrong)) == (409, "wrong_model")
+    assert alice.error(alice.announce(circuits_hash=wrong)) == (409, "wrong_model")
+    assert alice.error(alice.submit(b"", circuits_hash=wrong)) == (409, "wrong_model")
 
 
 def test_what_belongs_to_another_user_is_not_there(

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fhe
 def fresh(server: Serving, alice: Api) -> Iterator[Api]:
     """The same user with other keys, which are no keys but begin like some."""
     keys = alice.keys[:37] + bytes(range(256)) * 4000
-    api = Api(server.url, server.token, keys, alice.model_hash)
+    api = Api(server.url, server.token, keys, alice.circuits_hash)
     yield api
     api.http.delete(f"/keys/{api.keys_id}")
 
@@ -122,7 +122,7 @@ def test_who_asks_too_often_waits(tiny: Tiny, user: User, tmp_path: Path) -> Non
         assert api.error(refused[0]) == (429, "too_many_requests")
         time.sleep(int(refused[0].headers["Retry-After"]))
         assert api.http.get("/jobs").status_code == 200
-        other = Api(server.url, server.other_token, b"", api.model_hash)
+        other = Api(server.url, server.other_token, b"", api.circuits_hash)
         assert other.http.get("/jobs").status_code == 200
 
 
