@@ -23,6 +23,7 @@ from compile.local.session import Session
 from compile.report import predict_seconds
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine
 from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
@@ -50,7 +51,7 @@ def main(
     def once(key: str, measure: Callable[[], Any]) -> None:
         if key not in results:
             results[key] = measure()
-            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_atomically(path, json.dumps(results, indent=1) + "\n")
 
     once("machine", lambda: describe_machine(PACKAGES).model_dump())
     splits = load_splits(data)

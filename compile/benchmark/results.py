@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +9,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.files import Record, write_atomically
 from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.statistics import Growth, Summary
 
@@ -192,9 +191,7 @@ def read_results(path: Path) -> AttentionResults:
 
 def write_results(results: AttentionResults, out: Path) -> None:
     """Write the JSON file; it is the old one or the new one, never half of it."""
-    unfinished = out / f".{NAME}-{os.getpid()}.json"
-    unfinished.write_text(results.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, out / f"{NAME}.json")
+    write_atomically(out / f"{NAME}.json", results.model_dump_json(indent=1) + "\n")
 
 
 def _other(path: Path, what: str) -> InputError:
