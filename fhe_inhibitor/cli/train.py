@@ -38,19 +38,22 @@ def train(
     seed: int = 0,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
+    from fhe_inhibitor.cli.distill import silence_transformers
     from fhe_inhibitor.cli.view import Display
 
     with needs("train"):
         from fhe_inhibitor.training import recipe
+        from fhe_inhibitor.training.hyperparameters import SIZES, Recipe
 
-    if size not in recipe.SIZES:
-        raise InputError(f"no size {size!r}; wanted one of {', '.join(recipe.SIZES)}")
-    chosen = recipe.Recipe(
+    silence_transformers()
+    if size not in SIZES:
+        raise InputError(f"no size {size!r}; wanted one of {', '.join(SIZES)}")
+    chosen = Recipe(
         data=data,
         teacher=teacher,
         sentences=str(sentences) if sentences else None,
         held_out=held_out,
-        size=recipe.SIZES[size],
+        size=SIZES[size],
         seed=seed,
     )
     with Display() as display:

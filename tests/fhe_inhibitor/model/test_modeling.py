@@ -17,7 +17,7 @@ from transformers import (
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
-from fhe_inhibitor.training.recipe import NANO
+from fhe_inhibitor.training.hyperparameters import NANO
 
 torch.set_num_threads(1)  # tensors here are too small to share
 

@@ -18,15 +18,9 @@ from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.text.data import LabelledText, load_splits
 from fhe_inhibitor.training.distillation import DistillationConfig
-from fhe_inhibitor.training.recipe import (
-    SIZES,
-    Material,
-    Recipe,
-    Size,
-    make_material,
-    make_student,
-    train,
-)
+from fhe_inhibitor.training.hyperparameters import SIZES, Recipe, Size
+from fhe_inhibitor.training.material import Material, make_material
+from fhe_inhibitor.training.recipe import make_student, train
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
 from tests.fhe_inhibitor.cli.test_main import run  # noqa: F401  (a fixture)
 from tests.observers import Recording
@@ -86,7 +80,7 @@ def material(recipe: Recipe, work: Path) -> Material:
 
 
 def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
-    recipe: Recipe, work: Path, tmp_path: Path
+    recipe: Recipe, work: Path, material: Material, tmp_path: Path
 ) -> None:
     results = train(recipe, tmp_path / "student", work)
     model = IntegerModel.load(tmp_path / "student")
@@ -128,9 +122,10 @@ def test_train_prints_json_and_nothing_else(
     def load(name: str | Path, n_labels: int) -> Teacher:
         return tiny_teacher() if name == OFFLINE_TEACHER else load_teacher(name, n_labels)
 
-    module = "fhe_inhibitor.training.recipe"
-    monkeypatch.setattr(f"{module}.load_teacher", load)
-    monkeypatch.setattr(f"{module}.Recipe", partial(Recipe, n_texts=120, n_phrases=3))
+    room = "fhe_inhibitor.training"
+    monkeypatch.setattr(f"{room}.material.load_teacher", load)
+    small = partial(Recipe, n_texts=120, n_phrases=3)
+    monkeypatch.setattr(f"{room}.hyperparameters.Recipe", small)
     monkeypatch.setitem(SIZES, "nano", SIZE)
     folders = ("--data", recipe.data, "--out", tmp_path / "student", "--work", tmp_path / "work")
     outcome = run("train", *folders, "--held-out", "9")

@@ -1,0 +1,125 @@
+"""Everything that decides what `fhe-inhibitor train` makes: a student's size, and the recipe.
+
+nano is the size of the default checkpoint; full-depth has its teacher's sizes and can be compiled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fhe_inhibitor.training.distillation import DistillationConfig
+from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
+
+NANO: dict[str, Any] = {
+    "max_position_embeddings": 0,
+    "dim": 24,
+    "n_layers": 2,
+    "n_heads": 2,
+    "hidden_dim": 0,
+    "key_head_dim": [2, 4],
+    "value_head_dim": [4, 8],
+    "attention_window": [2, 0],
+    "threshold": "head_offset",
+    "max_relative_offset": 2,
+    "classifier_query": "constant",
+    "normalization": "static",
+    "dropout": 0.0,
+    "initializer_range": 0.2,
+    "n_tokens": 24,
+    "default_tokens": 12,
+    "buckets": [8, 10, 12, 16, 24],
+    "token_importance": "public",
+    "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "keys_per_sum": [0, 4]},
+}
+
+# Sizes and activation are the teacher's.
+FULL_DEPTH: dict[str, Any] = {
+    "threshold": "head",
+    "classifier_query": "cls",
+    "normalization": "static",
+    "dropout": 0.0,
+    "n_tokens": 16,  # [CLS] is one of them
+    "default_tokens": 13,
+    "buckets": [9, 13, 16],
+    "token_importance": "public",
+    "quantization": {
+        "key_bits": 3,
+        "value_bits": 4,
+        "feature_bits": 3,
+        "weight_bits": 6,
+        "weight_norm": 22.0,
+        "table_bits": 6,
+        "zero_points": True,
+        "logit_bits": 8,
+        "fan_in": 64,
+        "classifier_fan_in": 24,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A student's shape, and what it takes to train it.
+
+    student: arguments of `InhibiDistilBertConfig`. from_teacher: the student has the teacher's
+    sizes, starts from its weights and learns from its hidden states (`full_depth`); else it starts
+    at random and learns from logits. embedding_width, free_dim: of `FeatureEmbedding`.
+    """
+
+    student: dict[str, Any]
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    from_teacher: bool = False
+    embedding_width: int = 256
+    free_dim: int | None = None
+
+
+SIZES = {
+    "nano": Size(NANO),
+    "full-depth": Size(
+        FULL_DEPTH,
+        DistillationConfig(
+            steps=5000,
+            batch_size=64,
+            learning_rate=3e-4,
+            embedding_rate=1e-3,
+            free_learning_rate=3e-4,
+            float_fraction=0.6,
+            hard_weight=0.0,
+            token_counts=(9, 13, 16),
+            token_weights=(0.2, 0.5, 0.3),
+            ema_decay=0.995,
+            bfloat16=True,
+            hidden_weight=5.0,
+            pruned_between=(0.3, 0.8),
+            centre_keys=True,
+        ),
+        from_teacher=True,
+        embedding_width=512,
+        free_dim=24,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what `train` makes.
+
+    data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
+    teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
+    this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
+    held_out: sentences kept out of train, to choose by. n_texts: size of the corpus.
+    n_phrases: how many phrases the vocabulary holds. size: of the student, one of `SIZES` or
+    of your own.
+    """
+
+    data: str
+    teacher: str = OFFLINE_TEACHER
+    sentences: str | None = None
+    labels: tuple[str, ...] = ("negative", "positive")
+    teacher_epochs: float = 3
+    held_out: int = 1000
+    n_texts: int = 500_000
+    n_phrases: int = 35_000
+    size: Size = SIZES["nano"]
+    seed: int = 0

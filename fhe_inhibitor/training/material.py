@@ -1,0 +1,131 @@
+"""What the students of a recipe are made from: teacher, corpus and labelled texts to measure on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.text.data import (
+    LabelledText,
+    full_sentences,
+    hold_out,
+    load_splits,
+    read_sentences,
+)
+from fhe_inhibitor.training.corpus import (
+    Corpus,
+    TokenizedTexts,
+    begin_all_with,
+    begin_with,
+    build_corpus,
+)
+from fhe_inhibitor.training.distillation import TextTable, text_table
+from fhe_inhibitor.training.finetuning import finetune
+from fhe_inhibitor.training.hyperparameters import Recipe
+from fhe_inhibitor.training.phrase_teacher import PhraseTeacher
+from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
+from fhe_inhibitor.training.vocabulary import tokenize
+
+N_SENTENCES = 128  # that gamma, eta and delta are derived from
+
+
+def make_teacher(
+    recipe: Recipe, kept: list[LabelledText], work: Path, observer: Observer
+) -> Teacher:
+    """Return the teacher: `minilm` fine-tuned on the task in the work folder, others as given."""
+    if recipe.teacher != OFFLINE_TEACHER:
+        return load_teacher(recipe.teacher, len(recipe.labels))
+    folder = work / "teacher"
+    if folder.exists():
+        return load_teacher(folder, len(recipe.labels))
+    return finetune(
+        load_teacher(OFFLINE_TEACHER, len(recipe.labels)),
+        kept,
+        epochs=recipe.teacher_epochs,
+        out_dir=folder,
+        seed=recipe.seed,
+        observer=observer,
+    )
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the students of a recipe are made from.
+
+    rows: the labelled texts of the splits held_out and validation. first: the id of [CLS], with
+    which all texts of the corpus begin if the students classify by it; else None. Only for
+    students that start from the teacher: reader, the teacher reading phrases, and sentences,
+    whole ones to derive from.
+    """
+
+    rows: dict[str, list[LabelledText]]
+    teacher: Teacher
+    corpus: Corpus
+    tokenizer: Tokenizer
+    first: int | None = None
+    reader: PhraseTeacher | None = None
+    sentences: tuple[str, ...] = ()
+
+    def table(self, rows: Sequence[LabelledText]) -> TextTable:
+        """Return labelled texts as students read them, without teacher logits."""
+        ids, offsets = tokenize(self.tokenizer, [row.text for row in rows])
+        texts = TokenizedTexts(
+            ids,
+            offsets,
+            logits=np.zeros((len(rows), self.corpus.texts.logits.shape[1]), np.float32),
+            labels=np.array([row.label for row in rows]),
+        )
+        if self.first is not None:
+            texts = begin_with(texts, self.first)
+        return text_table(texts, self.corpus.importance)
+
+
+def make_material(
+    recipe: Recipe, work: Path, baselines: bool = True, observer: Observer | None = None
+) -> Material:
+    """Load or make teacher and corpus in the work folder.
+
+    Students that learn from the teacher's hidden states need no logits of whole texts, but the bag
+    of words does.
+    """
+    splits = load_splits(recipe.data, len(recipe.labels))
+    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
+    observer = observer or Observer()
+    teacher = make_teacher(recipe, kept, work, observer)
+    corpus = build_corpus(
+        teacher,
+        kept,
+        held_out,
+        read_sentences(recipe.sentences) if recipe.sentences else [],
+        n_texts=recipe.n_texts,
+        n_phrases=recipe.n_phrases,
+        seed=recipe.seed,
+        cache_dir=work / "corpus",
+        labelled=baselines or not recipe.size.from_teacher,
+        observer=observer,
+    )
+    tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
+    rows = {"held_out": held_out, "validation": splits["validation"]}
+    material = Material(rows, teacher, corpus, tokenizer)
+    if recipe.size.student["classifier_query"] == "cls":
+        first = tokenizer.token_to_id("[CLS]")
+        if first is None:
+            raise InputError(
+                "the teacher's tokenizer has no [CLS], which students of this size classify by; "
+                "wanted one like DistilBERT's"
+            )
+        material = replace(material, corpus=begin_all_with(corpus, first), first=first)
+    if recipe.size.from_teacher:
+        texts = [row.text for row in kept]
+        whole = [texts[index] for index in full_sentences(texts)]
+        sentences = tuple(random.Random(recipe.seed).sample(whole, min(len(whole), N_SENTENCES)))
+        reader = PhraseTeacher(teacher, tokenizer)
+        material = replace(material, reader=reader, sentences=sentences)
+    return material
