@@ -31,7 +31,7 @@ def inhibitor(
 
     Z_ij = gamma / sqrt(d) sum_k |q_ik - k_jk| - shift; the paper has gamma = 1 and a constant
     shift (its alpha), here both may be learned. Needs memory for n_q * n * d_v values;
-    `fused_inhibitor.inhibitor` does not.
+    `fused_attention.inhibitor` does not.
     """
     z = inhibition(q, k, gamma, shift)
     kept = (v[:, :, None, :, :] - z[..., None]).clamp(min=0)  # [B, H, n_q, n, d_v]

@@ -10,7 +10,7 @@ What arXiv 2503.15983 leaves open is how a distilled inhibitor stands few bits. 
 
 all of them x -> size (clamp(round(x / size) + zero, low, high) - zero) with at most 2^n values.
 Float are: LayerNorm, softmax or the inhibitor's own arithmetic, GELU, sums with the residual, and
-the logits. The integers that circuits compute with are another thing: `quantized`.
+the logits. The integers that circuits compute with are another thing: `model/quantized`.
 
 After training, ranges come from a few texts, by least squared error. In training, rounding lets
 gradients through, clamping doesn't, and sizes learn as in LSQ (Esser et al., arXiv 1902.08153,

@@ -11,7 +11,7 @@ Every value is in its own integer steps, so a scale is 1, but for two: that of t
 
 on uint8 indices. x is an integer: the quarter rounds ties up, as the circuits do, and changes
 nothing else. Weights are int4 or int8, tables int8 to int16, offsets int32; initializers are
-named by their paths in the integer format, where `onnx_reader` finds the same integers.
+named by their paths in the integer format, where `reader` finds the same integers.
 """
 
 from __future__ import annotations

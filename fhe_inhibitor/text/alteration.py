@@ -1,7 +1,7 @@
 """Altered copies of a task's texts, for the teacher to label: more text where a task has little.
 
-`augmentation` makes fluent texts of SST-2's phrases. This asks nothing of the texts, pairs
-included, and makes nothing fluent: a student of a teacher only has to see varied inputs.
+`augmentation` makes fluent texts, but only of SST-2's phrases. This works for any texts, pairs too,
+and its copies aren't fluent: a student that learns from a teacher only has to see varied inputs.
 """
 
 from __future__ import annotations

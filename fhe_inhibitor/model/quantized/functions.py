@@ -1,6 +1,6 @@
 """What quantization-aware training computes most, as functions with gradients.
 
-Each does in one pass over memory (`quantized_kernels`) what torch's operations need ten or more
+Each does in one pass over memory (`kernels`) what torch's operations need ten or more
 for, and gives the same: integers in the forward pass, straight-through gradients.
 
     read_table      an accumulator is rounded, with noise, and a table is read

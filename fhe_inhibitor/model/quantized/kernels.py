@@ -1,4 +1,4 @@
-"""The loops of quantization-aware training, compiled for processors: see `quantized_functions`.
+"""The loops of quantization-aware training, compiled for processors: see `functions`.
 
 Arrays are contiguous and of float32, integers held in floats, but for the indices of tables.
 Each function that ends in `_back` gives the gradients of the one before it.
