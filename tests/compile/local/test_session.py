@@ -33,7 +33,7 @@ from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.folders import KEYS_VARIABLE
 from fhe_inhibitor.text.data import LabelledText
 from tests.fhe_inhibitor.service.serving import wait_until
-from tests.recorder import Recorder
+from tests.observers import Recorder
 from tests.tiny_model import write_tiny_model
 
 TEXTS = ["a good film", "bad", "the film is n't very good"]

@@ -14,7 +14,7 @@ from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import ChildError
 from fhe_inhibitor.system.progress import Observer
-from tests.recorder import Recorder
+from tests.observers import Recorder
 
 
 @dataclass(frozen=True)

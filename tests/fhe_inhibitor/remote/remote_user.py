@@ -13,7 +13,7 @@ from demos.relay import DOWN, UP, Relay
 from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.service.access import new_token
 from tests.fhe_inhibitor.service.serving import Serving
-from tests.recorder import Recorder
+from tests.observers import Recorder
 
 
 class Wire(Relay):

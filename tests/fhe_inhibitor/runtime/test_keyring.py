@@ -16,7 +16,7 @@ from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.runtime.protocol import MODEL_FILES, folder_hash
 from fhe_inhibitor.system import private_files
 from tests.execution import Execution
-from tests.recorder import Recorder
+from tests.observers import Recorder
 
 HASH, OTHER = "ab" * 32, "ac" * 32
 

@@ -18,7 +18,7 @@ from fhe_inhibitor.runtime.messages import Request, pack_keys
 from fhe_inhibitor.runtime.server import Server
 from tests.execution import Execution
 from tests.networks import random_inputs
-from tests.recorder import Recorder
+from tests.observers import Recorder
 
 SECRET_KEEPERS = (fhe.Client, fhe.Keys, fhe.Circuit, fhe.Compiler)
 

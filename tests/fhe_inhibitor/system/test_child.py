@@ -11,7 +11,7 @@ import pytest
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import Child, ChildError
 from fhe_inhibitor.system.progress import Observer
-from tests.recorder import Recorder
+from tests.observers import Recorder
 
 
 class Echo:
