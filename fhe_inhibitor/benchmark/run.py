@@ -35,6 +35,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.processor import one_thread
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.statistics import Growth, Summary, compare, fit_growth, summarize
 
 FORMAT_VERSION = 1
@@ -139,7 +140,7 @@ def benchmark_plaintext(
     kernels: Sequence[str] = DEFAULT_KERNELS,
     repetitions: int = 101,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda line: None,
+    observer: Observer | None = None,
 ) -> PlaintextResults:
     """Measure kernels by name at these lengths, one thread.
 
@@ -148,12 +149,13 @@ def benchmark_plaintext(
     """
     lengths, kernels = sorted(set(lengths)), list(dict.fromkeys(kernels))
     _check(lengths, kernels, repetitions)
+    observer = observer or Observer()
     machine = describe_machine(PACKAGES)
     random = np.random.default_rng(seed)
     points, ratios = [], []
     with one_thread():
         for n in lengths:
-            progress(f"{n} tokens")
+            observer.begin(f"{n} tokens")
             head = draw_head(n, random)
             seconds, calls = _time_in_turn(_callables(kernels, head), repetitions, random)
             for name in kernels:
@@ -162,7 +164,7 @@ def benchmark_plaintext(
                 if kernel in kernels and other in kernels:
                     ratio = compare(seconds[kernel], seconds[other])
                     ratios.append(PlaintextRatio(kernel=kernel, other=other, n=n, ratio=ratio))
-        progress("stages")
+        observer.begin("stages")
         stages = _measure_stages([KERNELS[name] for name in kernels if name != TORCH], head, random)
         used = _measure_energy(_callables(kernels, head))
     medians = {

@@ -8,15 +8,13 @@ benchmark noise        the noise of encrypted rounding
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption
+from fhe_inhibitor.cli.options import JsonOption, print_json
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 
@@ -114,16 +112,17 @@ def plaintext(
             add_ablations,
             benchmark_plaintext,
         )
+    from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.system.files import make_folder
 
     names = DEFAULT_KERNELS if kernels is None else [name for name in kernels.split(",") if name]
     numbers = _numbers(lengths, "--lengths")
     make_folder(out)
-    results = benchmark_plaintext(
-        numbers, names, repetitions, seed, lambda line: print(line, file=sys.stderr)
-    )
-    if ablate:
-        results = add_ablations(results)
+    with Display() as display:
+        results = benchmark_plaintext(numbers, names, repetitions, seed, display)
+        if ablate:
+            display.begin("ablations")
+            results = add_ablations(results)
     write_plaintext(results, out)
     print(plaintext_markdown(results))
 
@@ -161,14 +160,14 @@ def noise(
     silence_dependencies()  # before Concrete is imported, which warns
     from compile.benchmark.noise import measure_rounding_noise
 
-    found = measure_rounding_noise(bits, norm, n_lookups=lookups)
+    measured = measure_rounding_noise(bits, norm, n_lookups=lookups)
     if as_json:
-        print(json.dumps(asdict(found), indent=1))
+        print_json(asdict(measured))
         return
-    print(f"standard deviation   {found.std:.3f} (standard error {found.std_error:.3f})")
-    print(f"mean                 {found.mean:.3f} (standard error {found.mean_error:.3f})")
-    print(f"the entry beside     {found.flip_rate:.1%} of {found.n_lookups:,} lookups")
-    print(f"another wrong entry  {found.far_rate:.1%}")
+    print(f"standard deviation   {measured.std:.3f} (standard error {measured.std_error:.3f})")
+    print(f"mean                 {measured.mean:.3f} (standard error {measured.mean_error:.3f})")
+    print(f"the entry beside     {measured.flip_rate:.1%} of {measured.n_lookups:,} lookups")
+    print(f"another wrong entry  {measured.far_rate:.1%}")
 
 
 def _numbers(text: str, option: str) -> list[int]:

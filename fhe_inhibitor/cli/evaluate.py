@@ -86,11 +86,7 @@ class EvaluateIntegers:
         from fhe_inhibitor.integer import evaluation
 
         model, rows = _load(self.model, self.data, self.limit)
-        observer.begin("integer model")
-        observer.plan(len(rows) * max(self.n_draws, 1), "texts")
-        accuracy = evaluation.evaluate(
-            model, rows, self.max_tokens, self.n_draws, on_text=lambda: observer.finish(1)
-        )
+        accuracy = evaluation.evaluate(model, rows, self.max_tokens, self.n_draws, observer)
         return {"accuracy": asdict(accuracy), "rounding_noise": self.n_draws > 0}
 
 

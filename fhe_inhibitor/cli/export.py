@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fhe_inhibitor.cli.options import print_json
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
 from fhe_inhibitor.system.extras import needs
 
@@ -37,4 +37,4 @@ def export(
 
     texts = [row.text for row in read_tsv(data)] if data else []
     sentences = read_sentences(calibration) if calibration else []
-    print(json.dumps(asdict(export_onnx(model, out, quantized, sentences, texts)), indent=1))
+    print_json(asdict(export_onnx(model, out, quantized, sentences, texts)))

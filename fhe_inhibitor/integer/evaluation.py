@@ -9,7 +9,7 @@ Two errors are stated apart: `standard_error` is what other texts of the same ki
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from circuits.lookups import Lookup, exact_lookup, noisy_lookup
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
 
 
@@ -55,12 +56,12 @@ def predict(
     rows: Sequence[LabelledText],
     max_tokens: int | None = None,
     seed: int | None = None,
-    on_text: Callable[[], None] = lambda: None,
+    observer: Observer | None = None,
 ) -> np.ndarray:
     """Return integer logits, int64 `[n_texts, n_labels]`, without encryption.
 
     max_tokens: as in `IntegerModel.tokenize`. seed: draws the noise of encrypted rounding;
-    None rounds exactly. on_text: called after each text.
+    None rounds exactly. observer: is told of each text.
     """
     lookup: Lookup = exact_lookup
     if seed is not None:
@@ -69,7 +70,8 @@ def predict(
     for row in rows:
         x, padding = model.encode(model.tokenize(row.text, max_tokens))
         logits.append(model.integer_logits(x, padding, lookup))
-        on_text()
+        if observer:
+            observer.finish(1)
     return np.stack(logits)
 
 
@@ -78,7 +80,7 @@ def evaluate(
     rows: Sequence[LabelledText],
     max_tokens: int | None = None,
     n_draws: int = 0,
-    on_text: Callable[[], None] = lambda: None,
+    observer: Observer | None = None,
 ) -> Accuracy:
     """Return the accuracy of the integer model over labelled texts.
 
@@ -90,7 +92,10 @@ def evaluate(
             f"{len(rows)} texts and {n_draws} draws; wanted 1 text and 0 draws or more"
         )
     seeds = range(n_draws) if n_draws else (None,)
-    return accuracy([predict(model, rows, max_tokens, seed, on_text) for seed in seeds], rows)
+    if observer:
+        observer.begin("integer model")
+        observer.plan(len(rows) * len(seeds), "texts")
+    return accuracy([predict(model, rows, max_tokens, seed, observer) for seed in seeds], rows)
 
 
 def accuracy(draws: Sequence[np.ndarray], rows: Sequence[LabelledText]) -> Accuracy:

@@ -11,6 +11,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import accuracy, agreement, evaluate, predict
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.text.data import LabelledText
+from tests.observers import Recorder
 from tests.tiny_model import write_tiny_model
 
 ROWS = [LabelledText("a good film", 1), LabelledText("dull", 0), LabelledText("it 's bad .", 1)]
@@ -43,9 +44,9 @@ def test_noise_is_seeded_and_changes_logits(model: IntegerModel) -> None:
     draws = [predict(model, ROWS, seed=seed) for seed in range(40)]
     np.testing.assert_array_equal(draws[3], predict(model, ROWS, seed=3))
     assert len({draw.tobytes() for draw in draws}) > 1
-    seen: list[None] = []
-    assert evaluate(model, ROWS, n_draws=2, on_text=lambda: seen.append(None)).n_draws == 2
-    assert len(seen) == 6
+    recorder = Recorder()
+    assert evaluate(model, ROWS, n_draws=2, observer=recorder).n_draws == 2
+    assert recorder.finished("texts") == recorder.planned("texts") == 6
 
 
 def test_fewer_tokens_are_another_text(model: IntegerModel) -> None:

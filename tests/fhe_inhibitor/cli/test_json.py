@@ -1,0 +1,90 @@
+"""What `--json` promises, for each command that has it: JSON on stdout and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from fhe_inhibitor.cli.main import app, main
+from fhe_inhibitor.runtime.keyring import Keyring
+from tests.tiny_model import write_tiny_model
+from tests.tiny_teacher import save_teacher, tiny_teacher
+
+TSV = "sentence\tlabel\na fine film\t1\na dull film\t0\n"
+# Arguments beside --json; {model}, {float}, {data} and {out} are filled in.
+ARGUMENTS = {
+    "classify": ["--mode", "disable", "--model", "{model}", "a good film"],
+    "evaluate": ["--model", "{model}", "--data", "{data}/dev.tsv"],
+    "compile": ["--model", "{model}", "--out", "{out}", "--no-measure"],
+    "distill": ["--recipe", "teacher", "--task", "sst2", "--data", "{data}", "--teacher", "{float}"]
+    + ["--config", "{data}/short.yaml", "--out", "{out}"],
+    "keys list": [],
+    "benchmark noise": ["--bits", "3", "--lookups", "64"],
+}
+KEYS = {
+    "classify": "results",
+    "evaluate": "accuracy",
+    "compile": "lengths",
+    "distill": "rows",
+    "benchmark noise": "std",
+}
+ENCRYPTED = ("compile", "benchmark noise")  # need Concrete
+
+
+def commands_with_json() -> Iterator[str]:
+    """Yield the name of each command that has the option, groups in front."""
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        for child, content in getattr(command, "commands", {}).items():
+            waiting.append((f"{name} {child}".strip(), content))
+        if any("--json" in parameter.opts for parameter in command.params):
+            yield name
+
+
+def test_every_command_with_the_option_is_tested_here() -> None:
+    assert set(commands_with_json()) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(name, marks=[pytest.mark.fhe] if name in ENCRYPTED else [])
+        for name in ARGUMENTS
+    ],
+)
+def test_stdout_is_json_and_nothing_else(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """Of the whole process: what native code prints would come between, too."""
+    monkeypatch.setenv("FHE_INHIBITOR_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train.tsv", "dev.tsv"):
+        (data / name).write_text(TSV)
+    (data / "short.yaml").write_text("held_out: 0\nphases: {teacher: {min_steps: 1, max_steps: 1}}\n")
+    places = {
+        "model": write_tiny_model(tmp_path / "tiny"),
+        "float": save_teacher(tiny_teacher(), tmp_path / "float"),
+        "data": data,
+        "out": tmp_path / "out",
+    }
+    arguments = [argument.format(**places) for argument in ARGUMENTS[command]]
+    with pytest.raises(SystemExit) as exit_:
+        main([*command.split(), *arguments, "--json"])
+    out, err = capfd.readouterr()
+    assert exit_.value.code == 0, err
+    answer = json.loads(out)
+    if command == "keys list":
+        assert answer == [
+            entry.model_dump(mode="json") | {"locked": False, "bytes": size}
+            for entry in Keyring().entries()
+            for size in [Keyring().path(entry.circuits_hash).stat().st_size]
+        ]
+    else:
+        assert KEYS[command] in answer
