@@ -26,7 +26,7 @@ from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import read_bytes
+from fhe_inhibitor.system.files import read_bytes, write_atomically
 
 FORMAT_VERSION = 1
 CLASSES = {
@@ -55,7 +55,7 @@ def write(path: Path, parameters: dict[str, Any]) -> str:
     tree = json.dumps(flatten(parameters, "", tensors), sort_keys=True)
     digest = parameters_hash(tree, tensors)
     metadata = {"format_version": str(FORMAT_VERSION), "tree": tree, "sha256": digest}
-    path.write_bytes(_in_order(save(tensors, metadata)))
+    write_atomically(path, _in_order(save(tensors, metadata)))
     return digest
 
 

@@ -33,6 +33,7 @@ from fhe_inhibitor.onnx.float_graph import float_graph
 from fhe_inhibitor.onnx.graph import OPSET
 from fhe_inhibitor.onnx.integer_graph import quantized_graph
 from fhe_inhibitor.onnx.runtime import OnnxClassifier, calibrate
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.text.batches import MAX_TOKENS
 
 FLOAT_TOLERANCE = 1e-4
@@ -84,7 +85,7 @@ def export_onnx(
         made = _from_weights(folder, texts, calibration if quantized else ())
     export = _compare(made, out)
     try:
-        out.write_bytes(made.graph.SerializeToString())
+        write_atomically(out, made.graph.SerializeToString())
     except OSError as error:
         raise InputError(f"can't write {out}: {error.strerror}; name another file") from error
     return export

@@ -28,7 +28,7 @@ from starlette.requests import ClientDisconnect
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import LOOPBACK, Error
-from fhe_inhibitor.service import routes, routes_jobs
+from fhe_inhibitor.service import routes
 from fhe_inhibitor.service.database import is_full
 from fhe_inhibitor.service.dependencies import ServiceHere, refusals
 from fhe_inhibitor.service.logs import fields, log_to_stderr
@@ -71,7 +71,6 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(sqlite3.OperationalError, _database_failed)
     app.add_exception_handler(Exception, _failed)
     app.include_router(routes.router)
-    app.include_router(routes_jobs.router)
     _add_open_routes(app)
     return app
 

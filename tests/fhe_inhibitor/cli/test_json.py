@@ -67,7 +67,9 @@ def test_stdout_is_json_and_nothing_else(
     data.mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (data / name).write_text(TSV)
-    (data / "short.yaml").write_text("held_out: 0\nphases: {teacher: {min_steps: 1, max_steps: 1}}\n")
+    (data / "short.yaml").write_text(
+        "held_out: 0\nphases: {teacher: {min_steps: 1, max_steps: 1}}\n"
+    )
     places = {
         "model": write_tiny_model(tmp_path / "tiny"),
         "float": save_teacher(tiny_teacher(), tmp_path / "float"),
