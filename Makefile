@@ -49,6 +49,10 @@ compile: $(STAMP) ## circuits, client specifications and the report, in build/ci
 demo: $(STAMP) ## client and server in one file, step by step
 	$(BIN)/python -m demos.local_round_trip
 
+.PHONY: notebook
+notebook: $(STAMP) ## run demos/tour.ipynb and store its outputs in it
+	$(BIN)/python -m demos.notebook $(ARGS)
+
 .PHONY: export
 export: $(STAMP) ## the shipped model as ONNX graphs, float and quantized, in build
 	@mkdir -p build
