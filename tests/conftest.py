@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, and an honest exit status."""
+"""Fixtures that all tests share, folders of their own, and an honest exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fhe_inhibitor.system.folders import KEYS_VARIABLE
+from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STATUS = pytest.StashKey[int]()
@@ -33,12 +33,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def keys_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A keyring for all tests: none may touch the user's own."""
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the keys and the cache of whoever runs it."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("keyring")
-        patch.setenv(KEYS_VARIABLE, str(folder))
-        yield folder
+        for name in (CACHE_VARIABLE, KEYS_VARIABLE):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
 
 
 @pytest.fixture(scope="session")

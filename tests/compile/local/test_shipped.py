@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,8 +43,8 @@ def test_the_integer_model_and_its_noise_are_inside_the_bound(nano: IntegerModel
 
 
 @pytest.mark.end_to_end
-def test_text_in_label_and_logits_out(nano: IntegerModel, tmp_path: Path) -> None:
-    session = Session(nano, cache_dir=tmp_path)
+def test_text_in_label_and_logits_out(nano: IntegerModel) -> None:
+    session = Session(nano)
     for result, (text, label, logits) in zip(
         session.classify_many([text for text, *_ in TEXTS]), TEXTS, strict=True
     ):
