@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +51,18 @@ def model(folder: Path) -> IntegerModel:
     return IntegerModel.load(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A keyring of this file alone: the tests count what is in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("keys")
+        patch.setenv(KEYS_VARIABLE, str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, model: IntegerModel) -> Path:
-    """A cache with circuits of the model, whose keys are in the tests' keyring."""
+def cache(tmp_path_factory: pytest.TempPathFactory, model: IntegerModel, keyring: Path) -> Path:
+    """A cache with circuits of the model, whose keys are in the keyring."""
     folder = tmp_path_factory.mktemp("cache")
     Session(model, cache_dir=folder).prepare()
     return folder
