@@ -1,8 +1,8 @@
 """The integer model: the public model, and the network that runs on what the client encrypts.
 
-    text -> tokens -> the n most important by a public list -> integers  (client, public_model.py)
+    text -> tokens -> the n most important by a public list -> integers  (client, public.py)
          -> project, attend, feed_forward, classify                      (server, encrypted)
-         -> integer logits -> probabilities                              (client, public_model.py)
+         -> integer logits -> probabilities                              (client, public.py)
 
 It needs no torch: a client that classifies starts quickly.
 """
