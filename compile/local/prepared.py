@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from circuits.network import Network
-from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost
 from fhe_inhibitor.runtime.keyring import KEYS_FILE, Keyring
@@ -89,7 +88,9 @@ def prepare(
     steps = Stopwatch(observer or Observer())
     folder = prepare_circuits(model, cache_dir, steps)
     client, server = Client(folder, model.hash), Server(folder, model.hash)
-    keyring.load_or_make(client, folder_hash(folder), model.name, passphrase, steps)
+    digest, old_keys = folder_hash(folder), cache_entry(model, cache_dir) / OLD_KEYS
+    _move_old_keys(old_keys, keyring, client, digest, model.name, steps)
+    keyring.load_or_make(client, digest, model.name, passphrase, steps)
     steps.begin("send evaluation keys")
     data = client.evaluation_keys()
     evaluation_keys = server.read_evaluation_keys(data)
@@ -110,7 +111,6 @@ def prepare_circuits(
     module = part / MODULE_FOLDER
     with locked(entry, observer.note):
         observer.begin("load circuits")
-        _move_old_keys(entry, model, observer)
         if reason := why_unfit(part, made_from):
             if part.exists():
                 observer.note(f"the circuits in the cache are {reason}; making new ones")
@@ -153,18 +153,14 @@ def _made_from(model: IntegerModel) -> dict[str, object]:
     }
 
 
-def _move_old_keys(entry: Path, model: IntegerModel, observer: Observer) -> None:
-    """Move keys that an older version left in the cache to the keyring.
-
-    They go under the hash of the circuits that they lie beside, whether these still fit or not:
-    a key is never removed because something else changed.
-    """
-    old = entry / OLD_KEYS
-    if not old.exists():
-        return
-    try:
-        path = Keyring().adopt(old, entry / CIRCUITS_PART / MODULE_FOLDER, model.name)
-    except InputError as error:
-        observer.note(f"the keys {old} were left where they are: {error}")
-    else:
-        observer.note(f"the keys {old} belong to no cache: moved to {path}")
+def _move_old_keys(
+    old: Path, keyring: Keyring, client: Client, digest: str, model: str, observer: Observer
+) -> None:
+    """Move keys that an older version left in the cache to the keyring: they are never removed."""
+    if old.exists():
+        path = keyring.adopt(old, client, digest, model)
+        fitting = path == keyring.path(digest)
+        observer.note(
+            f"the keys {old} moved to {path}: a cache may be deleted, keys may not"
+            + ("" if fitting else "; they fit no circuits of this version, so new ones are made")
+        )

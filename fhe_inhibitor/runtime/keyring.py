@@ -24,7 +24,6 @@ from filelock import FileLock
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.protocol import folder_hash
 from fhe_inhibitor.system.folders import KEYS_VARIABLE, keys_root
 from fhe_inhibitor.system.private_files import is_locked, make_private, write_private
 from fhe_inhibitor.system.progress import Observer
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
 
 KEYS_FILE, ABOUT_FILE, LOCK_FILE = "secret.keys", "about.json", ".lock"
+ASIDE = "aside"  # for keys that fit no circuits any more
 OLD_NAME = "model_hash"  # of the circuits' hash, in files that versions before 0.2 wrote
 
 
@@ -124,25 +124,28 @@ class Keyring:
                 self._describe(client, circuits_hash, model)
                 client.save_keys(path, passphrase)
 
-    def adopt(self, keys: Path, circuits: Path, model: str) -> Path:
-        """Move a file of keys here, under the hash of the circuits that they are for.
+    def adopt(self, keys: Path, client: Client, circuits_hash: str, model: str) -> Path:
+        """Move a file of keys here; return where it lies now.
 
-        Returns where it lies now. Raises InputError, and leaves it, if it fits them not or can't be
-        read, or if there are keys for that hash.
+        It goes under that hash if the client's circuits take it and there are no keys for them,
+        else as it is into a folder aside, which nothing reads. Raises InputError for a folder that
+        can't be written.
         """
-        # Here, because Concrete takes seconds to load that listing keys can spare.
-        from fhe_inhibitor.runtime.client import Client
-
-        digest = folder_hash(circuits)
-        path = self.path(digest)
-        if path.exists():
-            raise InputError(f"there are keys for {digest[:12]} already: remove one of the two")
-        client = Client(circuits)
-        client.load_keys(keys)
-        with self._entry(digest):
-            self._describe(client, digest, model)
-            client.save_keys(path)
-        keys.unlink()
+        path = self.path(circuits_hash)
+        with self._entry(circuits_hash):
+            try:
+                if path.exists():
+                    raise InputError(f"there are keys for {circuits_hash[:12]} already")
+                client.load_keys(keys)
+            except InputError:
+                digest = hashlib.sha256(keys.read_bytes()).hexdigest()
+                path = self.folder / ASIDE / digest / KEYS_FILE
+                make_private(path.parent)
+                shutil.move(keys, path)
+            else:
+                self._describe(client, circuits_hash, model)
+                client.save_keys(path)
+                keys.unlink()
         return path
 
     def remove(self, entry: KeysEntry) -> None:

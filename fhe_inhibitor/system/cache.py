@@ -67,12 +67,12 @@ def why_unfit(part: Path, made_from: Manifest) -> str | None:
     """
     try:
         manifest = json.loads((part / MANIFEST).read_text())
-        files = manifest["files"]
         names = [name for name in made_from if manifest.get(name) != made_from[name]]
         if names:
             changes = (f"{name} {manifest.get(name)}, wanted {made_from[name]}" for name in names)
             return f"of another version ({'; '.join(changes)})"
-        damaged = [name for name, digest in files.items() if _sha256(part / name) != digest]
+        digests = manifest["files"].items()
+        damaged = [name for name, digest in digests if _sha256(part / name) != digest]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return "missing or incomplete"
     return f"damaged ({', '.join(damaged)})" if damaged else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -11,7 +10,6 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from fhe_inhibitor.cli import export as command_line_export
 from fhe_inhibitor.integer.model import TOKENIZER_FILE, IntegerModel
 from fhe_inhibitor.onnx.reader import read_exported
 from tests.fhe_inhibitor.cli.test_main import TSV, assert_refused, run
@@ -104,15 +102,6 @@ def test_a_folder_with_a_damaged_model_is_refused(run, float_folder: Path, tmp_p
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     outcome = run("export", "--model", tmp_path, "--out", tmp_path / "x.onnx")
     assert_refused(outcome, "no model could be loaded")
-
-
-def test_missing_packages_are_named(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        command_line_export, "find_spec", lambda n: None if n == "onnx" else find_spec(n)
-    )
-    wanted = ("the packages onnx:", "fhe-inhibitor[onnx]")
-    assert_refused(run("export", "--out", tmp_path / "x.onnx"), *wanted)
-    assert_refused(run("compile", "--from-onnx", tmp_path / "x.onnx"), *wanted)
 
 
 def test_compile_refuses_what_is_no_quantized_graph(run, float_folder: Path, tmp_path) -> None:

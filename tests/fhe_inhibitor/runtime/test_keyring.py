@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import stat
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.keyring import Keyring
-from fhe_inhibitor.runtime.protocol import MODEL_FILES, folder_hash
 from fhe_inhibitor.system import private_files
 from tests.execution import Execution
 from tests.observers import Recorder
@@ -105,22 +103,26 @@ def test_keys_that_cannot_be_read_are_never_replaced(
 
 
 @pytest.mark.fhe
-def test_keys_from_elsewhere_move_in_and_are_never_overwritten(
+def test_keys_from_elsewhere_move_in_and_nothing_is_overwritten(
     inhibitor: Execution, keyring: Keyring, tmp_path: Path
 ) -> None:
-    circuits, old = Path(shutil.copytree(inhibitor.folder, tmp_path / "circuits")), tmp_path / "old"
-    for name in set(MODEL_FILES) - {path.name for path in circuits.iterdir()}:
-        (circuits / name).write_bytes(b"")
+    old, damaged = tmp_path / "old", tmp_path / "damaged"
     inhibitor.client.save_keys(old)
-    path = keyring.adopt(old, circuits, "tiny")
-    assert path == keyring.path(folder_hash(circuits)) and not old.exists()
+    path = keyring.adopt(old, Client(inhibitor.folder), HASH, "tiny")
+    assert path == keyring.path(HASH) and not old.exists()
     (entry,) = keyring.entries()
     digest = hashlib.sha256(inhibitor.client.evaluation_keys()).hexdigest()
     assert (entry.model, entry.evaluation_keys) == ("tiny", digest)
-    inhibitor.client.save_keys(old)
-    with pytest.raises(InputError, match="there are keys"):
-        keyring.adopt(old, circuits, "tiny")
-    assert old.exists()
+
+    inhibitor.client.save_keys(old)  # while there are some
+    damaged.write_bytes(b"FHEK")
+    damaged.chmod(0o600)
+    for keys, circuits_hash in ((old, HASH), (damaged, OTHER)):
+        content = keys.read_bytes()
+        aside = keyring.adopt(keys, Client(inhibitor.folder), circuits_hash, "tiny")
+        assert aside.is_relative_to(keyring.folder / "aside") and not keys.exists()
+        assert aside.read_bytes() == content
+    assert keyring.entries() == [entry]
 
 
 def test_an_entry_of_an_older_version_is_read(keyring: Keyring) -> None:

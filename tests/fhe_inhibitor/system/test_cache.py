@@ -49,7 +49,7 @@ def test_is_built_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
         (lambda part: (part / "manifest.json").write_text("[]"), "incomplete"),
         (lambda part: (part / "manifest.json").write_text("{"), "incomplete"),
         (
-            lambda part: (part / "manifest.json").write_text('{"version": 0, "files": {}}'),
+            lambda part: (part / "manifest.json").write_text('{"version": 0}'),
             "version 0, wanted 1",
         ),
     ],
