@@ -59,7 +59,7 @@ class Exchange:
 class ClientSide:
     """Text and ciphertexts of one model: a folder of its public files, and keys.
 
-    Raises ModelMismatch for files of another version.
+    Raises ModelMismatch for files of another version, or of keys that aren't secure.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ class ClientSide:
         try:
             self.client: Client = Client(folder)
         except InputError as error:
-            raise ModelMismatch(f"the server's circuits are of another version: {error}") from error
+            raise ModelMismatch(f"the server's circuits can't be used: {error}") from error
 
     def exchange(self, public: PublicModel, text: str, tokens: Tokens) -> Exchange:
         """Return what is to be sent for a text."""

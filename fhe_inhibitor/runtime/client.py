@@ -21,6 +21,8 @@ from concrete import fhe
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.manifest import SPECS_FILE, Encryption, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response, pack_keys, unpack_keys, whole_stream
+from fhe_inhibitor.runtime.parameters import key_parameters
+from fhe_inhibitor.runtime.security import read_specifications
 from fhe_inhibitor.system.private_files import is_locked, lock, read_private, unlock, write_private
 
 
@@ -28,17 +30,21 @@ class Client:
     """Encrypts for, and decrypts from, the circuits of a folder.
 
     folder: needs `circuits.json` and `client.specs.json` alone, both plain JSON, no code.
+    parameters: of the secret keys that it makes.
 
-    Raises InputError if one is missing, damaged or of another version or network.
+    Raises InputError if one is missing, damaged or of another version or network, and for
+    specifications of keys that aren't secure: no keys are made or loaded with those.
     """
 
     def __init__(self, folder: str | Path, model_hash: str | None = None) -> None:
         folder = Path(folder)
         self.manifest = read_manifest(folder, model_hash)
         path = folder / SPECS_FILE
-        try:
-            specs = fhe.ClientSpecs.deserialize(path.read_bytes())
-        except (OSError, RuntimeError, ValueError) as error:
+        specifications = read_specifications(path)
+        self.parameters = key_parameters(specifications)
+        try:  # what was checked, not the file: another reader may find something else in it
+            specs = fhe.ClientSpecs.deserialize(specifications.to_json().encode())
+        except (RuntimeError, ValueError) as error:
             raise InputError(f"{path} can't be read ({error}); compile the model again") from error
         self._client = fhe.Client(specs)
 
@@ -51,7 +57,7 @@ class Client:
         return bool(self._keys.are_generated)
 
     def generate_keys(self) -> None:
-        """Make new keys from the system's randomness, 128-bit secure; takes seconds."""
+        """Make new keys from the system's randomness; takes seconds."""
         self._client.keygen(force=True)
 
     def save_keys(self, path: str | Path, passphrase: str | None = None) -> None:
