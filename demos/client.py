@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.remote.client import RemoteClient
+from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.system.child import silence_dependencies
 from fhe_inhibitor.system.progress import Observer
 
@@ -24,11 +24,15 @@ from fhe_inhibitor.system.progress import Observer
 def main(
     text: str = "a gripping , funny film",
     server: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8765",
+    accept_new_model: Annotated[
+        bool, typer.Option("--accept-new-model", help="Take another model than the server had.")
+    ] = False,
 ) -> None:
     """Agree on a model, make keys, send them, classify."""
     silence_dependencies()
     token = os.environ.get("FHE_INHIBITOR_TOKEN")
-    with RemoteClient(server, token, observer=Shown()) as client:
+    options = RemoteOptions(accept_new_model=accept_new_model)
+    with RemoteClient(server, token, options, Shown()) as client:
         # One hash over all that both sides must agree on. Were it another one than the keys here
         # belong to, the client would know now, before it sent anything.
         model = client.connect()

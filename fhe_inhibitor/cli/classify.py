@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fhe_inhibitor.cli.options import (
+    AcceptNewModelOption,
     CaOption,
     JsonOption,
     ModeOption,
@@ -50,6 +51,7 @@ def classify(
     ] = None,
     token_file: TokenFileOption = None,
     ca: CaOption = None,
+    accept_new_model: AcceptNewModelOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
@@ -69,7 +71,8 @@ def classify(
         if mode != "execute" or benchmark:
             raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
         token = remote.read_token(token_file)
-        work = ClassifyThere(reading, server, token, remote.agree(server, token, model, ca))
+        options = RemoteOptions(model=model, ca=ca, accept_new_model=accept_new_model)
+        work = ClassifyThere(reading, server, token, remote.agree(server, token, options))
     with Display() as display:
         # Integers in the clear need neither Concrete nor a process that it may end.
         done = work.run(display) if mode == "disable" else in_worker(work, display)

@@ -13,6 +13,7 @@ import typer
 
 from fhe_inhibitor.cli.options import (
     PASSPHRASE_VARIABLE,
+    AcceptNewModelOption,
     CaOption,
     JsonOption,
     TokenFileOption,
@@ -42,6 +43,7 @@ def new(
     ] = False,
     token_file: TokenFileOption = None,
     ca: CaOption = None,
+    accept_new_model: AcceptNewModelOption = False,
 ) -> None:
     """Make keys; only the public ones among them will be sent."""
     from fhe_inhibitor.cli import remote
@@ -49,7 +51,8 @@ def new(
     from fhe_inhibitor.cli.worker import in_worker
 
     token = remote.read_token(token_file)
-    chosen = remote.agree_on_new(server, token, model, ca, passphrase)
+    options = remote.RemoteOptions(model=model, ca=ca, accept_new_model=accept_new_model)
+    chosen = remote.agree_on_new(server, token, options, passphrase)
     with Display() as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display)
     print(f"made {entry.circuits_hash[:12]} for {entry.model}")

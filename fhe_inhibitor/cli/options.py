@@ -20,6 +20,10 @@ CaOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Certificates to trust instead of the usual ones."),
 ]
+AcceptNewModelOption = Annotated[
+    bool,
+    typer.Option("--accept-new-model", help="Take a model that isn't the one the server had."),
+]
 ModelOption = Annotated[
     str,
     typer.Option("--model", metavar="NAME|DIR", help="A shipped checkpoint or a model folder."),

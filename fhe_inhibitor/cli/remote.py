@@ -29,13 +29,13 @@ def read_token(file: Path | None) -> str | None:
         raise InputError(f"the token file {file} can't be read: {error}") from error
 
 
-def agree(server: str, token: str | None, model: str | None, ca: Path | None) -> RemoteOptions:
-    """Return options with the hash of the server's model and the passphrase of its keys.
+def agree(server: str, token: str | None, options: RemoteOptions) -> RemoteOptions:
+    """Return options with the hash of the server's model and the passphrase of its keys as well.
 
     Asks the server for its model and, for keys that are locked, the user for the passphrase.
     """
     silence_retries()
-    options = RemoteOptions(model=model, ca=ca, passphrase=passphrase_in_environment())
+    options = replace(options, passphrase=passphrase_in_environment())
     with RemoteClient(server, token, options) as client:
         digest = client.connect().circuits_hash
         if options.passphrase is None and client.keyring.is_locked(digest):
@@ -44,14 +44,14 @@ def agree(server: str, token: str | None, model: str | None, ca: Path | None) ->
 
 
 def agree_on_new(
-    server: str, token: str | None, model: str | None, ca: Path | None, locked: bool
+    server: str, token: str | None, options: RemoteOptions, locked: bool
 ) -> RemoteOptions:
-    """Return options to make keys with; asks for a passphrase if they are to be locked.
+    """Return the same to make keys with; asks for a passphrase if they are to be locked.
 
     Raises InputError if there are keys for the server's model.
     """
     silence_retries()
-    options = RemoteOptions(model=model, ca=ca, passphrase=passphrase_in_environment())
+    options = replace(options, passphrase=passphrase_in_environment())
     with RemoteClient(server, token, options) as client:
         digest = client.connect().circuits_hash
         if client.keyring.path(digest).exists():

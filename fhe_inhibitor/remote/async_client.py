@@ -24,6 +24,7 @@ from fhe_inhibitor.remote.errors import JobFailed, NotFound, RemoteError
 from fhe_inhibitor.remote.exchange import ClientSide, Exchange
 from fhe_inhibitor.remote.model import choose_model, fetch_files
 from fhe_inhibitor.remote.options import RemoteOptions
+from fhe_inhibitor.remote.pins import Pins
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
@@ -104,7 +105,7 @@ class AsyncRemoteClient:
     async def make_keys(self) -> Path:
         """Make keys for the server's model, unless there are some; return its public files' folder.
 
-        Raises InputError if they can't be written.
+        From now on the server must have this model. Raises InputError if they can't be written.
         """
         model, (folder, _) = await self.connect(), await self._fetch()
         digest = model.circuits_hash
@@ -115,6 +116,7 @@ class AsyncRemoteClient:
                     self.keyring, folder, digest, model.name, self.options.passphrase
                 )
                 self._setup.stop()
+            Pins(self.keyring.folder).pin(self._connection.address, model)
         return folder
 
     async def prepare(self) -> None:

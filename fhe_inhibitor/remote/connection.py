@@ -58,6 +58,8 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Connection:
     """A server, as one user sees it; `close` it.
 
+    address: `server`, the same however that was written.
+
     Raises InputError for an address that is none, or a token that no header can hold.
     """
 
@@ -74,7 +76,7 @@ class Connection:
             raise InputError(f"{server!r} is no address ({error}): {_WANTED}") from error
         if scheme not in ("http", "https") or not self._http.base_url.host:
             raise InputError(f"{server!r} is no address: {_WANTED}")
-        self.server = server
+        self.server, self.address = server, str(self._http.base_url).rstrip("/")
         self._patience_s = options.patience_s
         self._has_answered = False
 

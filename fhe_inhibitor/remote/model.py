@@ -13,8 +13,9 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import ModelMismatch, NotFound
 from fhe_inhibitor.remote.options import RemoteOptions
+from fhe_inhibitor.remote.pins import Pins
 from fhe_inhibitor.runtime.protocol import MODEL_FILES, PROTOCOL_VERSION, ModelInfo, circuits_hash
-from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
+from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root, keys_root
 from fhe_inhibitor.system.private_files import write_private
 from fhe_inhibitor.system.progress import Observer
 
@@ -25,7 +26,8 @@ async def choose_model(connection: Connection, options: RemoteOptions) -> ModelI
     """Return the model that the options name, or the only one.
 
     Raises NotFound if the server has none of that name, ModelMismatch if the model is not what
-    client and server can agree on. Nothing but the question has been sent then.
+    client and server can agree on, or not the one that this server had. Nothing but the question
+    has been sent then.
     """
     models = {model.name: model for model in await connection.models()}
     name = next(iter(models)) if options.model is None and len(models) == 1 else options.model
@@ -46,6 +48,9 @@ async def choose_model(connection: Connection, options: RemoteOptions) -> ModelI
             f"{connection.server} has {name} with the hash {model.circuits_hash[:12]}, wanted "
             f"{str(options.circuits_hash)[:12]}; nothing was sent"
         )
+    if not options.accept_new_model:
+        named = options.model is not None
+        Pins(keys_root(options.keys_dir)).check(connection.address, model, named)
     return model
 
 

@@ -14,15 +14,16 @@ class RemoteOptions:
     """What is rarely chosen.
 
     model: a name that the server offers; its only one if None. circuits_hash: refuse a server whose
-    model has another one. ca: certificates to trust instead of the system's; verify: False trusts
-    any server, for tests. passphrase: of the keys. keys_dir, cache_dir: see
-    `system.folders`. patience_s:
-    how long a server that was there may be away. in_flight: requests of `classify_many` that the
-    server has at once.
+    model has another one. accept_new_model: take a model that isn't the one which the server had.
+    ca: certificates to trust instead of the system's; verify: False trusts any server, for tests.
+    passphrase: of the keys. keys_dir, cache_dir: see `system.folders`. patience_s: how long a
+    server that was there may be away. in_flight: requests of `classify_many` that the server has
+    at once.
     """
 
     model: str | None = None
     circuits_hash: str | None = None
+    accept_new_model: bool = False
     ca: Path | None = None
     verify: bool = True
     passphrase: str | None = field(default=None, repr=False)
