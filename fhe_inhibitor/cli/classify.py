@@ -12,6 +12,7 @@ import typer
 from fhe_inhibitor.cli.options import (
     AcceptNewModelOption,
     CaOption,
+    InsecureOption,
     JsonOption,
     ModeOption,
     TokenFileOption,
@@ -52,6 +53,7 @@ def classify(
     token_file: TokenFileOption = None,
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,
+    insecure: InsecureOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
@@ -71,7 +73,9 @@ def classify(
         if mode != "execute" or benchmark:
             raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
         token = remote.read_token(token_file)
-        options = RemoteOptions(model=model, ca=ca, accept_new_model=accept_new_model)
+        options = RemoteOptions(
+            model=model, ca=ca, insecure=insecure, accept_new_model=accept_new_model
+        )
         work = ClassifyThere(reading, server, token, remote.agree(server, token, options))
     with Display() as display:
         # Integers in the clear need neither Concrete nor a process that it may end.
@@ -147,9 +151,7 @@ class ClassifyThere:
         silence_retries()
         with RemoteClient(self.server, self.token, self.options, observer) as client:
             if not client.is_private:
-                observer.note(
-                    f"without https, the token crosses the network in the clear to {self.server}"
-                )
+                observer.note(f"others can read the token on its way to {self.server}")
             results = client.classify_many(
                 self.reading.texts, self.reading.max_tokens, self.reading.strict
             )

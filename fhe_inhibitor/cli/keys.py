@@ -15,6 +15,7 @@ from fhe_inhibitor.cli.options import (
     PASSPHRASE_VARIABLE,
     AcceptNewModelOption,
     CaOption,
+    InsecureOption,
     JsonOption,
     TokenFileOption,
     print_json,
@@ -44,14 +45,18 @@ def new(
     token_file: TokenFileOption = None,
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,
+    insecure: InsecureOption = False,
 ) -> None:
     """Make keys; only the public ones among them will be sent."""
     from fhe_inhibitor.cli import remote
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.cli.worker import in_worker
+    from fhe_inhibitor.remote.options import RemoteOptions
 
     token = remote.read_token(token_file)
-    options = remote.RemoteOptions(model=model, ca=ca, accept_new_model=accept_new_model)
+    options = RemoteOptions(
+        model=model, ca=ca, insecure=insecure, accept_new_model=accept_new_model
+    )
     chosen = remote.agree_on_new(server, token, options, passphrase)
     with Display() as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display)
@@ -87,6 +92,7 @@ def remove(
     ] = None,
     token_file: TokenFileOption = None,
     ca: CaOption = None,
+    insecure: InsecureOption = False,
 ) -> None:
     """Remove keys for good; results that are still on their way can't be read then."""
     from fhe_inhibitor.runtime.keyring import Keyring
@@ -95,7 +101,9 @@ def remove(
     entry = keyring.find(keys)
     if server is not None:
         from fhe_inhibitor.cli import remote
+        from fhe_inhibitor.remote.options import RemoteOptions
 
-        remote.delete_keys(server, remote.read_token(token_file), ca, entry)
+        options = RemoteOptions(ca=ca, insecure=insecure)
+        remote.delete_keys(server, remote.read_token(token_file), options, entry)
     keyring.remove(entry)
     print(f"removed {entry.circuits_hash[:12]} for {entry.model}")

@@ -24,6 +24,10 @@ AcceptNewModelOption = Annotated[
     bool,
     typer.Option("--accept-new-model", help="Take a model that isn't the one the server had."),
 ]
+InsecureOption = Annotated[
+    bool,
+    typer.Option("--insecure", help="Send the token even where others can read it."),
+]
 ModelOption = Annotated[
     str,
     typer.Option("--model", metavar="NAME|DIR", help="A shipped checkpoint or a model folder."),

@@ -94,8 +94,8 @@ class MakeKeys:
             return client.keyring.entry(client.connect().circuits_hash)
 
 
-def delete_keys(server: str, token: str | None, ca: Path | None, entry: KeysEntry) -> None:
+def delete_keys(server: str, token: str | None, options: RemoteOptions, entry: KeysEntry) -> None:
     """Have a server forget evaluation keys, if it has them."""
     silence_retries()
-    with RemoteClient(server, token, RemoteOptions(ca=ca)) as client, suppress(NotFound):
+    with RemoteClient(server, token, options) as client, suppress(NotFound):
         client.delete_keys(entry.evaluation_keys)

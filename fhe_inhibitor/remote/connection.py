@@ -58,32 +58,31 @@ Answer = TypeVar("Answer", bound=BaseModel)
 class Connection:
     """A server, as one user sees it; `close` it.
 
-    address: `server`, the same however that was written.
+    address: `server`, the same however that was written. is_private: whether nobody between client
+    and server can read the token.
 
-    Raises InputError for an address that is none, or a token that no header can hold.
+    Raises InputError for an address that is none, a token that no header can hold, and a way on
+    which others could read the token, unless the options say `insecure`.
     """
 
     def __init__(self, server: str, token: str | None, options: RemoteOptions) -> None:
         if token is not None and not (token.isascii() and token.isprintable() and token):
             raise InputError("the token is empty or has characters that no token has: copy it anew")
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        try:
-            self._http = httpx.AsyncClient(
-                base_url=server, headers=headers, verify=options.ssl_context(), timeout=TIMEOUT
-            )
-            scheme = self._http.base_url.scheme
-        except httpx.InvalidURL as error:
-            raise InputError(f"{server!r} is no address ({error}): {_WANTED}") from error
-        if scheme not in ("http", "https") or not self._http.base_url.host:
-            raise InputError(f"{server!r} is no address: {_WANTED}")
+        url = _read_address(server)
+        is_local = url.host in LOOPBACK
+        self.is_private = is_local or (url.scheme == "https" and options.verify)
+        if not (self.is_private or options.insecure):
+            raise InputError(_INSECURE.format(server=server))
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            verify=options.ssl_context(),
+            timeout=TIMEOUT,
+            trust_env=not is_local,  # a proxy is another machine, and would get the token
+        )
         self.server, self.address = server, str(self._http.base_url).rstrip("/")
         self._patience_s = options.patience_s
         self._has_answered = False
-
-    @property
-    def is_private(self) -> bool:
-        """Whether nobody between client and server can read the token."""
-        return self._http.base_url.scheme == "https" or self._http.base_url.host in LOOPBACK
 
     async def close(self) -> None:
         """Close the connections."""
@@ -234,6 +233,23 @@ class Connection:
 
 
 _WANTED = "pass one such as https://host:8765"
+_INSECURE = (
+    "others could read the token on its way to {server}: pass an address of https, and verify the "
+    "certificate; or say --insecure, in Python RemoteOptions(insecure=True)"
+)
+
+
+def _read_address(server: str) -> httpx.URL:
+    """Return a server's address. Raises InputError, which never shows a password in it."""
+    if "@" in server:
+        raise InputError(f"an address holds no '@', and no name and password before it: {_WANTED}")
+    try:
+        url = httpx.URL(server)
+    except httpx.InvalidURL as error:
+        raise InputError(f"{server!r} is no address ({error}): {_WANTED}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InputError(f"{server!r} is no address: {_WANTED}")
+    return url
 
 
 class _StreamEnded(Exception):

@@ -16,9 +16,9 @@ class RemoteOptions:
     model: a name that the server offers; its only one if None. circuits_hash: refuse a server whose
     model has another one. accept_new_model: take a model that isn't the one which the server had.
     ca: certificates to trust instead of the system's; verify: False trusts any server, for tests.
-    passphrase: of the keys. keys_dir, cache_dir: see `system.folders`. patience_s: how long a
-    server that was there may be away. in_flight: requests of `classify_many` that the server has
-    at once.
+    insecure: send the token even where others can read it, which is refused else. passphrase: of
+    the keys. keys_dir, cache_dir: see `system.folders`. patience_s: how long a server that was
+    there may be away. in_flight: requests of `classify_many` that the server has at once.
     """
 
     model: str | None = None
@@ -26,16 +26,19 @@ class RemoteOptions:
     accept_new_model: bool = False
     ca: Path | None = None
     verify: bool = True
+    insecure: bool = False
     passphrase: str | None = field(default=None, repr=False)
     keys_dir: Path | None = None
     cache_dir: Path | None = None
     patience_s: float = 60.0
     in_flight: int = 2
 
-    def ssl_context(self) -> ssl.SSLContext | bool:
+    def ssl_context(self) -> ssl.SSLContext:
         """Return what httpx is to verify. Raises InputError for a file without certificates."""
+        import httpx  # here, because every command imports this module
+
         if self.ca is None:
-            return self.verify
+            return httpx.create_ssl_context(self.verify)
         try:
             return ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
