@@ -10,5 +10,6 @@ uploads     evaluation keys, received piece by piece
 jobs        requests, from the queue to the result
 worker      a process that runs tasks; the only one that loads circuits
 supervisor  starts workers, replaces those that die, ends those that hang
+watchers    tasks that run as long as the server, whatever fails in them
 web         the HTTP application
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.storage import Storage
 from fhe_inhibitor.service.supervisor import Supervisor
 from fhe_inhibitor.service.uploads import Uploads
+from fhe_inhibitor.service.watchers import Watchers, repeat
 
-LOG = logging.getLogger(__name__)
 POLL_S = 0.05  # between looks for changes of the database
 CLEAN_S = 60.0
 
@@ -54,24 +53,28 @@ class Service:
         )
         self.metrics.watch_workers(lambda: self.supervisor.n_ready)
         self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._version = -1  # of the database, as it was last seen
+        self._watchers = Watchers()
 
     async def start(self) -> None:
         """Take up what the last server left, and start the workers."""
         self.jobs.recover(self._by_hash)
         self.uploads.recover()
         self.supervisor.start()
-        self._tasks = [
-            asyncio.create_task(self._watch_database()),
-            asyncio.create_task(self._clean()),
-        ]
+        pause_s = min(CLEAN_S, self.settings.job_ttl_s / 4, self.settings.keys_ttl_s / 4)
+        self._watchers.start("watch over the database", repeat(self._watch_database, POLL_S))
+        self._watchers.start("cleaning", repeat(self._clean, pause_s))
 
     async def close(self) -> None:
         """End workers and watchers."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._watchers.close()
         await self.supervisor.close()
+
+    def why_not_ready(self) -> str | None:
+        """Return why jobs would wait for ever, or for now; None if they won't."""
+        if ended := [*self._watchers.ended(), *self.supervisor.watchers.ended()]:
+            return f"start this server again: it lost its {', '.join(ended)}"
+        return None if self.supervisor.n_ready else "no worker is ready yet"
 
     def next_change(self) -> asyncio.Event:
         """Return what is set when something of jobs or keys has changed after now."""
@@ -122,22 +125,13 @@ class Service:
         self.storage.remove_job(job)
 
     async def _watch_database(self) -> None:
-        """Set the event whenever somebody has written to the database."""
+        """Set the event if somebody has written to the database."""
         version = self.database.data_version()
-        while True:
-            await asyncio.sleep(POLL_S)
-            version_now = self.database.data_version()
-            if version_now != version:
-                version = version_now
-                self._changed.set()
-                self._changed = asyncio.Event()
+        if version != self._version:
+            self._version = version
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     async def _clean(self) -> None:
-        """Remove what has expired, every now and then."""
-        pause_s = min(CLEAN_S, self.settings.job_ttl_s / 4, self.settings.keys_ttl_s / 4)
-        while True:
-            try:
-                await asyncio.to_thread(clean, self.database, self.storage, self.jobs, self.uploads)
-            except Exception:  # a full disk, say; the next time may do better
-                LOG.exception("cleaning failed")
-            await asyncio.sleep(pause_s)
+        """Remove what has expired."""
+        await asyncio.to_thread(clean, self.database, self.storage, self.jobs, self.uploads)

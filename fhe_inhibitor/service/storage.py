@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from fhe_inhibitor.system.files import write_atomically
@@ -72,9 +73,10 @@ class Storage:
 
     def keep_result(self, job: str) -> None:
         """Remove all files of a job but its result."""
-        for path in (self.folder / "jobs" / job).iterdir():
-            if path != self.result(job):
-                path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # the job was removed meanwhile
+            for path in (self.folder / "jobs" / job).iterdir():
+                if path != self.result(job):
+                    path.unlink(missing_ok=True)
 
     def jobs(self) -> list[str]:
         """Return the jobs that have files."""

@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import signal
-import sqlite3
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
@@ -21,9 +20,10 @@ from fhe_inhibitor.service.jobs import Jobs
 from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.orders import Order, Report
 from fhe_inhibitor.service.settings import Settings
+from fhe_inhibitor.service.watchers import RETRY_S, Watchers, log_failure, repeat
 
 LOG = logging.getLogger(__name__)
-WATCH_S, RETRY_S = 0.5, 1.0
+WATCH_S = 0.5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 30.0
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else, or for want of memory
 
@@ -47,7 +47,7 @@ class Supervisor:
         self._on_report = on_report
         self._workers: dict[str, Process] = {}
         self._ready: set[str] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self.watchers = Watchers()
 
     @property
     def n_ready(self) -> int:
@@ -56,8 +56,10 @@ class Supervisor:
 
     def start(self) -> None:
         """Start all workers, and watch over them."""
-        keepers = [self._keep_working() for _ in range(self._settings.workers)]
-        self._tasks = [asyncio.create_task(task) for task in (*keepers, self._end_overdue())]
+        for number in range(1, self._settings.workers + 1):
+            self.watchers.start(f"keeper of worker {number}", self._keep_working())
+        pause_s = min(WATCH_S, self._settings.task_timeout_s / 4)
+        self.watchers.start("watch over task times", repeat(self._end_overdue, pause_s))
 
     def wake(self) -> None:
         """Tell idle workers that a job waits."""
@@ -67,9 +69,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """End all workers at once; what they were at goes on when a server starts again."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.watchers.close()
 
     async def _keep_working(self) -> None:
         """Start one worker after the other, as they die; wait longer while none gets ready."""
@@ -77,8 +77,8 @@ class Supervisor:
         while True:
             try:
                 was_ready = await self._work()
-            except OSError as error:  # no process, or no memory for one
-                LOG.error("no worker could be started", extra=fields(reason=str(error)))
+            except Exception as error:  # no process, say, or no memory for one
+                log_failure("keeping a worker", error)
                 was_ready = False
             pause_s = FIRST_PAUSE_S if was_ready else min(2 * pause_s, LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
@@ -92,10 +92,11 @@ class Supervisor:
             await self._listen(lease, worker)
             status = await worker.wait()
         except asyncio.CancelledError:
-            with suppress(ProcessLookupError):
-                worker.kill()
-            await worker.wait()
+            await _end(worker)
             raise
+        except Exception as error:  # a worker that can't be heard must not go on
+            log_failure("hearing a worker", error)
+            status = await _end(worker)
         finally:
             was_ready = lease in self._ready
             self._ready.discard(lease)
@@ -131,10 +132,15 @@ class Supervisor:
     async def _listen(self, lease: str, worker: Process) -> None:
         """Hear a worker's reports until it ends."""
         assert worker.stdout is not None
-        async for line in worker.stdout:
+        while True:
             try:
+                if not (line := await worker.stdout.readline()):
+                    return
                 report = Report.model_validate_json(line)
             except ValidationError:  # cut off by the worker's death
+                continue
+            except ValueError:  # longer than a reader's limit, which drops it
+                LOG.error("report too long", extra=fields(pid=worker.pid))
                 continue
             if report.kind == "ready":
                 self._ready.add(lease)
@@ -146,8 +152,8 @@ class Supervisor:
         """Let another worker go on with a dead one's job, or end it; False on a full disk, say."""
         try:
             job = self._jobs.release(lease, crashed=status not in KILLED)
-        except sqlite3.OperationalError as error:
-            LOG.error("lease not released", extra=fields(reason=str(error)))
+        except Exception as error:
+            log_failure("releasing a lease", error)
             return False
         if job is not None:
             LOG.warning("job lost its worker", extra=fields(job=job.id, status=job.status))
@@ -158,13 +164,8 @@ class Supervisor:
     async def _end_overdue(self) -> None:
         """Kill workers whose task takes too long; their job ends."""
         timeout_s = self._settings.task_timeout_s
-        while True:
-            await asyncio.sleep(min(WATCH_S, timeout_s / 4))
-            try:
-                for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
-                    await self._time_out(lease, f"a task took more than {timeout_s:g} s")
-            except sqlite3.OperationalError as error:
-                LOG.error("no job could be ended", extra=fields(reason=str(error)))
+        for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
+            await self._time_out(lease, f"a task took more than {timeout_s:g} s")
 
     async def _time_out(self, lease: str, message: str) -> None:
         job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message)
@@ -177,3 +178,10 @@ class Supervisor:
 
     def _failed(self, job: str, error: Failure | None, message: str | None) -> None:
         self._on_report(Report(kind="failed", job=job, error=error, message=message))
+
+
+async def _end(worker: Process) -> int:
+    """Kill a worker; return its exit status."""
+    with suppress(ProcessLookupError):
+        worker.kill()
+    return await worker.wait()

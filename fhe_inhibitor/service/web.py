@@ -139,9 +139,9 @@ def _add_open_routes(app: FastAPI) -> None:
 
     @app.get("/ready", responses={503: refusals(503)[503]})
     async def ready(service: ServiceHere) -> dict[str, str]:
-        """Tell whether a worker has loaded its circuits."""
-        if not service.supervisor.n_ready:
-            raise Refused(503, "not_ready", "no worker is ready yet", {"Retry-After": "1"})
+        """Tell whether a worker has loaded its circuits, and all watches over workers go on."""
+        if reason := service.why_not_ready():
+            raise Refused(503, "not_ready", reason, {"Retry-After": "1"})
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=PlainTextResponse)

@@ -36,6 +36,7 @@ from fhe_inhibitor.service.storage import DiskFullError, Storage
 LOG = logging.getLogger(__name__)
 IDLE_S = 1.0  # between looks at the queue that nobody asked for
 NICENESS = 5  # whoever asks the server something must not wait for the workers
+MAX_MESSAGE = 500  # characters of what a job failed for; a report must stay one short line
 FAILED, BROKEN = 1, 3  # exit status after a bug; without circuits that can be loaded
 
 
@@ -97,7 +98,7 @@ class Worker:
             self._fail(claim, Failure.REFUSED, str(error))
         except MemoryError:
             self._fail(claim, Failure.REFUSED, "the request asks for more memory than there is")
-        except FileNotFoundError:  # of a job that was cancelled meanwhile, most likely
+        except FileNotFoundError:  # of a job that was cancelled meanwhile, or lost its files
             self._fail(claim, Failure.INTERNAL, "the job's files are gone: send it again")
         except (DiskFullError, sqlite3.OperationalError) as error:
             if isinstance(error, sqlite3.Error) and not is_full(error):
@@ -137,9 +138,12 @@ class Worker:
         return {name: read_value(name, message.ciphertexts[name]) for name in task.outputs}
 
     def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
+        message = message[:MAX_MESSAGE]
         if self._jobs.fail(self._lease, failure, message):
             self._storage.remove_job(claim.job)
-        self._report(Report(kind="failed", job=claim.job, error=failure, message=message))
+            self._report(Report(kind="failed", job=claim.job, error=failure, message=message))
+        else:  # cancelled meanwhile, or timed out
+            self._report(Report(kind="dropped", job=claim.job))
 
 
 def _load(digest: str, folder: Path) -> Server:
