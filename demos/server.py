@@ -16,8 +16,8 @@ from compile.local.prepared import prepare_circuits
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.protocol import MODEL_FILES
 from fhe_inhibitor.service.access import new_token
+from fhe_inhibitor.service.process import serve
 from fhe_inhibitor.service.settings import load_settings
-from fhe_inhibitor.service.web import serve
 from fhe_inhibitor.system.child import silence_dependencies
 
 

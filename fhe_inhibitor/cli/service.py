@@ -42,8 +42,8 @@ def serve(
     from fhe_inhibitor.cli.view import Display
 
     with needs("server"):
+        from fhe_inhibitor.service.process import serve as serve_models
         from fhe_inhibitor.service.settings import load_settings
-        from fhe_inhibitor.service.web import serve as serve_models
 
     settings = load_settings(
         config,

@@ -1,6 +1,6 @@
 """What client and server say to each other, over HTTP.
 
-    GET    /health  /ready  /metrics  /docs     open to all: alive, working, Prometheus, OpenAPI
+    GET    /health  /ready  /docs               open to all: alive, working, OpenAPI
 
 All else lies under `/v1` and wants `Authorization: Bearer TOKEN`.
 
@@ -36,11 +36,11 @@ the one after header `Last-Event-ID`; then one named by the final status, data `
 the stream ends. Comments in between keep the connection alive.
 
 Errors are an `Error` as JSON: 401 `no_token`; 404 `not_found`, also for what belongs to another
-user; 408 `stalled`; 409 `wrong_model` (another circuits hash), `wrong_offset`, `upload_busy`,
-`keys_incomplete`, `keys_in_use`, `idempotency_conflict`, `not_done` (no result yet), `no_result`
-(the job failed or was cancelled); 410 `expired`; 413 `too_large`; 422 `invalid`, `wrong_keys`; 429
-`too_many_requests`, `too_many_keys`, `too_many_jobs`, with `Retry-After`; 503 `not_ready`; 507
-`disk_full`.
+user; 408 `stalled` (the body came too slowly); 409 `wrong_model` (another circuits hash),
+`wrong_offset`, `upload_busy`, `keys_incomplete`, `keys_in_use`, `idempotency_conflict`, `not_done`
+(no result yet), `no_result` (the job failed or was cancelled); 410 `expired`; 413 `too_large`; 422
+`invalid`, `wrong_keys`; 429 `too_many_requests`, `too_many_keys`, `too_many_jobs`, with
+`Retry-After`; 503 `not_ready`; 507 `disk_full`.
 """
 
 from __future__ import annotations

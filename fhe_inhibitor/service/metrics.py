@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fhe_inhibitor.runtime.protocol import Status
 from fhe_inhibitor.service.orders import Report
 
 PREFIX = "fhe_inhibitor"
 TASK_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
+FRESH_S = 5.0  # that a count of jobs is good for, however often it is asked for
 
 
 class Metrics:
@@ -47,6 +52,12 @@ class Metrics:
         """Ask `n_ready` for the number of workers whenever it is wanted."""
         self._workers.set_function(n_ready)
 
+    def watch_jobs(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Ask `count` for the number of jobs of each status when it is wanted and not fresh."""
+        counts = _Remembered(count)
+        for status in Status:
+            self._jobs.labels(status).set_function(partial(_of, counts, status))
+
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count a request; path: the route's, without ids."""
         self._requests.labels(method, path, str(status)).observe(seconds)
@@ -62,7 +73,23 @@ class Metrics:
         """Count bytes of keys."""
         self._received.inc(n_bytes)
 
-    def jobs(self, counts: dict[str, int]) -> None:
-        """Set the number of jobs of each status."""
-        for status, count in counts.items():
-            self._jobs.labels(status).set(count)
+
+def _of(counts: Callable[[], Mapping[str, int]], name: str) -> int:
+    return counts()[name]
+
+
+class _Remembered:
+    """Returns what a function returned at most `FRESH_S` ago."""
+
+    def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._counts: Mapping[str, int] = {}
+        self._until = 0.0
+
+    def __call__(self) -> Mapping[str, int]:
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._counts = self._count()
+                self._until = time.monotonic() + FRESH_S
+            return self._counts

@@ -1,7 +1,8 @@
-"""Around every request: how large its body may be, how long it took, what is logged of it."""
+"""Around every request: how large and how slow its body may be, and what is logged of it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -10,15 +11,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fhe_inhibitor.runtime.protocol import PREFIX
 from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.metrics import Metrics
-from fhe_inhibitor.service.refusals import too_large
+from fhe_inhibitor.service.refusals import Refused, too_large
 from fhe_inhibitor.service.settings import Settings
 
 LOG = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 16
+SLOWEST_BYTES_PER_S = 8 << 10  # of a client that keeps its connection
 
 
 class BodyLimit:
-    """Refuses a body as soon as it is known to be too large, before it is in memory."""
+    """Refuses a body as soon as it is known to be too large, before it is in memory, or too slow.
+
+    What arrived of a body that is refused for its slowness stays with whoever read it.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -31,13 +36,21 @@ class BodyLimit:
             return
         limit = self._limit(scope["method"], scope["path"])
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        received = 0
+        received, more = 0, True
+        start = asyncio.get_running_loop().time()
 
         async def limited() -> Message:
-            nonlocal received
+            nonlocal received, more
             if announced.isdigit() and int(announced[:20]) > limit:
                 raise too_large("the body of such a request", limit)
-            message = await receive()
+            patience_s = self._settings.body_timeout_s + received / SLOWEST_BYTES_PER_S
+            try:
+                # After the body comes, whenever it comes, that the client has gone.
+                async with asyncio.timeout_at(start + patience_s if more else None):
+                    message = await receive()
+            except TimeoutError:
+                raise _stalled(received) from None
+            more = message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit:
                 raise too_large("the body of such a request", limit)
@@ -51,6 +64,11 @@ class BodyLimit:
         if (method, path) == ("POST", f"{PREFIX}/jobs"):
             return self._settings.max_request_bytes
         return MAX_JSON_BYTES
+
+
+def _stalled(received: int) -> Refused:
+    message = f"{received} bytes came too slowly: send the rest later"
+    return Refused(408, "stalled", message, {"Connection": "close"})
 
 
 class Observed:

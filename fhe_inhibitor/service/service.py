@@ -53,6 +53,7 @@ class Service:
         )
         self.metrics.watch_workers(lambda: self.supervisor.n_ready)
         self._changed = asyncio.Event()
+        self.metrics.watch_jobs(self.jobs.counts)
         self._version = -1  # of the database, as it was last seen
         self._watchers = Watchers()
 

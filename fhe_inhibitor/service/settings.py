@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     because a forged ciphertext can ask for any amount; three quarters of the machine's shared out
     if None. worker_keys_bytes: evaluation keys that each keeps ready, of the clients it served
     last; unpacked they take about ten times as much, but half of its memory at most.
+    max_connections: open at once. head_timeout_s: until a request's head is there. body_timeout_s:
+    until its body is, and more for what has come at `middleware.SLOWEST_BYTES_PER_S` or faster.
+    metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
+    without either there are no metrics to be seen.
     max_*: of one user. reserved_bytes: of the disk, left free.
     """
 
@@ -45,6 +49,12 @@ class Settings(BaseSettings):
     tokens_file: Path | None = None
     certificate: Path | None = None
     certificate_key: Path | None = None
+    max_connections: PositiveInt = 1000
+    head_timeout_s: PositiveFloat = 10.0
+    body_timeout_s: PositiveFloat = 30.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(None, ge=0, lt=65536)
+    metrics_path: str | None = Field(None, pattern="^/[A-Za-z0-9/._-]+$")
     workers: PositiveInt = 1
     worker_threads: PositiveInt | None = None
     worker_memory_bytes: PositiveInt | None = None

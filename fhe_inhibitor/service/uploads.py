@@ -25,7 +25,6 @@ from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.storage import Storage, as_disk_full
 from fhe_inhibitor.system.files import sync_folder
 
-STALLED_S = 60.0
 WRITE_BYTES = 1 << 20
 
 
@@ -238,24 +237,12 @@ async def _write(path: Path, wanted: int, chunks: AsyncIterator[bytes]) -> None:
     with open(path, "ab", buffering=WRITE_BYTES) as file:
         start = file.tell()
         n_bytes = 0
-        while chunk := await _next(chunks):
+        async for chunk in chunks:
             n_bytes += len(chunk)
             if n_bytes > wanted:
                 file.truncate(start)
                 raise too_large("the rest of these keys", wanted)
             await asyncio.to_thread(file.write, chunk)
-
-
-async def _next(chunks: AsyncIterator[bytes]) -> bytes:
-    """Return the next chunk, empty after the last one; refuse a client that stalls."""
-    try:
-        async with asyncio.timeout(STALLED_S):
-            async for chunk in chunks:
-                if chunk:
-                    return chunk
-    except TimeoutError:
-        raise Refused(408, "stalled", f"nothing came for {STALLED_S:g} s: go on later") from None
-    return b""
 
 
 def _busy() -> Refused:

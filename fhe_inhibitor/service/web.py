@@ -1,48 +1,32 @@
-"""The HTTP application, and the process that serves it.
-
-    serve(load_settings(), [folder_of_circuits])
-
-This process receives, stores and hands out; workers compute. It loads no circuits, no Concrete.
-"""
+"""The HTTP application of a service: its routes, and an answer for whatever goes wrong."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from filelock import FileLock, Timeout
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.protocol import LOOPBACK, Error
+from fhe_inhibitor.runtime.protocol import Error
 from fhe_inhibitor.service import routes
 from fhe_inhibitor.service.database import is_full
 from fhe_inhibitor.service.dependencies import ServiceHere, refusals
-from fhe_inhibitor.service.logs import fields, log_to_stderr
+from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.middleware import BodyLimit, Observed
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.service import Service
-from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.storage import DiskFullError
 
 LOG = logging.getLogger(__name__)
-LOCK_FILE = "lock"
-SHUTDOWN_S = 5
-BACKLOG = 2048
-MAX_CONNECTIONS = 1000
 
 
 def create_app(service: Service) -> FastAPI:
@@ -72,61 +56,9 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _failed)
     app.include_router(routes.router)
     _add_open_routes(app)
+    if path := service.settings.metrics_path:
+        _add_metrics(app, path)
     return app
-
-
-def serve(settings: Settings, folders: Iterable[Path]) -> None:
-    """Serve models until SIGINT or SIGTERM.
-
-    folders: of circuits, each with its public part. Raises InputError for settings, folders or
-    files that can't be used, and if another server uses the same data.
-    """
-    os.umask(0o077)
-    log_to_stderr()
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(settings.data_dir / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"another server uses {settings.data_dir}: end it, or name another data folder"
-        ) from None
-    try:
-        app = create_app(Service(settings, folders))
-        with _listen(settings) as listener:
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                ssl_certfile=settings.certificate,
-                ssl_keyfile=settings.certificate_key,
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=SHUTDOWN_S,
-            )
-            uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        lock.release()
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Return a socket that listens where the settings say."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            (settings.host, settings.port), family=family, backlog=BACKLOG
-        )
-    except OSError as error:
-        raise InputError(
-            f"can't listen on {settings.host}, port {settings.port} ({error.strerror}): name others"
-        ) from error
-    secure = settings.certificate is not None
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http{'s' if secure else ''}://{host}:{listener.getsockname()[1]}"
-    LOG.info("listening", extra=fields(url=url))
-    if not secure and settings.host not in LOOPBACK:
-        LOG.warning("without a certificate, tokens cross the network in the clear")
-    return listener
 
 
 def _add_open_routes(app: FastAPI) -> None:
@@ -144,10 +76,11 @@ def _add_open_routes(app: FastAPI) -> None:
             raise Refused(503, "not_ready", reason, {"Retry-After": "1"})
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+
+def _add_metrics(app: FastAPI, path: str) -> None:
+    @app.get(path, response_class=PlainTextResponse)
     def metrics(service: ServiceHere) -> Response:
         """Show Prometheus metrics."""
-        service.metrics.jobs(service.jobs.counts())
         content = generate_latest(service.metrics.registry)
         return Response(content, media_type=CONTENT_TYPE_LATEST)
 

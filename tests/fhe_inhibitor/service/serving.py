@@ -29,6 +29,7 @@ TINY_SETTINGS = {
     "burst_requests": 10_000,
     "reserved_bytes": 0,
     "worker_threads": 1,
+    "metrics_path": "/metrics",
     "worker_memory_bytes": 3 << 30,
 }
 

@@ -59,7 +59,7 @@ def is_part_of(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def test_the_web_process_loads_no_concrete_at_all() -> None:
-    modules, _ = loaded_by("web")
+    modules, _ = loaded_by("process")
     assert "fhe_inhibitor.service.web" in modules
     assert not [name for name in modules if is_part_of(name, (*FORBIDDEN, "mlir"))]
 

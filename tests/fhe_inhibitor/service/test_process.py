@@ -1,0 +1,52 @@
+"""The serving process: what it changes of itself, it changes back; metrics are cheap to ask for."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.protocol import Status
+from fhe_inhibitor.service.metrics import Metrics
+from fhe_inhibitor.service.process import serve
+from fhe_inhibitor.service.settings import load_settings
+
+
+def test_a_server_that_ends_leaves_the_process_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("broken\n")
+    before = os.umask(0o022), resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        with pytest.raises(InputError, match="line 1"):
+            serve(load_settings(data_dir=tmp_path / "data", tokens_file=tokens), [])
+        assert os.umask(0o022) == 0o022
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == before[1]
+    finally:
+        os.umask(before[0])
+
+
+def test_many_scrapes_are_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, n_counts = [100.0], 0
+
+    def count() -> dict[str, int]:
+        nonlocal n_counts
+        n_counts += 1
+        return {status.value: n_counts for status in Status}
+
+    monkeypatch.setattr("fhe_inhibitor.service.metrics.time.monotonic", lambda: now[0])
+    metrics = Metrics()
+    metrics.watch_jobs(count)
+    for seconds, wanted in ((0, 1), (4.9, 1), (0.2, 2)):
+        now[0] += seconds
+        for _ in range(3):
+            assert f'fhe_inhibitor_jobs{{status="done"}} {wanted}.0' in (
+                generate_latest(metrics.registry).decode()
+            )
+    assert n_counts == 2
