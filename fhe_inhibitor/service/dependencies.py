@@ -14,7 +14,7 @@ REFUSALS: dict[int, str] = {
     400: "Not HTTP as it should be",
     401: "No token that this server knows",
     404: "Not there, or another user's",
-    408: "The client stalled",
+    408: "The body came too slowly",
     409: "Not in this state",
     410: "Expired",
     413: "Too large",
@@ -29,7 +29,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI page says of these statuses."""
     return {
         status: {"model": Error, "description": REFUSALS[status]}
-        for status in (400, 401, 413, 422, 429, *statuses)
+        for status in (400, 401, 408, 413, 422, 429, *statuses)
     }
 
 

@@ -62,10 +62,11 @@ class Jobs:
 
     # What a user asks.
 
-    def submit(self, new: NewJob, store: Callable[[str], None]) -> Job:
+    def submit(self, new: NewJob, admit: Callable[[str], None]) -> Job:
         """Return a job for a request: a new one, or that of the same idempotency key.
 
-        store: writes the request of the job that it is given, before the job can be claimed.
+        admit: checks what a new job needs, and writes its request. It is given the job's id, and
+        called in the transaction that adds the job, so that nobody removes its keys in between.
         Refuses a user's idempotency key with another request, and more jobs than allowed.
         """
         with self._database.transaction() as connection:
@@ -82,7 +83,7 @@ class Jobs:
                 message = f"{waiting} jobs are unfinished; wait for one or remove it"
                 raise too_many("too_many_jobs", message, 10)
             job = uuid4().hex
-            store(job)
+            admit(job)
             connection.execute(
                 "INSERT INTO jobs (id, user, circuits_hash, keys, n, status, tasks_total,"
                 " created_at, idempotency_key, request_sha256)"
@@ -248,17 +249,20 @@ class Jobs:
         query = "SELECT lease FROM jobs WHERE lease IS NOT NULL AND task_started_at < ?"
         return [row["lease"] for row in self._database.rows(query, time.time() - timeout_s)]
 
-    def expire(self) -> None:
-        """Let jobs expire; forget them a second `ttl_s` later."""
+    def expire(self) -> int:
+        """Let jobs expire, and count them; forget them a second `ttl_s` later."""
         now = time.time()
         with self._database.transaction() as connection:
-            connection.execute(
-                f"UPDATE jobs SET status = '{Status.EXPIRED}' WHERE expires_at < ?", (now,)
-            )
+            n_expired = connection.execute(
+                f"UPDATE jobs SET status = '{Status.EXPIRED}' WHERE expires_at < ?"
+                f" AND status != '{Status.EXPIRED}'",
+                (now,),
+            ).rowcount
             connection.execute(
                 f"DELETE FROM jobs WHERE status = '{Status.EXPIRED}' AND expires_at < ?",
                 (now - self._ttl_s,),
             )
+        return n_expired
 
     def statuses(self) -> dict[str, Status]:
         """Return the status of each job, of all users."""

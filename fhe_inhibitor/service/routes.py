@@ -93,7 +93,7 @@ async def head_keys(sha256: KeysId, user: User, service: ServiceHere) -> Respons
 
 @router.patch(
     "/keys/{sha256}",
-    responses=refusals(404, 408, 409, 507),
+    responses=refusals(404, 409, 507),
     openapi_extra={"requestBody": {**BYTES, "required": True}},
 )
 async def append_keys(

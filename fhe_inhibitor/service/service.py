@@ -98,8 +98,6 @@ class Service:
     ) -> Job:
         """Queue a request that fits the model, under keys that are here and complete."""
         model = self.model_by_circuits_hash(digest)
-        if self.uploads.use(user, keys).circuits_hash != digest:
-            raise Refused(409, "wrong_model", "these keys were announced for another model")
         try:
             request = Request.from_bytes(body)
             program = model.manifest.program(request.n)
@@ -116,9 +114,12 @@ class Service:
             request_sha256=hashlib.sha256(body).hexdigest(),
             idempotency_key=idempotency_key,
         )
-        return self.jobs.submit(
-            new, lambda job: self.storage.write(self.storage.request(job), body)
-        )
+
+        def admit(job: str) -> None:
+            self.uploads.use(user, keys, digest)
+            self.storage.write(self.storage.request(job), body)
+
+        return self.jobs.submit(new, admit)
 
     def remove_job(self, user: str, job: str) -> None:
         """Cancel or forget a user's job, with its files."""

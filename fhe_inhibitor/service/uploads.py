@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from sqlite3 import Row
+from sqlite3 import Connection, Row
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES, unpack_keys
@@ -36,6 +38,7 @@ class Uploads:
         self._storage = storage
         self._settings = settings
         self._busy: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
 
     def recover(self) -> None:
         """Complete keys that had got their final name when the server was killed."""
@@ -83,40 +86,32 @@ class Uploads:
         query = "SELECT * FROM keys WHERE user = ? ORDER BY created_at"
         return [self._state(row) for row in self._database.rows(query, user)]
 
-    def use(self, user: str, sha256: str) -> KeysState:
-        """Return complete keys and let them live on; refuses with 409 those that aren't."""
+    def use(self, user: str, sha256: str, circuits_hash: str) -> None:
+        """Let keys live on; refuses with 404 and 409 those that no job of that hash can have.
+
+        To be called in the transaction that adds the job: until then they may be removed.
+        """
         state = self.get(user, sha256)
         if not state.complete:
             message = f"{state.received} of {state.size} bytes of these keys are here: go on"
             raise Refused(409, "keys_incomplete", message)
-        self._touch(user, sha256)
-        return state
+        if state.circuits_hash != circuits_hash:
+            raise Refused(409, "wrong_model", "these keys were announced for another model")
+        self._touch(self._database.connection, user, sha256)
 
     def remove(self, user: str, sha256: str) -> None:
         """Remove keys; refuses with 409 those that an unfinished job needs."""
-        if (user, sha256) in self._busy:
-            raise _busy()
-        with self._database.transaction() as connection:
-            self._row(user, sha256)
-            query = f"SELECT count(*) FROM jobs WHERE user = ? AND keys = ? AND {UNFINISHED}"
-            if connection.execute(query, (user, sha256)).fetchone()[0]:
-                message = "unfinished jobs need these keys: wait for those or remove them"
-                raise Refused(409, "keys_in_use", message)
-            connection.execute("DELETE FROM keys WHERE user = ? AND sha256 = ?", (user, sha256))
-        self._storage.remove_keys(user, sha256)
+        self._remove(user, sha256, unused_since=math.inf)
 
     def expire(self) -> int:
         """Drop keys that no one used for `keys_ttl_s` and no unfinished job needs; count them."""
-        query = (
-            "SELECT user, sha256 FROM keys WHERE used_at < ? AND NOT EXISTS (SELECT * FROM jobs"
-            f" WHERE jobs.user = keys.user AND jobs.keys = keys.sha256 AND {UNFINISHED})"
-        )
-        rows = self._database.rows(query, time.time() - self._settings.keys_ttl_s)
-        idle = [(row["user"], row["sha256"]) for row in rows]
-        dropped = [keys for keys in idle if keys not in self._busy]
-        for user, sha256 in dropped:
-            self.remove(user, sha256)
-        return len(dropped)
+        long_ago = time.time() - self._settings.keys_ttl_s
+        n_dropped = 0
+        for row in self._database.rows("SELECT * FROM keys WHERE used_at < ?", long_ago):
+            with suppress(Refused):  # in use, or removed meanwhile
+                self._remove(row["user"], row["sha256"], unused_since=long_ago)
+                n_dropped += 1
+        return n_dropped
 
     def announced(self) -> set[tuple[str, str]]:
         """Return user and SHA-256 of all keys."""
@@ -137,7 +132,7 @@ class Uploads:
             message = f"{received} bytes of these keys are here: go on from there"
             raise Refused(409, "wrong_offset", message, {UPLOAD_OFFSET: str(received)})
         with self._alone(user, sha256):
-            await asyncio.to_thread(self._touch, user, sha256)
+            await asyncio.to_thread(self._go_on, user, sha256)
             path = self._storage.unfinished_keys(user, sha256)
             try:
                 await _write(path, row["size"] - offset, chunks)
@@ -146,12 +141,25 @@ class Uploads:
             await asyncio.to_thread(self._check, row, path, keys_hash)
         return self.get(user, sha256)
 
+    def _remove(self, user: str, sha256: str, unused_since: float) -> None:
+        with self._alone(user, sha256):
+            with self._database.transaction() as connection:
+                used_at = self._row(user, sha256)["used_at"]
+                query = f"SELECT count(*) FROM jobs WHERE user = ? AND keys = ? AND {UNFINISHED}"
+                n_jobs = connection.execute(query, (user, sha256)).fetchone()[0]
+                if n_jobs or used_at >= unused_since:
+                    message = "unfinished jobs need these keys: wait for those or remove them"
+                    raise Refused(409, "keys_in_use", message)
+                self._forget(connection, user, sha256)
+            self._storage.remove_keys(user, sha256)
+
     @contextmanager
     def _alone(self, user: str, sha256: str) -> Iterator[None]:
-        """Let one request at a time add to keys."""
-        if (user, sha256) in self._busy:
-            raise _busy()
-        self._busy.add((user, sha256))
+        """Let one request at a time add to keys, or remove them."""
+        with self._lock:
+            if (user, sha256) in self._busy:
+                raise _busy()
+            self._busy.add((user, sha256))
         try:
             yield
         finally:
@@ -172,12 +180,17 @@ class Uploads:
                 os.fsync(file.fileno())
         except InputError as error:
             with self._database.transaction() as connection:
-                connection.execute("DELETE FROM keys WHERE user = ? AND sha256 = ?", (user, sha256))
+                self._forget(connection, user, sha256)
             self._storage.remove_keys(user, sha256)
             raise Refused(422, "wrong_keys", str(error)) from error
         os.replace(path, self._storage.keys(user, sha256))
         sync_folder(path.parent)
         self._complete(user, sha256)
+
+    def _go_on(self, user: str, sha256: str) -> None:
+        """Note that more of some keys comes."""
+        with self._database.transaction() as connection:
+            self._touch(connection, user, sha256)
 
     def _check_header(self, user: str, sha256: str, keys_hash: str) -> None:
         path = self._storage.keys(user, sha256)
@@ -187,13 +200,14 @@ class Uploads:
             except InputError as error:
                 raise Refused(422, "wrong_keys", str(error)) from error
 
-    def _touch(self, user: str, sha256: str) -> None:
-        """Note that keys were used now."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE keys SET used_at = ? WHERE user = ? AND sha256 = ?",
-                (time.time(), user, sha256),
-            )
+    def _touch(self, connection: Connection, user: str, sha256: str) -> None:
+        """Note that keys were used now; refuses with 404 what was removed meanwhile."""
+        query = "UPDATE keys SET used_at = ? WHERE user = ? AND sha256 = ?"
+        if not connection.execute(query, (time.time(), user, sha256)).rowcount:
+            raise not_found("keys")
+
+    def _forget(self, connection: Connection, user: str, sha256: str) -> None:
+        connection.execute("DELETE FROM keys WHERE user = ? AND sha256 = ?", (user, sha256))
 
     def _complete(self, user: str, sha256: str) -> None:
         with self._database.transaction() as connection:

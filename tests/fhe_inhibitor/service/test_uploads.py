@@ -28,7 +28,7 @@ def fresh(server: Serving, alice: Api) -> Iterator[Api]:
     api.http.delete(f"/keys/{api.keys_id}")
 
 
-def test_an_upload_goes_on_where_it_broke_off(fresh: Api) -> None:
+def test_an_upload_goes_on_where_it_broke_off(fresh: Api, user: User) -> None:
     assert fresh.announce().json()["received"] == 0
     half = len(fresh.keys) // 2
     state = fresh.append(0, fresh.keys[:half]).json()
@@ -40,7 +40,7 @@ def test_an_upload_goes_on_where_it_broke_off(fresh: Api) -> None:
     head = fresh.http.head(f"/keys/{fresh.keys_id}")
     assert head.headers["Upload-Offset"] == str(half)
     assert head.headers["Upload-Length"] == str(len(fresh.keys))
-    assert fresh.error(fresh.submit(b"")) == (409, "keys_incomplete")
+    assert fresh.error(fresh.submit(user.request)) == (409, "keys_incomplete")
     assert fresh.announce().json()["received"] == half
     assert fresh.append(half, fresh.keys[half:]).json()["complete"]
     assert fresh.announce().json()["complete"]

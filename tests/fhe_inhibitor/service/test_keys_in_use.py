@@ -1,0 +1,182 @@
+"""Keys that a job needs stay, whoever asks for what at the same time; cleaning goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES
+from fhe_inhibitor.runtime.protocol import NewKeys, Status
+from fhe_inhibitor.service.database import Database
+from fhe_inhibitor.service.housekeeping import clean
+from fhe_inhibitor.service.jobs import Jobs, NewJob
+from fhe_inhibitor.service.refusals import Refused
+from fhe_inhibitor.service.settings import load_settings
+from fhe_inhibitor.service.storage import Storage
+from fhe_inhibitor.service.uploads import Uploads
+
+MODEL, KEYS = "a" * 64, "b" * 64
+SIZE = KEYS_HEADER_BYTES + 100
+
+
+class Parts:
+    """Keys and jobs of a service, without the rest of it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        settings = {"reserved_bytes": 0, "keys_ttl_s": 1e-9, "max_keys": 1000, **settings}
+        self.settings = load_settings(data_dir=folder, **settings)
+        self.database = Database(folder / "service.db")
+        self.storage = Storage(folder, self.settings.reserved_bytes)
+        self.jobs = Jobs(self.database, max_unfinished=1000, ttl_s=0.0)
+        self.uploads = Uploads(self.database, self.storage, self.settings)
+
+    def add_keys(self, sha256: str = KEYS) -> None:
+        """Have complete keys, as after an upload."""
+        self.uploads.start("ann", NewKeys(sha256=sha256, size=SIZE, circuits_hash=MODEL), MODEL)
+        self.storage.write(self.storage.keys("ann", sha256), bytes(SIZE))
+        self.uploads._complete("ann", sha256)
+
+    def submit(self, sha256: str = KEYS, before: Callable[[], None] = lambda: None) -> str:
+        """Submit a job as the service does; before: called when it is about to be added."""
+
+        def admit(job: str) -> None:
+            self.uploads.use("ann", sha256, MODEL)
+            before()
+
+        new = NewJob("ann", MODEL, sha256, 4, 3, "0" * 64, None)
+        return self.jobs.submit(new, admit).id
+
+    def clean(self) -> None:
+        clean(self.database, self.storage, self.jobs, self.uploads)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """Return the code of what a call refuses, empty if it doesn't."""
+    try:
+        call()
+    except Refused as refused:
+        return refused.code
+    return ""
+
+
+def at_once(*calls: Callable[[], object]) -> list[str]:
+    """Do calls in threads, all from the same moment on; return their refusals."""
+    barrier = threading.Barrier(len(calls))
+    refusals = [""] * len(calls)
+
+    def do(index: int) -> None:
+        barrier.wait()
+        refusals[index] = refusal(calls[index])
+
+    threads = [threading.Thread(target=do, args=(index,)) for index in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return refusals
+
+
+def test_keys_are_not_removed_between_check_and_job(parts: Parts) -> None:
+    """Whoever removes them waits until the job is there, and is refused."""
+    parts.add_keys()
+    answers: list[str] = []
+    remover = threading.Thread(
+        target=lambda: answers.append(refusal(lambda: parts.uploads.remove("ann", KEYS)))
+    )
+
+    def remove_meanwhile() -> None:
+        remover.start()
+        remover.join(0.3)
+        assert answers == []
+
+    job = parts.submit(before=remove_meanwhile)
+    remover.join()
+    assert answers == ["keys_in_use"]
+    assert parts.storage.keys("ann", KEYS).exists()
+    assert parts.jobs.get("ann", job).status is Status.QUEUED
+
+
+def test_a_job_and_a_removal_at_once_never_leave_a_job_without_keys(parts: Parts) -> None:
+    for number in range(50):
+        sha256 = f"{number:064x}"
+        parts.add_keys(sha256)
+        submitted, removed = at_once(
+            partial(parts.submit, sha256), partial(parts.uploads.remove, "ann", sha256)
+        )
+        assert (submitted, removed) in (("", "keys_in_use"), ("not_found", ""))
+        assert parts.storage.keys("ann", sha256).exists() == (submitted == "")
+
+
+def test_what_is_needed_does_not_end_a_round_of_cleaning(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that are needed again after they were found idle stay; all others go, and jobs too."""
+    names = [f"{number:064x}" for number in range(3)]
+    for name in names:
+        parts.add_keys(name)
+    right = parts.database.rows
+
+    def then_one_is_needed(query: str, *values: Any) -> list:
+        rows = right(query, *values)
+        if "used_at <" in query:
+            parts.submit(names[0])
+            parts.uploads.remove("ann", names[1])
+        return rows
+
+    monkeypatch.setattr(parts.database, "rows", then_one_is_needed)
+    (parts.storage.folder / "jobs" / "leftover").mkdir()
+    parts.clean()
+    assert [state.sha256 for state in parts.uploads.list_of("ann")] == [names[0]]
+    assert parts.storage.all_keys() == [("ann", names[0])]
+    assert parts.storage.jobs() == []
+
+
+def test_keys_that_were_used_meanwhile_are_not_idle(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts.add_keys()
+    right = parts.database.rows
+
+    def then_they_are_used(query: str, *values: Any) -> list:
+        rows = right(query, *values)
+        if "used_at <" in query:
+            parts.uploads.use("ann", KEYS, MODEL)
+        return rows
+
+    monkeypatch.setattr(parts.database, "rows", then_they_are_used)
+    assert parts.uploads.expire() == 0
+    assert parts.uploads.get("ann", KEYS).complete
+
+
+def test_a_step_of_cleaning_that_fails_stops_no_other(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (parts.storage.folder / "jobs" / "leftover").mkdir()
+    monkeypatch.setattr(parts.uploads, "expire", lambda: 1 / 0)
+    parts.clean()
+    assert parts.storage.jobs() == []
+
+
+def test_a_result_is_kept_of_a_job_that_was_removed_meanwhile(parts: Parts) -> None:
+    parts.storage.keep_result("removed")
+
+
+def test_keys_of_another_model_or_incomplete_ones_make_no_job(parts: Parts) -> None:
+    assert refusal(parts.submit) == "not_found"
+    parts.uploads.start("ann", NewKeys(sha256=KEYS, size=SIZE, circuits_hash=MODEL), MODEL)
+    assert refusal(parts.submit) == "keys_incomplete"
+    parts.uploads._complete("ann", KEYS)
+    with parts.database.transaction() as connection:
+        connection.execute("UPDATE keys SET circuits_hash = ?", ("c" * 64,))
+    assert refusal(parts.submit) == "wrong_model"
+    assert parts.jobs.statuses() == {}
