@@ -1,7 +1,8 @@
 """Evaluation keys, received piece by piece and straight to disk; an interruption loses nothing.
 
 How much of unfinished keys has arrived is the size of their file. When all is there its SHA-256 is
-taken; the file gets its final name only if that is the one announced.
+taken; the file gets its final name only if that is the one announced. Room on the disk is kept for
+what has been announced and is missing, for an hour after the last piece.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fhe_inhibitor.service.storage import Storage, as_disk_full
 from fhe_inhibitor.system.files import sync_folder
 
 WRITE_BYTES = 1 << 20
+UNDER_WAY_S = 3600.0  # that room is kept for, since the last piece or announcement
 
 
 class Uploads:
@@ -51,7 +53,7 @@ class Uploads:
 
         keys_hash: of the circuits that the keys must belong to. Refuses keys that are too large,
         more keys than allowed, a size that differs from the one announced before, and keys that
-        are here and belong to other circuits.
+        are here and belong to other circuits. Raises DiskFullError.
         """
         if new.size > self._settings.max_keys_bytes:
             raise too_large("keys", self._settings.max_keys_bytes)
@@ -66,7 +68,6 @@ class Uploads:
                 if len(sizes) >= self._settings.max_keys:
                     message = f"{len(sizes)} keys are here already; remove some"
                     raise too_many("too_many_keys", message, 60)
-                self._storage.need(new.size)
             else:
                 self._check_header(user, new.sha256, keys_hash)
             connection.execute(
@@ -75,6 +76,7 @@ class Uploads:
                 " DO UPDATE SET circuits_hash = excluded.circuits_hash, used_at = excluded.used_at",
                 (user, new.sha256, new.circuits_hash, new.size, now, now),
             )
+            self._reserve(connection, user, new.sha256)
         return self.get(user, new.sha256)
 
     def get(self, user: str, sha256: str) -> KeysState:
@@ -191,6 +193,18 @@ class Uploads:
         """Note that more of some keys comes."""
         with self._database.transaction() as connection:
             self._touch(connection, user, sha256)
+            self._reserve(connection, user, sha256)
+
+    def _reserve(self, connection: Connection, user: str, sha256: str) -> None:
+        """Raise DiskFullError unless there is room for some keys and all others under way.
+
+        To be called in the transaction that announces them or goes on with them.
+        """
+        query = "SELECT * FROM keys WHERE NOT complete AND used_at >= ?"
+        rows = connection.execute(query, (time.time() - UNDER_WAY_S,)).fetchall()
+        if any((row["user"], row["sha256"]) == (user, sha256) for row in rows):
+            states = [self._state(row) for row in rows]
+            self._storage.need(sum(state.size - state.received for state in states))
 
     def _check_header(self, user: str, sha256: str, keys_hash: str) -> None:
         path = self._storage.keys(user, sha256)

@@ -1,8 +1,10 @@
-"""Keys that a job needs stay, whoever asks for what at the same time; cleaning goes on."""
+"""Keys that a job needs stay, and keys that come fit on the disk, whoever asks at the same time."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES
+from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES, pack_keys
 from fhe_inhibitor.runtime.protocol import NewKeys, Status
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
 from fhe_inhibitor.service.jobs import Jobs, NewJob
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.settings import load_settings
-from fhe_inhibitor.service.storage import Storage
-from fhe_inhibitor.service.uploads import Uploads
+from fhe_inhibitor.service.storage import DiskFullError, Storage
+from fhe_inhibitor.service.uploads import UNDER_WAY_S, Uploads
 
 MODEL, KEYS = "a" * 64, "b" * 64
 SIZE = KEYS_HEADER_BYTES + 100
@@ -66,6 +68,8 @@ def refusal(call: Callable[[], object]) -> str:
         call()
     except Refused as refused:
         return refused.code
+    except DiskFullError:
+        return "disk_full"
     return ""
 
 
@@ -180,3 +184,58 @@ def test_keys_of_another_model_or_incomplete_ones_make_no_job(parts: Parts) -> N
         connection.execute("UPDATE keys SET circuits_hash = ?", ("c" * 64,))
     assert refusal(parts.submit) == "wrong_model"
     assert parts.jobs.statuses() == {}
+
+
+GB = 1 << 30
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The free bytes of the disk, in a list."""
+    free = [GB]
+    usage = namedtuple("usage", ["free"])
+    monkeypatch.setattr("fhe_inhibitor.service.storage.shutil.disk_usage", lambda _: usage(free[0]))
+    return free
+
+
+def announce(parts: Parts, number: int, size: int) -> None:
+    new = NewKeys(sha256=f"{number:064x}", size=size, circuits_hash=MODEL)
+    parts.uploads.start(f"user{number}", new, MODEL)
+
+
+def test_keys_announced_at_once_never_ask_for_more_than_the_disk_has(
+    tmp_path: Path, disk: list[int]
+) -> None:
+    parts = Parts(tmp_path, max_keys_bytes=GB, reserved_bytes=GB // 10)
+    refusals = at_once(*(partial(announce, parts, number, GB // 4) for number in range(12)))
+    assert sorted(refusals) == [""] * 3 + ["disk_full"] * 9
+
+
+def test_what_has_come_is_not_reserved_twice_nor_what_was_given_up(
+    tmp_path: Path, disk: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(tmp_path, max_keys_bytes=GB)
+    announce(parts, 1, GB)
+    with pytest.raises(DiskFullError):
+        announce(parts, 2, 2000)
+    path = parts.storage.unfinished_keys("user1", f"{1:064x}")
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        file.truncate(GB - 1000)  # sparse
+    disk[0] = 3000
+    announce(parts, 2, 2000)
+    with pytest.raises(DiskFullError):
+        announce(parts, 3, 1)
+    now = time.time()
+    monkeypatch.setattr("fhe_inhibitor.service.uploads.time.time", lambda: now + UNDER_WAY_S + 1)
+    announce(parts, 3, 3000)
+    with pytest.raises(DiskFullError):  # what was given up and comes all the same has to fit again
+        parts.uploads._go_on("user1", f"{1:064x}")
+
+
+def test_complete_keys_may_be_announced_again_on_a_full_disk(parts: Parts, disk: list[int]) -> None:
+    parts.add_keys()
+    parts.storage.keys("ann", KEYS).write_bytes(pack_keys(MODEL, bytes(100)))
+    disk[0] = 0
+    announced = NewKeys(sha256=KEYS, size=SIZE, circuits_hash=MODEL)
+    assert parts.uploads.start("ann", announced, MODEL).complete
