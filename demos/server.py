@@ -15,10 +15,12 @@ import typer
 from compile.local.prepared import prepare_circuits
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.protocol import MODEL_FILES
-from fhe_inhibitor.service.access import new_token
+from fhe_inhibitor.service.access import list_tokens, new_token
 from fhe_inhibitor.service.process import serve
 from fhe_inhibitor.service.settings import load_settings
 from fhe_inhibitor.system.child import silence_dependencies
+
+USER = "alice"
 
 
 def main(
@@ -39,7 +41,10 @@ def main(
 
     # Who may ask. The server keeps the token's hash alone, so it is shown once.
     settings = load_settings(data_dir=data, port=port)
-    print(f"for the client: export FHE_INHIBITOR_TOKEN={new_token(settings.tokens, 'alice')}")
+    if any(user == USER for user, _ in list_tokens(settings.tokens)):
+        print(f"{USER} has a token; for another one: fhe-inhibitor tokens new {USER} --data {data}")
+    else:
+        print(f"for the client: export FHE_INHIBITOR_TOKEN={new_token(settings.tokens, USER)}")
 
     # From here on: one line of JSON for each event. Sizes, names of tasks and times are all
     # that can be logged, because all that arrives is encrypted.

@@ -52,6 +52,7 @@ for command in (
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(keys.app, name="keys")
+app.add_typer(service.tokens, name="tokens")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,4 +1,9 @@
-"""The commands of a server's operator: `fhe-inhibitor serve` and `fhe-inhibitor token`."""
+"""The commands of a server's operator: `fhe-inhibitor serve` and `fhe-inhibitor tokens ...`.
+
+tokens new      make a token for a user; `fhe-inhibitor token USER` is the same
+tokens list     whose tokens the server takes
+tokens revoke   take back all tokens of a user
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,13 @@ from typing import Annotated
 
 import typer
 
+from fhe_inhibitor.cli.options import JsonOption, print_json
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
+
+tokens = typer.Typer(no_args_is_help=True)
 
 ConfigOption = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings; the environment goes before.")
@@ -59,6 +67,12 @@ def serve(
     serve_models(settings, folders)
 
 
+@tokens.callback()
+def options() -> None:
+    """Make, list and revoke the tokens of a server's users."""
+
+
+@tokens.command(name="new")
 def token(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose keys and jobs it opens.")],
     data: DataOption = None,
@@ -67,9 +81,43 @@ def token(
     """Make a token for a user and print it; the server keeps its hash alone."""
     with needs("server"):
         from fhe_inhibitor.service.access import new_token
-        from fhe_inhibitor.service.settings import load_settings
 
-    print(new_token(load_settings(config, data_dir=data).tokens, user))
+    print(new_token(_tokens_file(config, data), user))
+
+
+@tokens.command(name="list")
+def list_tokens(
+    data: DataOption = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """List the users with a token, and the first digits of each token's SHA-256."""
+    with needs("server"):
+        from fhe_inhibitor.service import access
+
+    rows = access.list_tokens(_tokens_file(config, data))
+    if as_json:
+        print_json([{"user": user, "sha256": digest} for user, digest in rows])
+    else:
+        print("".join(f"{digest[:12]}  {user}\n" for user, digest in rows), end="")
+
+
+@tokens.command()
+def revoke(
+    user: Annotated[str, typer.Argument(metavar="USER", help="Who is not to be served any more.")],
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take back all tokens of a user; a running server refuses them from then on."""
+    with needs("server"):
+        from fhe_inhibitor.service import access
+
+    n_tokens = access.revoke(_tokens_file(config, data), user)
+    print(f"revoked {n_tokens} token{'s' * (n_tokens > 1)} of {user}")
+
+
+def _tokens_file(config: Path | None, data: Path | None) -> Path:
+    from fhe_inhibitor.service.settings import load_settings
+
+    return load_settings(config, data_dir=data).tokens
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from demos import local_round_trip
+from demos import local_round_trip, server
 from fhe_inhibitor.integer.model import IntegerModel
 from tests.conftest import REPOSITORY
 from tests.fhe_inhibitor.conftest import SEED, SHAPE
@@ -29,6 +29,22 @@ def test_a_demo_has_one_entry_and_says_how_it_is_run(name: str) -> None:
     app = typer.Typer(add_completion=False)
     app.command()(demo.main)
     assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+
+
+def test_the_server_makes_a_token_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[object] = []
+    monkeypatch.setattr("demos.server.prepare_circuits", lambda model: tmp_path)
+    monkeypatch.setattr("demos.server.serve", lambda settings, folders: served.append(folders))
+    monkeypatch.setattr("demos.server.MODEL_FILES", ())
+    for _ in range(2):
+        server.main(tmp_path / "data")
+    assert len((tmp_path / "data" / "tokens").read_text().splitlines()) == 1
+    out = capsys.readouterr().out
+    assert out.count("export FHE_INHIBITOR_TOKEN=fhei_") == 1
+    assert "alice has a token; for another one: fhe-inhibitor tokens new alice" in out
+    assert served == [[tmp_path], [tmp_path]]
 
 
 @pytest.mark.fhe

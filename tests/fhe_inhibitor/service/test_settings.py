@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
+from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.service.access import Rates, Tokens, new_token
+from fhe_inhibitor.service.access import Rates, Tokens, list_tokens, new_token, revoke
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.settings import ENVIRONMENT, load_settings
 
@@ -62,6 +64,74 @@ def test_a_token_opens_one_users_things_and_is_stored_as_a_hash(tmp_path: Path) 
     assert tokens.user(f"Bearer {alice}") == "alice", "a broken file locks nobody out"
     with pytest.raises(InputError, match="line 3"):
         Tokens(path)
+
+
+def test_a_token_is_added_after_a_line_that_was_not_ended(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    alice = new_token(path, "alice")
+    path.write_text(path.read_text() + "# edited by hand")
+    bob = new_token(path, "bob")
+    carol = new_token(path, "carol")
+    tokens = Tokens(path)
+    for user, token in (("alice", alice), ("bob", bob), ("carol", carol)):
+        assert tokens.user(f"Bearer {token}") == user
+    assert "\n\n" not in path.read_text()
+
+
+def test_tokens_are_listed_and_revoked_and_all_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    assert list_tokens(path) == []
+    alice, bob, again = (new_token(path, user) for user in ("alice", "bob", "alice"))
+    path.write_text(f"# alice's and others'\n  {path.read_text()}")
+    path.chmod(0o640)
+    assert [user for user, _ in list_tokens(path)] == ["alice", "bob", "alice"]
+    tokens = Tokens(path)
+    assert tokens.user(f"Bearer {alice}") == "alice"
+    assert revoke(path, "alice") == 2
+    for token in (alice, again):
+        with pytest.raises(Refused):
+            tokens.user(f"Bearer {token}")
+    assert tokens.user(f"Bearer {bob}") == "bob"
+    assert path.read_text().startswith("# alice's and others'\nbob ")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    with pytest.raises(InputError, match="'alice' has no token"):
+        revoke(path, "alice")
+
+
+def test_a_tokens_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> None:
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    for call in (list_tokens, Tokens):
+        with pytest.raises(InputError, match="can't be read"):
+            call(folder)
+    with pytest.raises(InputError, match="can't be written"):
+        new_token(folder, "alice")
+    with pytest.raises(InputError, match="can't be written"):
+        new_token(Path("/proc/tokens/file"), "alice")
+
+
+def test_the_commands_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ("--data", str(tmp_path))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, *data])
+        return int(exit_.value.code or 0), capsys.readouterr().out
+
+    tokens = [run("token", "alice"), run("tokens", "new", "bob")]
+    users = Tokens(tmp_path / "tokens")
+    assert [users.user(f"Bearer {token.strip()}") for _, token in tokens] == ["alice", "bob"]
+    digests = [digest for _, digest in list_tokens(tmp_path / "tokens")]
+    listed = f"{digests[0][:12]}  alice\n{digests[1][:12]}  bob\n"
+    assert run("tokens", "list") == (0, listed)
+    rows = json.loads(run("tokens", "list", "--json")[1])
+    assert rows == [
+        {"user": "alice", "sha256": digests[0]},
+        {"user": "bob", "sha256": digests[1]},
+    ]
+    assert run("tokens", "revoke", "alice") == (0, "revoked 1 token of alice\n")
+    assert run("tokens", "revoke", "alice")[0] == 2
+    assert run("tokens", "list") == (0, f"{digests[1][:12]}  bob\n")
 
 
 def test_a_rate_is_each_users_own(monkeypatch) -> None:
