@@ -141,6 +141,7 @@ def build_module(
         dim=network.dim,
         n_labels=network.classifier.weight.shape[1],
         input_range=network.input_range,
+        logit_range=_logit_range(ranges),
         programs={n: program(module, calls[n], lookups) for n in lengths},
         benchmarks={width: benchmark_name(width) for width in widths},
         benchmark_size=BENCHMARK_SIZE,
@@ -160,6 +161,12 @@ def configuration(p_error: float) -> fhe.Configuration:
             logical_clipping=False, approximate_clipping_start_precision=33
         ),
     )
+
+
+def _logit_range(ranges: Mapping[int, list[StageRange]]) -> tuple[int, int]:
+    """Return what the logits of no length can leave; they are the only output of the last stage."""
+    bounds = [bound for proved in ranges.values() for bound in proved[-1].outputs.values()]
+    return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
 def _widths(network: Network, n: int) -> Counter[int]:

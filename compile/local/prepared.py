@@ -88,9 +88,8 @@ def prepare(
     steps = Stopwatch(observer or Observer())
     folder = prepare_circuits(model, cache_dir, steps)
     client, server = Client(folder, model.hash), Server(folder, model.hash)
-    digest, old_keys = folder_hash(folder), cache_entry(model, cache_dir) / OLD_KEYS
-    _move_old_keys(old_keys, keyring, client, digest, model.name, steps)
-    keyring.load_or_make(client, digest, model.name, passphrase, steps)
+    _move_old_keys(cache_entry(model, cache_dir) / OLD_KEYS, keyring, steps)
+    keyring.load_or_make(client, folder_hash(folder), model.name, passphrase, steps)
     steps.begin("send evaluation keys")
     data = client.evaluation_keys()
     evaluation_keys = server.read_evaluation_keys(data)
@@ -153,14 +152,14 @@ def _made_from(model: IntegerModel) -> dict[str, object]:
     }
 
 
-def _move_old_keys(
-    old: Path, keyring: Keyring, client: Client, digest: str, model: str, observer: Observer
-) -> None:
-    """Move keys that an older version left in the cache to the keyring: they are never removed."""
+def _move_old_keys(old: Path, keyring: Keyring, observer: Observer) -> None:
+    """Move keys that an older version left in the cache to the keyring: no key is ever removed.
+
+    They aren't used: their format has no digest, and keys that are damaged give wrong labels.
+    """
     if old.exists():
-        path = keyring.adopt(old, client, digest, model)
-        fitting = path == keyring.path(digest)
+        path = keyring.set_aside(old)
         observer.note(
-            f"the keys {old} moved to {path}: a cache may be deleted, keys may not"
-            + ("" if fitting else "; they fit no circuits of this version, so new ones are made")
+            f"the keys {old} moved to {path}: a cache may be deleted, keys may not. They have no "
+            "digest that would show damage, so new ones are made"
         )

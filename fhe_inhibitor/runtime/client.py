@@ -12,7 +12,7 @@ out right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,15 @@ from concrete import fhe
 
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.manifest import SPECS_FILE, Encryption, read_manifest
-from fhe_inhibitor.runtime.messages import Request, Response, pack_keys, unpack_keys, whole_stream
+from fhe_inhibitor.runtime.messages import (
+    SECRET_KEYS_FORMAT,
+    Request,
+    Response,
+    pack_keys,
+    pack_secret_keys,
+    unpack_secret_keys,
+    whole_stream,
+)
 from fhe_inhibitor.runtime.parameters import key_parameters
 from fhe_inhibitor.runtime.security import read_specifications
 from fhe_inhibitor.system.private_files import is_locked, lock, read_private, unlock, write_private
@@ -39,6 +47,7 @@ class Client:
     def __init__(self, folder: str | Path, model_hash: str | None = None) -> None:
         folder = Path(folder)
         self.manifest = read_manifest(folder, model_hash)
+        self.manifest.check_files(folder, SPECS_FILE)
         path = folder / SPECS_FILE
         specifications = read_specifications(path)
         self.parameters = key_parameters(specifications)
@@ -46,6 +55,7 @@ class Client:
             specs = fhe.ClientSpecs.deserialize(specifications.to_json().encode())
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{path} can't be read ({error}); compile the model again") from error
+        self._specs = specs
         self._client = fhe.Client(specs)
 
     def __repr__(self) -> str:
@@ -67,15 +77,42 @@ class Client:
         at all. Its folder is made, for the owner only, if missing.
         """
         self._need_keys()
-        data = pack_keys(self.manifest.keys_hash, self._keys.serialize())
+        data = pack_secret_keys(self.manifest.keys_hash, self._keys.serialize())
         write_private(path, data if passphrase is None else lock(data, passphrase))
 
-    def load_keys(self, path: str | Path, passphrase: str | None = None) -> None:
-        """Read what `save_keys` wrote.
+    def load_keys(
+        self,
+        path: str | Path,
+        passphrase: str | None = None,
+        confirm: Callable[[], None] | None = None,
+    ) -> bool:
+        """Read what `save_keys` wrote; return whether the file is of the format that it writes.
 
-        Raises InputError for a file that holds no keys, or keys of other circuits, that others
-        can read, or that the passphrase doesn't open.
+        confirm: called once the keys of an unlocked file of format 1 are here, which has no digest;
+        it raises InputError if they are damaged. Without it such a file is refused.
+
+        Raises InputError for a file that holds no keys, or keys of other circuits, that is damaged,
+        that others can read, or that the passphrase doesn't open.
         """
+        data, locked = self._read_keys(path, passphrase)
+        try:
+            keys, version = unpack_secret_keys(self.manifest.keys_hash, data)
+            unproved = version < SECRET_KEYS_FORMAT and not locked
+            if unproved and confirm is None:
+                raise InputError(f"format {version} has no digest to check them by")
+            self._keys.load_from_bytes(keys)
+            if unproved and confirm is not None:
+                confirm()
+        except (RuntimeError, InputError) as error:
+            self._client = fhe.Client(self._specs)
+            raise InputError(
+                f"{path} holds no keys that can be used ({first_line(error)}): restore the file, "
+                "or remove it and generate new ones"
+            ) from error
+        return version == SECRET_KEYS_FORMAT
+
+    def _read_keys(self, path: str | Path, passphrase: str | None) -> tuple[bytes, bool]:
+        """Return what a file of keys holds, and whether it was locked."""
         try:
             data = read_private(path)
         except OSError as error:
@@ -85,11 +122,8 @@ class Client:
                 data = unlock(data, passphrase)
             except InputError as error:
                 raise InputError(f"the keys {path} don't open: {error}") from error
-        try:
-            self._keys.load_from_bytes(unpack_keys(self.manifest.keys_hash, data))
-        except (RuntimeError, InputError) as error:
-            reason = first_line(error)
-            raise InputError(f"{path} holds no keys ({reason}); generate new ones") from error
+            return data, True
+        return data, False
 
     def evaluation_keys(self) -> bytes:
         """Return the public keys that a server needs; they don't decrypt."""
@@ -134,17 +168,26 @@ class Client:
     def decrypt(self, response: Response) -> np.ndarray:
         """Return the logits of a response, int64 `[n_labels]`.
 
-        Raises InputError for a response that holds none.
+        Raises InputError for a response that holds none, and for logits that the model can't give:
+        then keys or ciphertexts were damaged. Only this side knows of it, and is to keep it so.
         """
         self._need_keys()
         task = self.manifest.program(response.n).tasks[-1]
-        logits = response.ciphertexts.get(task.outputs[0], b"")
+        ciphertext = response.ciphertexts.get(task.outputs[0], b"")
         try:
-            value = fhe.Value.deserialize(whole_stream(logits))
+            value = fhe.Value.deserialize(whole_stream(ciphertext))
             decrypted = self._client.decrypt(value, function_name=task.function)
         except RuntimeError as error:
             raise InputError("the response holds no logits of these circuits") from error
-        return np.asarray(decrypted, dtype=np.int64).reshape(-1)
+        logits = np.asarray(decrypted, dtype=np.int64).reshape(-1)
+        low, high = self.manifest.logit_range
+        if logits.min() < low or logits.max() > high:
+            raise InputError(
+                f"the decrypted logits {logits.tolist()} leave {low}..{high}, which this model "
+                "never does: the keys or the ciphertexts are damaged, or the server ran another "
+                "model. Don't tell the server that this happened"
+            )
+        return logits
 
     def _encrypt(self, value: np.ndarray, encryption: Encryption) -> bytes:
         function = encryption.function

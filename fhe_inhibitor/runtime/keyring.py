@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
 
 KEYS_FILE, ABOUT_FILE, LOCK_FILE = "secret.keys", "about.json", ".lock"
-ASIDE = "aside"  # for keys that fit no circuits any more
+ASIDE = "aside"  # for keys of older versions, which have no digest
 OLD_NAME = "model_hash"  # of the circuits' hash, in files that versions before 0.2 wrote
 
 
@@ -117,35 +117,25 @@ class Keyring:
         with self._entry(circuits_hash):
             if path.exists():
                 observer.begin("load keys")
-                client.load_keys(path, passphrase)
+                confirm = self._comparison(client, circuits_hash)
+                if not client.load_keys(path, passphrase, confirm):
+                    client.save_keys(path, passphrase)
             else:
                 observer.begin("keygen")
                 client.generate_keys()
                 self._describe(client, circuits_hash, model)
                 client.save_keys(path, passphrase)
 
-    def adopt(self, keys: Path, client: Client, circuits_hash: str, model: str) -> Path:
-        """Move a file of keys here; return where it lies now.
+    def set_aside(self, keys: Path) -> Path:
+        """Move a file of keys that nothing vouches for to a folder that nothing reads.
 
-        It goes under that hash if the client's circuits take it and there are no keys for them,
-        else as it is into a folder aside, which nothing reads. Raises InputError for a folder that
-        can't be written.
+        Returns where it lies now. Raises InputError for a folder that can't be written.
         """
-        path = self.path(circuits_hash)
-        with self._entry(circuits_hash):
-            try:
-                if path.exists():
-                    raise InputError(f"there are keys for {circuits_hash[:12]} already")
-                client.load_keys(keys)
-            except InputError:
-                digest = hashlib.sha256(keys.read_bytes()).hexdigest()
-                path = self.folder / ASIDE / digest / KEYS_FILE
-                make_private(path.parent)
-                shutil.move(keys, path)
-            else:
-                self._describe(client, circuits_hash, model)
-                client.save_keys(path)
-                keys.unlink()
+        digest = hashlib.sha256(keys.read_bytes()).hexdigest()
+        path = self.folder / ASIDE / digest / KEYS_FILE
+        with self._readable_errors():
+            make_private(path.parent)
+            shutil.move(keys, path)
         return path
 
     def remove(self, entry: KeysEntry) -> None:
@@ -156,10 +146,16 @@ class Keyring:
     def _entry(self, circuits_hash: str) -> Iterator[None]:
         """Hold a model's keys for this process alone, in a folder made where it is missing."""
         folder = self.path(circuits_hash).parent
-        try:
+        with self._readable_errors():
             make_private(folder)
             with FileLock(folder / LOCK_FILE, mode=0o600):
                 yield
+
+    @contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        """Turn what the file system refuses into an error that says what to do."""
+        try:
+            yield
         except OSError as error:
             raise InputError(
                 f"the keys folder {self.folder} can't be written ({error.strerror}): make it "

@@ -8,10 +8,11 @@ the model's public part (`fhe_inhibitor.integer.public`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,10 @@ class Manifest:
     """What a folder of circuits holds.
 
     model_hash: SHA-256 of all integer parameters, `IntegerModel.hash`. keys_hash: of the keys'
-    parameters. input_range: of x, ends included. dim: its channels. programs: by number of tokens.
-    benchmarks: by bit width, a function of `benchmark_size` lookups that measures the time of
-    one.
+    parameters. input_range: of x, ends included. dim: its channels. logit_range: what the logits
+    were proved never to leave, ends included. programs: by number of tokens. benchmarks: by bit
+    width, a function of `benchmark_size` lookups that measures the time of one. files: SHA-256 of
+    the files beside it, by path; those of `server/` are on the server alone.
     """
 
     model_hash: str
@@ -91,9 +93,11 @@ class Manifest:
     dim: int
     n_labels: int
     input_range: tuple[int, int]
+    logit_range: tuple[int, int]
     programs: Mapping[int, Program]
     benchmarks: Mapping[int, str]
     benchmark_size: int
+    files: Mapping[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     concrete_version: str = CONCRETE_VERSION
 
@@ -109,8 +113,31 @@ class Manifest:
         return self.programs[n]
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a folder of circuits."""
-        (folder / MANIFEST_FILE).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        """Write the manifest into a folder of circuits, with a digest of each file there."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+        content = json.dumps(asdict(replace(self, files=files)), indent=1)
+        (folder / MANIFEST_FILE).write_text(content, encoding="utf-8")
+
+    def check_files(self, folder: Path, start: str) -> None:
+        """Check the files whose path begins so: damaged native code ends the process that loads it.
+
+        Raises InputError, naming the file, if one is missing or damaged, or if there is none.
+        """
+        names = [name for name in self.files if name.startswith(start)]
+        for name in names or [start]:
+            path = folder / name
+            try:
+                damaged = _sha256(path) != self.files.get(name)
+            except OSError as error:
+                raise InputError(f"{path} can't be read ({error}); compile the model again") from (
+                    error
+                )
+            if damaged:
+                raise InputError(
+                    f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}; compile "
+                    "the model again"
+                )
 
 
 def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:
@@ -131,7 +158,7 @@ def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:
         manifest = _manifest(content)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} can't be read as circuits ({type(error).__name__}: {error}); "
             "compile the model again"
@@ -147,9 +174,11 @@ def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:
 def _manifest(content: dict[str, Any]) -> Manifest:
     programs = {int(n): _program(program) for n, program in content["programs"].items()}
     benchmarks = {int(width): name for width, name in content["benchmarks"].items()}
-    input_range = (int(content["input_range"][0]), int(content["input_range"][1]))
-    content = {**content, "programs": programs, "benchmarks": benchmarks}
-    return Manifest(**{**content, "input_range": input_range})
+    ranges = {
+        name: (int(content[name][0]), int(content[name][1]))
+        for name in ("input_range", "logit_range")
+    }
+    return Manifest(**{**content, "programs": programs, "benchmarks": benchmarks, **ranges})
 
 
 def _program(content: dict[str, Any]) -> Program:
@@ -166,6 +195,11 @@ def _program(content: dict[str, Any]) -> Program:
             for item in content["tasks"]
         ),
     )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -1,19 +1,29 @@
 """Bytes between client and server: named ciphertexts behind a JSON header.
 
     "FHEI" | format, 1 byte | length of the header, 4 bytes | header, JSON | ciphertexts
+    | SHA-256, 32 bytes
 
-The header gives the number of tokens, then name and size of each ciphertext. A ciphertext is a
-serialized Concrete value; what is inside is for the server's circuits to check.
+The SHA-256 is of all before it. TLS protects what is on its way; the digest is for what lay on a
+disk, because a damaged ciphertext decrypts to a wrong label, not to an error. The header gives the
+number of tokens, then name and size of each ciphertext. A ciphertext is a serialized Concrete
+value; what is inside is for the server's circuits to check.
 
-Keys, both those for evaluation and a client's own file, are Concrete's bytes behind
+Evaluation keys are Concrete's bytes behind
 
     "FHEK" | format, 1 byte | hash of the keys' parameters, 32 bytes
 
-because keys of other circuits crash the process that uses them, instead of being refused.
+because keys of other circuits crash the process that uses them, instead of being refused. They are
+known by the SHA-256 of all of it. A client's own keys have it with them, format 2:
+
+    "FHEK" | format, 1 byte | hash of the keys' parameters, 32 bytes | SHA-256, 32 bytes
+
+of the parameters' hash and of the keys behind it. It tells damage. Who can write to the file can
+write another digest: against that a passphrase helps (`system.private_files`), and the file's mode.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -23,9 +33,10 @@ from typing import Self
 from fhe_inhibitor.errors import InputError
 
 MAGIC, KEYS_MAGIC = b"FHEI", b"FHEK"
-FORMAT = 1
+FORMAT, KEYS_FORMAT, SECRET_KEYS_FORMAT = 2, 1, 2
 _PREFIX = struct.Struct("<4sBI")
 _KEYS_PREFIX = struct.Struct("<4sB32s")
+_DIGEST_BYTES = 32
 KEYS_HEADER_BYTES = _KEYS_PREFIX.size
 MAX_HEADER_BYTES = 1 << 16
 
@@ -45,13 +56,13 @@ class Message:
         """Return the message as bytes."""
         sizes = {name: len(data) for name, data in self.ciphertexts.items()}
         header = json.dumps({"n": self.n, "sizes": sizes}).encode()
-        return b"".join(
-            [_PREFIX.pack(MAGIC, FORMAT, len(header)), header, *self.ciphertexts.values()]
-        )
+        prefix = _PREFIX.pack(MAGIC, FORMAT, len(header))
+        content = b"".join([prefix, header, *self.ciphertexts.values()])
+        return content + _sha256(content)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` wrote. Raises InputError for anything else, cut data included."""
+        """Read what `to_bytes` wrote. Raises InputError for anything else, damage included."""
         kind = cls.__name__.lower()
         if len(data) < _PREFIX.size:
             raise InputError(f"a {kind} of {len(data)} bytes is cut: send all of it")
@@ -65,9 +76,11 @@ class Message:
             valid = all(type(size) is int and size >= 0 for size in [n, *sizes.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the header of a {kind} can't be read: send it again") from error
-        size = start + sum(sizes.values()) if valid else -1
+        size = start + sum(sizes.values()) + _DIGEST_BYTES if valid else -1
         if len(data) != size:
             raise InputError(f"a {kind} has {len(data)} bytes, its header says {size}")
+        if data[-_DIGEST_BYTES:] != _sha256(data[:-_DIGEST_BYTES]):
+            raise InputError(f"a {kind} was damaged: its SHA-256 is another one; send it again")
         ciphertexts = {}
         for name, size in sizes.items():
             ciphertexts[name] = data[start : start + size]
@@ -108,8 +121,8 @@ def whole_stream(data: bytes) -> bytes:
 
 
 def pack_keys(parameters_hash: str, keys: bytes) -> bytes:
-    """Return keys behind the hash, 64 hexadecimal digits, of their parameters."""
-    return _KEYS_PREFIX.pack(KEYS_MAGIC, FORMAT, bytes.fromhex(parameters_hash)) + keys
+    """Return evaluation keys behind the hash, 64 hexadecimal digits, of their parameters."""
+    return _KEYS_PREFIX.pack(KEYS_MAGIC, KEYS_FORMAT, bytes.fromhex(parameters_hash)) + keys
 
 
 def unpack_keys(parameters_hash: str, data: bytes) -> bytes:
@@ -120,14 +133,51 @@ def unpack_keys(parameters_hash: str, data: bytes) -> bytes:
     >>> unpack_keys("ab" * 32, pack_keys("ab" * 32, b"..."))
     b'...'
     """
+    version = _read_keys_prefix(parameters_hash, data)
+    if version != KEYS_FORMAT:
+        raise InputError(f"these {len(data)} bytes are no evaluation keys of format {KEYS_FORMAT}")
+    return data[_KEYS_PREFIX.size :]
+
+
+def pack_secret_keys(parameters_hash: str, keys: bytes) -> bytes:
+    """Return a client's keys behind the hash of their parameters and their own SHA-256."""
+    parameters = bytes.fromhex(parameters_hash)
+    prefix = _KEYS_PREFIX.pack(KEYS_MAGIC, SECRET_KEYS_FORMAT, parameters)
+    return prefix + _sha256(parameters + keys) + keys
+
+
+def unpack_secret_keys(parameters_hash: str, data: bytes) -> tuple[bytes, int]:
+    """Return the keys in what `pack_secret_keys` gave, and their format.
+
+    Format 1, which versions before 0.2 wrote, has no SHA-256: what checks such keys is up to the
+    caller. Raises InputError for anything else, for damaged keys, and for other parameters.
+    """
+    version = _read_keys_prefix(parameters_hash, data)
+    keys = data[_KEYS_PREFIX.size :]
+    if version == KEYS_FORMAT:
+        return keys, version
+    if version != SECRET_KEYS_FORMAT:
+        raise InputError(f"keys of format {version}, this version reads {SECRET_KEYS_FORMAT}")
+    digest, keys = keys[:_DIGEST_BYTES], keys[_DIGEST_BYTES:]
+    if digest != _sha256(bytes.fromhex(parameters_hash) + keys):
+        raise InputError("damaged: their SHA-256 is another one")
+    return keys, version
+
+
+def _read_keys_prefix(parameters_hash: str, data: bytes) -> int:
+    """Return the format of keys. Raises InputError if they have other parameters, or are none."""
     if len(data) < _KEYS_PREFIX.size:
         raise InputError(f"keys of {len(data)} bytes are cut: send all of them")
     magic, version, digest = _KEYS_PREFIX.unpack_from(data)
-    if (magic, version) != (KEYS_MAGIC, FORMAT):
-        raise InputError(f"these {len(data)} bytes are no keys of format {FORMAT}")
+    if magic != KEYS_MAGIC:
+        raise InputError(f"these {len(data)} bytes are no keys")
     if digest.hex() != parameters_hash:
         raise InputError(
             f"keys for parameters {digest.hex()[:12]}, wanted {parameters_hash[:12]}: they belong "
             "to other circuits; generate new ones"
         )
-    return data[_KEYS_PREFIX.size :]
+    return version
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

@@ -38,6 +38,7 @@ class Server:
     def __init__(self, folder: str | Path, model_hash: str | None = None) -> None:
         folder = Path(folder)
         self.manifest = read_manifest(folder, model_hash)
+        self.manifest.check_files(folder, f"{SERVER_FOLDER}/")
         try:
             library = Library(str(folder / SERVER_FOLDER))
             self._program = ServerProgram(library, False)

@@ -11,6 +11,7 @@ that is why it is a process.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import resource
@@ -56,6 +57,8 @@ class KeysInMemory:
         name = (claim.user, claim.keys, claim.circuits_hash)
         if name not in self._kept:
             data = self._storage.keys(claim.user, claim.keys).read_bytes()
+            if hashlib.sha256(data).hexdigest() != claim.keys:
+                raise InputError("the keys were damaged on the server: delete and send them again")
             self._make_room(len(data))
             self._kept[name] = (server.read_evaluation_keys(data), len(data))
         self._kept.move_to_end(name)

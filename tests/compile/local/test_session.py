@@ -197,24 +197,18 @@ def test_a_deleted_cache_deletes_no_key(model, entry: Path, tmp_path: Path) -> N
 def test_keys_in_the_old_place_are_moved_and_that_is_said(
     model, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (keys,) = Keyring().entries()
-    content = Keyring().path(keys.circuits_hash).read_bytes()
     old = entry / "keys" / "secret.keys"
     old.parent.mkdir()
-    old.write_bytes(content)
-    old.chmod(0o600)
+    old.write_bytes(b"FHEK")
     monkeypatch.setenv(KEYS_VARIABLE, str(tmp_path / "keys"))
     recorder = Recorder()
     Session(model, cache_dir=entry.parent, observer=recorder).prepare()
-    assert not old.exists()
-    (moved,) = Keyring().entries()
-    assert (moved.circuits_hash, moved.evaluation_keys) == (
-        keys.circuits_hash,
-        keys.evaluation_keys,
-    )
+    (aside,) = (tmp_path / "keys" / "aside").glob("*/secret.keys")
+    assert aside.read_bytes() == b"FHEK" and not old.exists()
     (note,) = recorder.notes
-    assert str(old) in note and "moved to" in note and "new ones" not in note
-    assert recorder.steps == ["load circuits", "load keys", "send evaluation keys"]
+    assert str(old) in note and f"moved to {aside}" in note
+    assert recorder.steps == ["load circuits", "keygen", "send evaluation keys"]
+    assert len(Keyring().entries()) == 1
 
 
 @pytest.mark.fhe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response
 from tests.execution import Execution
 from tests.networks import random_inputs
+from tests.old_keys import save_format_1
 
 pytestmark = pytest.mark.fhe
 
-PARAMETERS = 37  # bytes before the keys themselves
+PARAMETERS = 37  # bytes before evaluation keys
+DIGEST = 32  # bytes more before secret ones
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +100,7 @@ def test_a_file_without_keys_is_refused(inhibitor: Execution, tmp_path: Path) ->
         b"",
         b"garbage" * 99,
         data[:PARAMETERS],
+        data[: PARAMETERS + DIGEST],
         data[: len(data) // 2],
         b"\0" + data[1:],
     ):
@@ -105,6 +109,67 @@ def test_a_file_without_keys_is_refused(inhibitor: Execution, tmp_path: Path) ->
             Client(inhibitor.folder).load_keys(path)
     with pytest.raises(InputError, match="holds no keys"):
         Client(inhibitor.folder).load_keys(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("what", ["random", "zeros", "a bit", "the digest"])
+def test_damaged_keys_are_refused(inhibitor: Execution, tmp_path: Path, what: str) -> None:
+    """As for a disk that gave other bytes: before, labels came out wrong, without a word."""
+    path = tmp_path / "keys"
+    inhibitor.client.save_keys(path)
+    data = bytearray(path.read_bytes())
+    middle, run = len(data) // 2, len(data) // 16
+    if what == "a bit":
+        data[-100] ^= 1
+    elif what == "the digest":
+        data[PARAMETERS] ^= 1
+    else:
+        data[middle : middle + run] = os.urandom(run) if what == "random" else bytes(run)
+    path.write_bytes(data)
+    client = Client(inhibitor.folder)
+    with pytest.raises(InputError, match="damaged: their SHA-256 is another one") as error:
+        client.load_keys(path)
+    assert str(path) in str(error.value) and not client.has_keys
+
+
+def test_keys_without_a_digest_want_a_check(inhibitor: Execution, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    save_format_1(inhibitor.client, path)
+    client = Client(inhibitor.folder)
+    with pytest.raises(InputError, match="format 1 has no digest"):
+        client.load_keys(path)
+
+    def refuse() -> None:
+        assert client.evaluation_keys() == inhibitor.client.evaluation_keys()
+        raise InputError("other keys")
+
+    with pytest.raises(InputError, match="other keys"):
+        client.load_keys(path, confirm=refuse)
+    assert not client.has_keys
+    assert not client.load_keys(path, confirm=lambda: None)
+    assert client.has_keys
+
+
+def test_logits_that_the_model_never_gives_are_refused(
+    inhibitor: Execution, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What keys of another client, or damaged ones, make of a response."""
+    x, padding = random_inputs(np.random.default_rng(0), inhibitor.network, 3)
+    response = inhibitor.server.run(inhibitor.client.encrypt(x, padding), inhibitor.evaluation_keys)
+    low, high = inhibitor.compiled.manifest.logit_range
+    assert low <= inhibitor.client.decrypt(response).min()
+    assert inhibitor.client.decrypt(response).max() <= high
+    never = [low, high + 1]
+    monkeypatch.setattr(other._client, "decrypt", lambda *_, **__: np.array(never))
+    with pytest.raises(InputError, match=rf"leave {low}\.\.{high}.*Don't tell the server"):
+        other.decrypt(response)
+
+
+def test_damaged_specifications_are_named(inhibitor: Execution, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(inhibitor.folder, tmp_path / "circuits"))
+    path = folder / "client.specs.json"
+    path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+    with pytest.raises(InputError, match=r"client\.specs\.json is damaged"):
+        Client(folder)
 
 
 def test_a_response_without_logits_is_refused(inhibitor: Execution) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system import private_files
 from tests.execution import Execution
 from tests.observers import Recorder
+from tests.old_keys import save_format_1
 
 HASH, OTHER = "ab" * 32, "ac" * 32
 
@@ -103,26 +105,39 @@ def test_keys_that_cannot_be_read_are_never_replaced(
 
 
 @pytest.mark.fhe
-def test_keys_from_elsewhere_move_in_and_nothing_is_overwritten(
-    inhibitor: Execution, keyring: Keyring, tmp_path: Path
+@pytest.mark.parametrize("damaged", [False, True])
+def test_keys_of_an_older_version_are_compared_and_written_anew(
+    inhibitor: Execution, keyring: Keyring, damaged: bool
 ) -> None:
-    old, damaged = tmp_path / "old", tmp_path / "damaged"
-    inhibitor.client.save_keys(old)
-    path = keyring.adopt(old, Client(inhibitor.folder), HASH, "tiny")
-    assert path == keyring.path(HASH) and not old.exists()
-    (entry,) = keyring.entries()
-    digest = hashlib.sha256(inhibitor.client.evaluation_keys()).hexdigest()
-    assert (entry.model, entry.evaluation_keys) == ("tiny", digest)
+    made = Client(inhibitor.folder)
+    keyring.load_or_make(made, HASH, "tiny")
+    path = keyring.path(HASH)
+    whole = path.read_bytes()
+    save_format_1(made, path)
+    client = Client(inhibitor.folder)
+    if not damaged:
+        keyring.load_or_make(client, HASH, "tiny")
+        assert path.read_bytes() == whole
+        return
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 1000] = os.urandom(1000)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="their evaluation keys have another SHA-256"):
+        keyring.load_or_make(client, HASH, "tiny")
+    assert path.read_bytes() == data and not client.has_keys
 
-    inhibitor.client.save_keys(old)  # while there are some
-    damaged.write_bytes(b"FHEK")
-    damaged.chmod(0o600)
-    for keys, circuits_hash in ((old, HASH), (damaged, OTHER)):
-        content = keys.read_bytes()
-        aside = keyring.adopt(keys, Client(inhibitor.folder), circuits_hash, "tiny")
+
+def test_keys_of_an_older_version_are_set_aside_unread(keyring: Keyring, tmp_path: Path) -> None:
+    for content in (b"FHEK one", b"FHEK two"):
+        keys = tmp_path / "secret.keys"
+        keys.write_bytes(content)
+        keys.chmod(0o600)
+        aside = keyring.set_aside(keys)
         assert aside.is_relative_to(keyring.folder / "aside") and not keys.exists()
         assert aside.read_bytes() == content
-    assert keyring.entries() == [entry]
+        assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    assert keyring.entries() == []
 
 
 def test_an_entry_of_an_older_version_is_read(keyring: Keyring) -> None:

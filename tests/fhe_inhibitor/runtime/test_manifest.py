@@ -31,6 +31,7 @@ MANIFEST = Manifest(
     dim=4,
     n_labels=2,
     input_range=(-8, 7),
+    logit_range=(-48, 48),
     programs={
         8: Program(
             (Encryption("x.0", "x", "project_n8", 0),),
@@ -66,6 +67,7 @@ def test_a_manifest_comes_back(tmp_path: Path) -> None:
         ({"programs": {"8": {"tasks": []}}}, "can't be read as circuits"),
         ({"surplus": 1}, "can't be read as circuits"),
         ({"input_range": 3}, "can't be read as circuits"),
+        ({"logit_range": []}, "can't be read as circuits"),
     ],
 )
 def test_another_manifest_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -88,3 +90,18 @@ def test_a_missing_manifest_and_length_are_named(tmp_path: Path) -> None:
         read_manifest(tmp_path)
     with pytest.raises(InputError, match="9 tokens: these circuits take 8, 16"):
         replace(MANIFEST, programs={16: MANIFEST.program(8), **MANIFEST.programs}).program(9)
+
+
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
+    library = tmp_path / "server" / "library"
+    library.parent.mkdir()
+    library.write_bytes(b"native code")
+    MANIFEST.write(tmp_path)
+    manifest = read_manifest(tmp_path)
+    manifest.check_files(tmp_path, "server/")
+    for spoil in (lambda: library.write_bytes(b"native"), library.unlink):
+        spoil()
+        with pytest.raises(InputError, match=f"{library} (is damaged|can't be read)"):
+            manifest.check_files(tmp_path, "server/")
+    with pytest.raises(InputError, match="client.specs.json can't be read"):
+        manifest.check_files(tmp_path, "client.specs.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -9,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.messages import Request, Response, pack_keys, unpack_keys
+from fhe_inhibitor.runtime.messages import (
+    Request,
+    Response,
+    pack_keys,
+    pack_secret_keys,
+    unpack_keys,
+    unpack_secret_keys,
+)
 
 MESSAGE = Request(8, {"x.0": b"abc", "padding.0": b""})
 HASH = "0f" * 32
@@ -43,8 +51,16 @@ def test_every_cut_is_refused() -> None:
 )
 def test_a_wrong_header_is_refused(header: object) -> None:
     data = json.dumps(header).encode()
-    with pytest.raises(InputError):
-        Request.from_bytes(b"FHEI\x01" + len(data).to_bytes(4, "little") + data)
+    data = b"FHEI\x02" + len(data).to_bytes(4, "little") + data
+    with pytest.raises(InputError, match="header"):
+        Request.from_bytes(data + hashlib.sha256(data).digest())
+
+
+def test_a_damaged_message_is_refused() -> None:
+    data = bytearray(MESSAGE.to_bytes())
+    data[-33] ^= 1
+    with pytest.raises(InputError, match="a request was damaged"):
+        Request.from_bytes(bytes(data))
 
 
 def test_keys_of_other_circuits_are_refused() -> None:
@@ -52,3 +68,22 @@ def test_keys_of_other_circuits_are_refused() -> None:
     assert unpack_keys(HASH, packed) == b"secret"
     with pytest.raises(InputError, match="belong to other circuits"):
         unpack_keys("1f" * 32, packed)
+    secret = pack_secret_keys(HASH, b"secret")
+    assert unpack_secret_keys(HASH, secret) == (b"secret", 2)
+    with pytest.raises(InputError, match="belong to other circuits"):
+        unpack_secret_keys("1f" * 32, secret)
+    with pytest.raises(InputError, match="no evaluation keys"):
+        unpack_keys(HASH, secret)
+    with pytest.raises(InputError, match="format 3"):
+        unpack_secret_keys(HASH, secret[:4] + b"\x03" + secret[5:])
+
+
+@given(st.integers(0, 74), st.integers(1, 255))
+def test_a_changed_byte_of_secret_keys_is_noticed(place: int, change: int) -> None:
+    data = bytearray(pack_secret_keys(HASH, b"secret"))
+    data[place] ^= change
+    try:
+        keys, version = unpack_secret_keys(HASH, bytes(data))
+    except InputError:
+        return
+    assert version == 1 and len(keys) == 38  # what has no digest: the caller has to check it

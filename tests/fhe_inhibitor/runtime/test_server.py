@@ -100,7 +100,7 @@ def test_wrong_evaluation_keys_are_refused(inhibitor: Execution) -> None:
 def test_a_folder_that_lacks_a_file_is_refused(inhibitor: Execution, tmp_path: Path) -> None:
     folder = tmp_path / "circuits"
     shutil.copytree(inhibitor.folder, folder)
-    with pytest.raises(InputError, match="belongs to the network"):
+    with pytest.raises(InputError, match="belongs to the model"):
         Server(folder, model_hash="00" * 32)
     for path in (folder / SERVER_FOLDER).iterdir():
         path.unlink()
