@@ -18,7 +18,7 @@ so that an accumulator of 12 bits reads a table of 32 entries with one 5-bit loo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class Table:
 
     def take(self, channels: np.ndarray) -> Table:
         """Return the table whose channels are these rows of the first channel axis."""
-        return Table(self.values[channels], self.first, self.lsbs)
+        return replace(self, values=self.values[channels])
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,7 @@ def exact_lookup(x: np.ndarray, table: Table) -> np.ndarray:
     Raises OverflowError if a value leaves the table: accumulators never saturate here,
     because encrypted ones would wrap around in silence.
     """
-    low, high = table.domain
-    if x.size and (x.min() < low or x.max() > high):
-        raise OverflowError(
-            f"an accumulator reached {x.min()}..{x.max()}, its table covers {low}..{high}"
-        )
+    _check_domain(x, table)
     half = (1 << table.lsbs) >> 1
     return read((x + half) >> table.lsbs, table)
 
@@ -170,14 +166,23 @@ def noisy_lookup(rng: np.random.Generator, noise_std: float) -> Lookup:
     noise_std: standard deviation of the noise, in units of one rounding step 2^lsbs. Noise
     beyond half a step is cut off: its probability is the lookup's p_error. Concrete moves x
     half a unit up first, so that without noise a tie is rounded up and none is on the
-    boundary. Lookups without rounding are exact.
+    boundary. Lookups without rounding are exact. Raises OverflowError as `exact_lookup` does.
     """
 
     def lookup(x: np.ndarray, table: Table) -> np.ndarray:
         if table.lsbs == 0:
             return exact_lookup(x, table)
+        _check_domain(x, table)
         step = 1 << table.lsbs
         noise = np.clip(rng.normal(0.0, noise_std, x.shape), -0.499, 0.499)
         return read(np.floor((x + 0.5) / step + 0.5 + noise).astype(np.int64), table)
 
     return lookup
+
+
+def _check_domain(x: np.ndarray, table: Table) -> None:
+    low, high = table.domain
+    if x.size and (x.min() < low or x.max() > high):
+        raise OverflowError(
+            f"an accumulator reached {x.min()}..{x.max()}, its table covers {low}..{high}"
+        )

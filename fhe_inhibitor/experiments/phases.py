@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
 from fhe_inhibitor.experiments.data import HELD_OUT, ExperimentData
 from fhe_inhibitor.experiments.record import JOURNAL, WORK
-from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.tasks import Task
 from fhe_inhibitor.training.alignment import align_layers
+from fhe_inhibitor.training.checkpoints import read_tensors, write_tensors
 from fhe_inhibitor.training.phases import Journal, Phase, choose_trained, train_model
 
 
@@ -42,7 +41,7 @@ class Phases:
         if phase.max_steps == 0:
             return
         if done.exists():
-            saved = load_file(done)
+            saved = read_tensors(done)
             self.seconds[phase.name] = float(saved.pop("seconds"))
             model.load_state_dict(saved)
             model.eval()
@@ -52,7 +51,7 @@ class Phases:
         model.eval()
         self.seconds[phase.name] = round(time.monotonic() - start, 1)
         seconds = torch.tensor(self.seconds[phase.name])
-        write_atomically(done, save({**model.state_dict(), "seconds": seconds}))
+        write_tensors(done, {**model.state_dict(), "seconds": seconds})
         shutil.rmtree(self._folder(phase), ignore_errors=True)
 
     def _train(self, phase: Phase, model: Any, reference: Any) -> None:

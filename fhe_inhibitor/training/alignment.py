@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
-from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import length_batches, padded_batches
+from fhe_inhibitor.training.checkpoints import read_tensors, write_tensors
 from fhe_inhibitor.training.losses import layer_losses
 from fhe_inhibitor.training.phases import (
     ALIGNED,
@@ -127,7 +126,7 @@ def align_layers(
         done = folder / f"layer-{index}.safetensors"
         layer_rows = states.targets(index)
         if done.exists():
-            block.attention.load_state_dict(load_file(done))
+            block.attention.load_state_dict(read_tensors(done))
         else:
             alone = AttentionAlone(block.attention)
             _choose_trained(alone, learn_thresholds)
@@ -144,7 +143,7 @@ def align_layers(
                 lengths=[len(row.x) for row in layer_rows[:n_trained]],
                 collator=_collate,
             )
-            write_atomically(done, save(block.attention.state_dict()))
+            write_tensors(done, block.attention.state_dict())
         states.advance(index)
 
 

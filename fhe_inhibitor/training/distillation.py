@@ -13,23 +13,23 @@ very tokens that the student reads (`phrase_teacher`).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.quantized.network import calibrate, centre_keys
-from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.processor import autocast, flush_denormals, one_thread
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.training.checkpoints import fingerprint, read_tensors, write_tensors
 from fhe_inhibitor.training.corpus import TokenizedTexts
 from fhe_inhibitor.training.losses import Observed, layer_losses, soft_loss
 from fhe_inhibitor.training.pruning import prune
@@ -155,7 +155,8 @@ def distil(
 
     model: takes `input_ids` and `attention_mask`, returns `.logits`; quantized after the float
     phase if it has a quantization configuration. checkpoint: a file to resume from, written
-    every `CHECKPOINT_STEPS` steps. reference: returns the target for the tokens that the student
+    every `CHECKPOINT_STEPS` steps; InputError is raised for one of another config, student or
+    data, and for a damaged one. reference: returns the target for the tokens that the student
     reads: logits, and `states` in the order of the student's `hidden_states`; if None, the texts'
     logits are the target. observer: hears of each training step. The same seed gives the same
     weights: it computes on one thread.
@@ -165,9 +166,9 @@ def distil(
     quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None
     switch = int(config.float_fraction * config.steps) if quantizes else config.steps
     weights = torch.from_numpy(importance)
-    start = 0
+    start, run = 0, _describe_run(model, texts, weights, config)
     if checkpoint and checkpoint.is_file():
-        start = _load(checkpoint, model, average, optimizer)
+        start = _load(checkpoint, run, model, average, optimizer)
         if start > switch:
             model.quantized = True
     rate = _schedule(config, switch)
@@ -206,7 +207,7 @@ def distil(
         average.update_parameters(model)
         observer.finish(1)
         if checkpoint and (step + 1) % CHECKPOINT_STEPS == 0:
-            _save(checkpoint, model, average, optimizer)
+            _save(checkpoint, run, model, average, optimizer)
     model.load_state_dict(average.module.state_dict())
     return model.eval()
 
@@ -311,19 +312,28 @@ def _batches(
             yield torch.from_numpy(rows), n
 
 
-def _save(path: Path, model: nn.Module, average: AveragedModel, optimizer: Any) -> None:
+def _describe_run(
+    model: nn.Module, texts: TextTable, importance: Tensor, config: DistillationConfig
+) -> str:
+    """Return what a checkpoint must have been made with: config, shapes, texts with targets."""
+    shapes = [(name, list(weight.shape)) for name, weight in model.named_parameters()]
+    data = (texts.ids, texts.lengths, texts.logits, texts.labels, importance)
+    return json.dumps([asdict(config), shapes, fingerprint(data)])
+
+
+def _save(path: Path, run: str, model: nn.Module, average: AveragedModel, optimizer: Any) -> None:
     """Write everything that the next step needs; the optimizer's state tells which that is."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
     tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(tensors))
+    write_tensors(path, tensors, run)
 
 
-def _load(path: Path, model: nn.Module, average: AveragedModel, optimizer: Any) -> int:
+def _load(path: Path, run: str, model: nn.Module, average: AveragedModel, optimizer: Any) -> int:
     """Restore what `_save` wrote and return the step to go on with."""
-    tensors = load_file(path)
+    tensors = read_tensors(path, run)
     model.load_state_dict(_under(tensors, "model."))
     average.load_state_dict(_under(tensors, "average."))
     state: dict[int, dict[str, Tensor]] = {}

@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.processor import autocast, flush_denormals
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.batches import pad, shuffled_batches
 from fhe_inhibitor.text.data import LabelledText
+from fhe_inhibitor.training.checkpoints import read_tensors, write_tensors
 from fhe_inhibitor.training.teacher import Teacher, encode
 
 
@@ -105,25 +103,18 @@ class _Checkpoint:
         for name, weight in weights.items():
             for key, value in optimizer.state[weight].items():
                 tensors[f"{key}/{name}"] = value
-        write_atomically(self.path, save(tensors, {"run": self.run, "step": str(step)}))
+        write_tensors(self.path, tensors | {"step": torch.tensor(step)}, self.run)
 
     def load(self, weights: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> int:
         if not self.path.exists():
             return 0
-        with safe_open(self.path, "pt") as file:
-            metadata = file.metadata()
-        if metadata["run"] != self.run:
-            raise InputError(
-                f"{self.path.parent} is the unfinished run of other settings "
-                f"({metadata['run']}, now {self.run}); remove it or name another out_dir"
-            )
-        tensors = load_file(self.path)
+        tensors = read_tensors(self.path, self.run)
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(tensors[f"weight/{name}"])
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 optimizer.state[weight] = {key: tensors[f"{key}/{name}"] for key in keys}
-        return int(metadata["step"])
+        return int(tensors["step"])
 
 
 def _step(

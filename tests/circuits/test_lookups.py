@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from circuits.counts import count_lookups, count_pairs
 from circuits.dot_product import make_product, multiply
 from circuits.intervals import full, interval, interval_lookup
-from circuits.lookups import Table, bit_width, exact_lookup, noisy_lookup, table_of
+from circuits.lookups import (
+    AntiperiodicTable,
+    Table,
+    antiperiodic_abs,
+    bit_width,
+    exact_lookup,
+    noisy_lookup,
+    table_of,
+)
 from circuits.network import run
 from circuits.pairs import make_pairs
 from circuits.plan import network_stages
@@ -55,6 +64,23 @@ def test_leaving_a_table_is_an_error() -> None:
         exact_lookup(np.array([-1, 28]), table)
     with pytest.raises(OverflowError, match=r"reach 0\.\.8, the table covers 0\.\.7"):
         interval_lookup(full((1,), 0, 28), table)
+
+
+def test_leaving_a_table_is_an_error_with_noise_too() -> None:
+    """Before, an index beyond the end read the next channel's entries."""
+    table = Table(np.stack([np.arange(4), np.arange(20, 24)]), lsbs=2)
+    lookup = noisy_lookup(np.random.default_rng(0), NOISE_STD)
+    for x in (-1, 12):
+        with pytest.raises(OverflowError, match=rf"reached {x}\.\.{x}, its table covers 0\.\.11"):
+            lookup(np.array([[x, x]]), table)
+
+
+def test_taken_channels_keep_the_kind_of_their_table() -> None:
+    table = antiperiodic_abs(2)
+    rows = replace(table, values=np.stack([table.values, -table.values])).take(np.array([1, 0]))
+    assert isinstance(rows, AntiperiodicTable)
+    x = np.arange(-3, 4)
+    assert exact_lookup(np.stack([x, x], axis=-1), rows)[:, 1].tolist() == [1, 0, -1, -2, -1, 0, 1]
 
 
 def test_noise_flips_what_lies_near_a_boundary_and_only_there() -> None:

@@ -21,6 +21,7 @@ from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
 from circuits.lookups import Table, table_of
 from circuits.sums import PartialSums
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized.functions import distances, inhibit
 from fhe_inhibitor.model.quantized.steps import (
     Step,
@@ -91,8 +92,18 @@ class SaturatingSums:
 
     @property
     def range(self) -> tuple[int, int]:
-        """Smallest and largest partial sum, in steps."""
-        return -(-self.low >> self.lsbs), self.high >> self.lsbs
+        """Smallest and largest partial sum, in steps.
+
+        Raises InputError where one key contributes less than a step: all sums would be 0.
+        """
+        low, high = -(-self.low >> self.lsbs), self.high >> self.lsbs
+        if low == high:
+            raise InputError(
+                f"sums of {self.keys} keys of {self.low}..{self.high} in {self.table_bits} bits "
+                f"have steps of {1 << self.lsbs}: more than one key contributes; add fewer keys at "
+                "a time, or allow more bits"
+            )
+        return low, high
 
     def __call__(self, x: Tensor, noise_std: float) -> Tensor:
         """Return the sum of x `[B, n_q, m, channels]` over m, in steps: `[B, n_q, channels]`."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized import kernels
 
 NOISE_REACH = 0.499  # steps: noise beyond half a step is cut off
@@ -94,8 +95,18 @@ def integer_rows(
     return _RoundRows.apply(rows, fits, keep_last), fits[:, 0]
 
 
+def need_finite(*weights: Tensor) -> None:
+    """Raise InputError for weights that no integers can stand for: no scale is large enough."""
+    if not all(torch.isfinite(weight).all() for weight in weights):
+        raise InputError(
+            "the weights have infinite or NaN values: the checkpoint is damaged, or the training "
+            "diverged, which a lower learning rate prevents"
+        )
+
+
 def _fit(rows: Tensor, span: Tensor, bounds: Bounds, n_kept: int, keep_last: bool) -> Tensor:
-    """Return scales and smallest weights of rows, `[out, 2]`."""
+    """Return scales and smallest weights of rows, `[out, 2]`; they must be finite."""
+    need_finite(rows)
     fits = rows.new_empty(len(rows), 2)
     kernels.fit_rows(
         rows.detach().contiguous().numpy(),

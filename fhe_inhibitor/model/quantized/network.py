@@ -25,7 +25,7 @@ from fhe_inhibitor.model.quantized.attention import (
     QuantizedInhibitor,
     readable,
 )
-from fhe_inhibitor.model.quantized.functions import Bounds, row_scales
+from fhe_inhibitor.model.quantized.functions import Bounds, need_finite, row_scales
 from fhe_inhibitor.model.quantized.steps import (
     JoinedSteps,
     Step,
@@ -218,6 +218,7 @@ class QuantizedNetwork:
         classifier, step, bits = self.model.classifier, self.model.features_step, self.bits
         # Softmax ignores what all logits have in common; without it they need fewer bits.
         weight, bias = (w - w.mean(dim=0) for w in (classifier.weight, classifier.bias))
+        need_finite(weight, bias)
         weight = weight * step.size
         if 0 < bits.classifier_fan_in < weight.shape[1]:
             heaviest = weight.detach().abs().sum(dim=0)

@@ -169,6 +169,29 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
         assert torch.equal(a, b), name
 
 
+def test_a_checkpoint_of_another_run_is_refused(task, tmp_path: Path, monkeypatch) -> None:
+    """Before, a finished run's weights came back as the result of other hyperparameters."""
+    monkeypatch.setattr("fhe_inhibitor.training.distillation.CHECKPOINT_STEPS", 10)
+    texts, features, importance = task
+    table, config = text_table(texts, importance), replace(CONFIG, steps=10)
+    path = tmp_path / "s"
+    distil(make_student(features), table, importance, config, path)
+    flipped = replace(table, labels=1 - table.labels)
+    wider = make_student(features, hidden_dim=24)
+    for student, data, other in (
+        (make_student(features), table, replace(config, seed=1)),
+        (make_student(features), flipped, config),
+        (wider, table, config),
+    ):
+        with pytest.raises(InputError, match="checkpoint of other settings or data"):
+            distil(student, data, importance, other, path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="s is damaged"):
+        distil(make_student(features), table, importance, config, path)
+
+
 def test_a_trained_student_converts_exactly(task, tmp_path: Path) -> None:
     texts, features, importance = task
     table = text_table(texts, importance)

@@ -133,7 +133,7 @@ def test_an_interrupted_fine_tuning_ends_like_one_that_was_not(
         patch.setattr(torch.optim.AdamW, "step", interrupted)
         run("cut", tiny_teacher())
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(InputError, match="unfinished run of other settings"):
+    with pytest.raises(InputError, match="checkpoint of other settings"):
         run("cut", tiny_teacher(), learning_rate=1e-3)
     observer = Recording()
     np.testing.assert_array_equal(run("cut", tiny_teacher(), observer=observer), whole)

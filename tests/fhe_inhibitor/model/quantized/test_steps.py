@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from circuits.intervals import full, interval_lookup
 from circuits.lookups import exact_lookup, noisy_lookup
 from circuits.network import run
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import (
     ATTENTION_KINDS,
     InhibiDistilBertConfig,
@@ -190,6 +191,24 @@ def test_partial_sums_saturate_at_what_one_key_contributes() -> None:
     assert (signed.lsbs, signed.range) == (0, (-7, 7))
     x = torch.tensor([-7.0, -7, 3, 1]).reshape(1, 1, 4, 1)
     assert signed(x, 0.0).item() == -7 + 4
+
+
+def test_sums_in_which_one_key_counts_nothing_are_refused() -> None:
+    """Before, every sum came out 0."""
+    sums = SaturatingSums(keys=64, low=0, high=3, table_bits=5)
+    with pytest.raises(InputError, match=r"64 keys of 0\.\.3 in 5 bits have steps of 8"):
+        _ = sums.range
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["classifier.weight", "classifier.bias", "pre_classifier.weight"])
+def test_weights_without_a_scale_are_refused(name: str, value: float) -> None:
+    """Before, the search for a scale never ended, or NaN became 0."""
+    model, _, _ = make("inhibitor", "cls", 10, {})
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[3 if name.endswith("t") else 1] = value
+    with pytest.raises(InputError, match="infinite or NaN"):
+        QuantizedNetwork(model).to_circuit()
 
 
 def test_training_reaches_every_parameter() -> None:
