@@ -2,6 +2,7 @@
 
 report = describe(compiled)                     # what is known before keys exist
 report = add_measurements(report, client, server, keys)  # adds key sizes and the time of a lookup
+report = add_noise(report, measured)            # adds the noise of rounding, see `noise`
 report.to_json(), report.to_markdown()
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from circuits.counts import count_lookups
 from compile.lookup_times import measure_lookups
 from compile.module import CompiledNetwork
+from compile.noise import ModelNoise
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, Program
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server
@@ -67,7 +69,8 @@ class Report:
 
     p_error: that the noise of one lookup passes half a step. complexity: Concrete's estimate
     for one call of every function, in its own unit. bootstrap_keys_bytes,
-    keyswitch_keys_bytes: unpacked. lookup_s: seconds of one lookup by bit width.
+    keyswitch_keys_bytes: unpacked. lookup_s: seconds of one lookup by bit width. noise: of
+    rounding, by width, where it was measured.
     """
 
     model_hash: str
@@ -81,6 +84,7 @@ class Report:
     security_bits: int
     evaluation_keys_bytes: int | None = None
     lookup_s: Mapping[int, float] | None = None
+    noise: tuple[ModelNoise, ...] = ()
     concrete_version: str = CONCRETE_VERSION
 
     @property
@@ -129,6 +133,11 @@ def add_measurements(
             for length in report.lengths
         ),
     )
+
+
+def add_noise(report: Report, noise: tuple[ModelNoise, ...]) -> Report:
+    """Add what `measure_model_noise` measured."""
+    return replace(report, noise=noise)
 
 
 def predict_seconds(lookups: Mapping[int, int], lookup_s: Mapping[int, float]) -> float:
@@ -192,7 +201,23 @@ def _summary(report: Report) -> list[str]:
     if report.lookup_s is not None:
         times = ", ".join(f"{b} bits {1000 * s:.1f} ms" for b, s in report.lookup_s.items())
         lines.append(f"- one lookup, all cores used: {times}")
-    return lines
+    return lines + [f"- {describe_noise(noise)}" for noise in report.noise]
+
+
+def describe_noise(noise: ModelNoise) -> str:
+    """Return measured and trained noise in one line, with a warning where they differ.
+
+    >>> describe_noise(ModelNoise(5, 10.9, 0.1, 0.11, 0.008))[50:]
+    '0.110 steps (standard error 0.008), trained for 0.100'
+    """
+    trained = "unknown" if noise.trained_std is None else f"for {noise.trained_std:.3f}"
+    text = (
+        f"rounding noise of {noise.bit_width}-bit lookups behind norm {noise.weight_norm:.1f}: "
+        f"{noise.std:.3f} steps (standard error {noise.std_error:.3f}), trained {trained}"
+    )
+    if noise.differs:
+        text += ": more than a fifth apart, so accuracies with drawn noise don't hold; train for it"
+    return text
 
 
 def _lengths(report: Report) -> list[str]:

@@ -151,14 +151,14 @@ def report(
 def noise(
     bits: Annotated[int, typer.Option(min=1, max=8, help="Width of the rounded lookups.")] = 5,
     norm: Annotated[float, typer.Option(help="2-norm of the weights before a lookup.")] = 8.0,
-    lookups: Annotated[int, typer.Option(min=1, help="How many to run, 64 at a time.")] = 4096,
+    lookups: Annotated[int, typer.Option(min=1, help="How many to run, 256 at a time.")] = 4096,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise of encrypted rounding, in rounding steps: what training draws."""
     from fhe_inhibitor.system.child import silence_dependencies
 
     silence_dependencies()  # before Concrete is imported, which warns
-    from compile.benchmark.noise import measure_rounding_noise
+    from compile.noise import measure_rounding_noise
 
     measured = measure_rounding_noise(bits, norm, n_lookups=lookups)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
+
+if TYPE_CHECKING:
+    from fhe_inhibitor.onnx.reader import ExportedModel
 
 
 def compile(
@@ -25,7 +28,10 @@ def compile(
         "build/circuits"
     ),
     measure: Annotated[
-        bool, typer.Option(help="Make keys, time one lookup of each width, then drop the keys.")
+        bool,
+        typer.Option(
+            help="Time one lookup of each width and measure rounding noise; keys are dropped."
+        ),
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -50,7 +56,7 @@ class CompileCircuits:
     """Writes circuits, client specifications and report of a model to a new or empty folder.
 
     from_onnx: a quantized graph to take the integers from, instead of a checkpoint. measured: make
-    keys, which are dropped, and time one lookup of each width.
+    keys, which are dropped, time one lookup of each width, and measure the noise of rounding.
     """
 
     model: str
@@ -62,17 +68,20 @@ class CompileCircuits:
         """Compile, and return the report."""
         # Here, because these import Concrete, which the process that shows progress can spare.
         from compile.local.prepared import compile_model
-        from compile.report import add_measurements, describe
+        from compile.noise import measure_model_noise
+        from compile.report import add_measurements, add_noise, describe, describe_noise
         from fhe_inhibitor.runtime.client import Client
         from fhe_inhibitor.runtime.server import Server
 
+        model: IntegerModel | ExportedModel
         if self.from_onnx is None:
-            compiled = compile_model(IntegerModel.load(self.model), observer)
+            model = IntegerModel.load(self.model)
         else:
             with needs("onnx"):
                 from fhe_inhibitor.onnx.reader import read_exported
 
-            compiled = compile_model(read_exported(self.from_onnx), observer)
+            model = read_exported(self.from_onnx)
+        compiled = compile_model(model, observer)
         compiled.save(self.out)
         report = describe(compiled)
         if self.measured:
@@ -82,6 +91,11 @@ class CompileCircuits:
             observer.begin("time lookups")
             keys = server.read_evaluation_keys(client.evaluation_keys())
             report = add_measurements(report, client, server, keys)
+            observer.begin("measure rounding noise")
+            noise = measure_model_noise(model.network, model.p_error, model.noise_std)
+            report = add_noise(report, noise)
+            for line in [describe_noise(measured) for measured in noise if measured.differs]:
+                observer.note(line)
         written = WrittenReport(report.to_markdown(), report.to_json())
         (self.out / "report.md").write_text(written.markdown, encoding="utf-8")
         (self.out / "report.json").write_text(written.json, encoding="utf-8")

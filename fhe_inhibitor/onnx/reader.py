@@ -40,11 +40,15 @@ UNFIT = (
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What circuits are compiled from; hash: SHA-256 of all parameters, as the checkpoint's."""
+    """What circuits are compiled from; hash: SHA-256 of all parameters, as the checkpoint's.
+
+    noise_std: rounding noise that the model was trained for, in rounding steps.
+    """
 
     network: Network
     buckets: tuple[int, ...]
     p_error: float
+    noise_std: float
     hash: str
 
 
@@ -55,11 +59,14 @@ def read_exported(path: Path) -> ExportedModel:
     """
     parameters, digest = read_parameters(path)
     buckets, p_error = parameters.get("buckets"), parameters.get("p_error")
+    noise_std = parameters.get("noise_std")
     if not (isinstance(buckets, tuple) and all(isinstance(n, int) for n in buckets)):
         raise InputError(f"{path}: buckets are {buckets!r}, wanted sequence lengths")
     if not (isinstance(p_error, float) and 0 < p_error < 1):
         raise InputError(f"{path}: p_error is {p_error!r}, wanted a probability")
-    return ExportedModel(parameters["network"], buckets, p_error, digest)
+    if not (isinstance(noise_std, float) and 0 <= noise_std < 1):
+        raise InputError(f"{path}: noise_std is {noise_std!r}, wanted a deviation in steps")
+    return ExportedModel(parameters["network"], buckets, p_error, noise_std, digest)
 
 
 def read_parameters(path: Path) -> tuple[dict[str, Any], str]:

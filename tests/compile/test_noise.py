@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from compile.benchmark import noise as noise_module
-from compile.benchmark.noise import RoundingNoise, measure_rounding_noise
+from compile import noise as noise_module
+from compile.noise import (
+    ModelNoise,
+    RoundingNoise,
+    largest_norms,
+    measure_model_noise,
+    measure_rounding_noise,
+)
+from compile.report import describe_noise
 from fhe_inhibitor.cli.main import _run
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 
 
 @pytest.mark.fhe
@@ -50,3 +59,23 @@ def test_the_command_prints_what_was_measured(
         assert RoundingNoise(**json.loads(out)) == measured
     else:
         assert "0.097 (standard error 0.006)" in out and "7.7% of 4,096 lookups" in out
+
+
+def test_a_model_is_measured_behind_its_largest_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, accuracies were of the noise that was trained for, whatever the circuit's was."""
+    network = IntegerModel.load(DEFAULT_MODEL).network
+    (width,), (norm,) = largest_norms(network).keys(), largest_norms(network).values()
+    assert (width, round(norm, 3)) == (5, 10.954)
+    asked: list[tuple[Any, ...]] = []
+
+    def measure(*arguments: Any) -> RoundingNoise:
+        asked.append(arguments)
+        return RoundingNoise(0.0, 0.005, 0.125, 0.006, 0.1, 0.0, 2048)
+
+    monkeypatch.setattr(noise_module, "measure_rounding_noise", measure)
+    (noise,) = measure_model_noise(network, 2**-20, 0.1)
+    assert asked == [(5, norm, 2**-20, 2048)]
+    assert noise == ModelNoise(5, norm, 0.1, 0.125, 0.006)
+    assert noise.differs and "more than a fifth apart" in describe_noise(noise)
+    for other in (replace(noise, std=0.115), replace(noise, trained_std=None)):
+        assert not other.differs and "apart" not in describe_noise(other)

@@ -7,7 +7,9 @@ a rounding step, and noise well inside half a step,
     P(index one too high) + P(index one too low) = E |noise| = std * sqrt(2 / pi)   if centred
 
 Most of it is the rounding of the ciphertext itself before the bootstrap, which the parameters of
-the key fix; the weights before the lookup add the noise of earlier lookups, times their 2-norm.
+the key fix; the weights before the lookup add the noise of earlier lookups, times their 2-norm. So
+a model is measured on a layer of its own that has the model's width, its largest norm and its
+p_error: the optimizer chooses the key by these.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ import numpy as np
 from circuits.encrypted import encrypted_lookup
 from circuits.linear import Linear, linear
 from circuits.lookups import Table, exact_lookup
+from circuits.network import Network
 from compile.functions import DeclaredFunction
 from compile.module import DEFAULT_P_ERROR, compile_functions
 from fhe_inhibitor.errors import InputError
 
 INPUT_BITS = 4
-CHANNELS = 64  # rounded lookups that share their inputs
+CHANNELS = 256  # rounded lookups that share their inputs
+LARGE_DIFFERENCE = 0.2  # of the noise that was trained for
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,54 @@ class RoundingNoise:
     flip_rate: float
     far_rate: float
     n_lookups: int
+
+
+@dataclass(frozen=True)
+class ModelNoise:
+    """Noise of a model's rounded lookups of one width, in rounding steps.
+
+    weight_norm: the largest 2-norm before them, behind which `std` was measured. trained_std: what
+    training and `evaluate` draw; None where the model doesn't say.
+    """
+
+    bit_width: int
+    weight_norm: float
+    trained_std: float | None
+    std: float
+    std_error: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the measured noise is another one than the model was trained for."""
+        trained = self.trained_std
+        return trained is not None and abs(self.std - trained) > LARGE_DIFFERENCE * trained
+
+
+def measure_model_noise(
+    network: Network, p_error: float, trained_std: float | None, n_lookups: int = 2048
+) -> tuple[ModelNoise, ...]:
+    """Measure the noise behind the largest weights of each width; see `measure_rounding_noise`."""
+    measured = []
+    for bits, norm in largest_norms(network).items():
+        # A smaller norm leaves no bits to round; its noise is about the same.
+        noise = measure_rounding_noise(bits, max(norm, 2 ** (bits / 2)), p_error, n_lookups)
+        measured.append(ModelNoise(bits, norm, trained_std, noise.std, noise.std_error))
+    return tuple(measured)
+
+
+def largest_norms(network: Network) -> dict[int, float]:
+    """Return the largest 2-norm of weights before a rounded lookup, by the lookup's width."""
+    layers: list[Linear | None] = [network.classifier.pre_classifier]
+    for layer in network.layers:
+        layers += [layer.attention_output, layer.hidden, layer.output]
+        layers += [p for head in layer.heads for p in (head.query, head.key, head.value)]
+    norms: dict[int, float] = {}
+    for part in layers:
+        if part is not None and part.table.lsbs:
+            norm = float(np.linalg.norm(part.weight, axis=0).max())
+            width = part.table.bit_width
+            norms[width] = max(norm, norms.get(width, 0.0))
+    return dict(sorted(norms.items()))
 
 
 def measure_rounding_noise(
