@@ -13,6 +13,9 @@ Lookups, for operands that fit no packed table:
     inhibitor_signed                      n^2 (3 d + 1)
     dot_product_exact                     n^2 (4 d + 2) + n
     dot_product_rounded                   n^2 (2 d + 3) + n (3 d + 1)
+
+A softmax that takes two lookups for each product of two secrets has n^2 (4 d + 3) + n; in
+`dot_product_exact` E / R takes one, of both packed into one index: hence n^2 less.
 """
 
 from __future__ import annotations

@@ -34,8 +34,10 @@ READING = """### Where the advantage comes from
   optimizer's complexity of a 5-bit lookup is about 1.4 times that of one alone.
 - *Number.* The rounded dot product takes one lookup a product, 2 x y = x^2 + y^2 - (x - y)^2 with
   the squares looked up once a token, and divides before the exponential: n^2 (2 d + 3) lookups
-  beside n^2 (2 d + 1), where the usual form takes n^2 (4 d + 3). Exact and rounded circuits of one
-  mechanism differ in precision; compare speeds beside the quality that each keeps.
+  beside n^2 (2 d + 1), where the usual form takes n^2 (4 d + 3); the
+  exact one here takes n^2 (4 d + 2), as the division of a weight is one packed lookup. Exact and
+  rounded circuits of one mechanism differ in precision; compare speeds beside the quality that each
+  keeps.
 """
 
 
