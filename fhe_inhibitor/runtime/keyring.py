@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,6 +161,16 @@ class Keyring:
                 f"the keys folder {self.folder} can't be written ({error.strerror}): make it "
                 f"writable, or name another one in {KEYS_VARIABLE}"
             ) from error
+
+    def _comparison(self, client: Client, circuits_hash: str) -> Callable[[], None]:
+        """Return what checks keys of format 1: the SHA-256 of their evaluation keys is known."""
+
+        def compare() -> None:
+            digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
+            if digest != self.entry(circuits_hash).evaluation_keys:
+                raise InputError("damaged: their evaluation keys have another SHA-256")
+
+        return compare
 
     def _describe(self, client: Client, circuits_hash: str, model: str) -> None:
         """Write what is to be known of a client's keys without opening them."""
