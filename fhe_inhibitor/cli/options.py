@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,5 +53,13 @@ def passphrase_in_environment() -> str | None:
 
 
 def print_json(content: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """Print what `--json` promises: JSON and nothing else."""
-    print(json.dumps(content, indent=1))
+    """Print what `--json` promises: JSON and nothing else. NaN and infinity, no JSON, are null."""
+    print(json.dumps(_finite(content), indent=1, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

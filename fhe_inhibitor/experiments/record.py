@@ -51,11 +51,8 @@ class Result(Record):
     peak_memory_bytes: int = 0
 
 
-def claim_folder(out: Path, experiment: Experiment) -> None:
-    """Write the settings to a new folder, or check that it is this experiment's.
-
-    Raises InputError for a folder of another experiment, or of something else.
-    """
+def check_folder(out: Path, experiment: Experiment) -> None:
+    """Raise InputError for a folder of another experiment, or of something else."""
     path = out / SETTINGS
     if path.exists():
         other = json.loads(path.read_text())
@@ -66,11 +63,18 @@ def claim_folder(out: Path, experiment: Experiment) -> None:
                 f"{out} is the folder of another experiment: {changed[0]} was "
                 f"{other.get(changed[0])!r}, now {now[changed[0]]!r}; name another --out"
             )
-        return
-    if out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no experiment; name another --out")
+
+
+def claim_folder(out: Path, experiment: Experiment) -> None:
+    """Make the folder and write the settings to it, for an experiment whose inputs are all there.
+
+    Raises InputError if it can't be written.
+    """
     make_folder(out)
-    write_atomically(path, experiment.model_dump_json(indent=1) + "\n")
+    if not (out / SETTINGS).exists():
+        write_atomically(out / SETTINGS, experiment.model_dump_json(indent=1) + "\n")
 
 
 def check_inputs(out: Path, weights: Iterable[Any], examples: Iterable[Any]) -> None:

@@ -23,6 +23,7 @@ from fhe_inhibitor.experiments.record import (
     WORK,
     Result,
     Row,
+    check_folder,
     check_inputs,
     claim_folder,
     read_layers,
@@ -34,6 +35,7 @@ from fhe_inhibitor.model.int8_checkpoint import save_int8
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.text.data import read_sentences
 from fhe_inhibitor.text.tasks import TRAIN, Task, find_task
 from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, LayerFit, derive
 from fhe_inhibitor.training.rows import load_classifier, measure_rows
@@ -56,13 +58,19 @@ def run(experiment: Experiment, out: str | Path, observer: Observer | None = Non
     task, recipe = find_task(experiment.task), experiment.changed_recipe()
     if find_spec("accelerate") is None:
         raise InputError("distilling needs accelerate; run `pip install 'fhe-inhibitor[train]'`")
-    claim_folder(out, experiment)
+    check_folder(out, experiment)
     if (out / RESULT).exists():
         return Result.model_validate_json((out / RESULT).read_text())
-    (out / WORK).mkdir(exist_ok=True)
     torch.manual_seed(experiment.seed)
-    teacher = as_distilbert(load_teacher(experiment.teacher, task.n_labels, may_be_untuned=True))
+    teacher = as_distilbert(load_teacher(experiment.teacher, task.labels, may_be_untuned=True))
     data = load_data(experiment, task, teacher.tokenizer)
+    # What phases read later is read here already: what is refused must leave no claimed folder.
+    if experiment.student:
+        _load_student(experiment.student, task, teacher)
+    if experiment.text:
+        read_sentences(experiment.text)
+    claim_folder(out, experiment)
+    (out / WORK).mkdir(exist_ok=True)
     check_inputs(out, teacher.model.state_dict().values(), data.splits[TRAIN])
     phases = Phases(data, task, out, observer or Observer())
     result = _train(experiment, recipe, teacher, phases)

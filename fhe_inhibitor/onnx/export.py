@@ -112,7 +112,9 @@ def _from_weights(folder: Path, texts: Sequence[str], calibration: Sequence[str]
     """The float graph, or with texts to calibrate on the one of 8 bits."""
     model, tokenizer, _ = load_model(folder)
     graph = float_graph(model)
-    most = min(MAX_TOKENS, getattr(model.config, "n_tokens", MAX_TOKENS))
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", 0) or MAX_TOKENS  # 0: none are needed
+    most = min(MAX_TOKENS, positions, getattr(config, "n_tokens", MAX_TOKENS))
     inputs = _encode(tokenizer, texts, most) or _random_ids(model.config.vocab_size, most)
     if calibration:
         graph = calibrate(graph, _encode(tokenizer, calibration, most))
@@ -125,7 +127,8 @@ def _compare(made: Made, out: Path) -> Export:
     logits = np.concatenate([run.logits(ids) for ids in made.inputs])
     difference = float(np.abs(logits - made.logits).max())
     unit = max(1.0, float(np.abs(made.logits).max()))  # of float32's precision
-    if difference > {"float": FLOAT_TOLERANCE * unit, "integer": 0.0}.get(form, np.inf):
+    # "not <=", because NaN is neither: nothing that can't be compared is written.
+    if not difference <= {"float": FLOAT_TOLERANCE * unit, "integer": 0.0}.get(form, np.inf):
         raise RuntimeError(f"the {form} graph's logits are off by {difference}; nothing written")
     return Export(
         file=str(out),

@@ -11,6 +11,21 @@ CACHE_VARIABLE, KEYS_VARIABLE = "FHE_INHIBITOR_CACHE", "FHE_INHIBITOR_KEYS"
 _NAME = "fhe-inhibitor"
 
 
+def is_path(name: str | Path) -> bool:
+    """Whether a name is rather one of a file or folder here than one of the hub's `owner/name`.
+
+    >>> is_path("./model"), is_path("runs/sst2/model"), is_path("owner/model")
+    (True, True, False)
+    """
+    parts = Path(name).parts
+    return (
+        len(parts) > 2
+        or str(name).startswith((".", "/", "~"))
+        or str(name).endswith("/")
+        or (len(parts) == 2 and Path(parts[0]).is_dir())
+    )
+
+
 def cache_root(folder: str | Path | None = None) -> Path:
     """Return `folder`, else the one FHE_INHIBITOR_CACHE names, else the user's cache folder."""
     named = folder or os.environ.get(CACHE_VARIABLE)

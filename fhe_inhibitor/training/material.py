@@ -41,12 +41,12 @@ def make_teacher(
 ) -> Teacher:
     """Return the teacher: `minilm` fine-tuned on the task in the work folder, others as given."""
     if recipe.teacher != OFFLINE_TEACHER:
-        return load_teacher(recipe.teacher, len(recipe.labels))
+        return load_teacher(recipe.teacher, recipe.labels)
     folder = work / "teacher"
     if folder.exists():
-        return load_teacher(folder, len(recipe.labels))
+        return load_teacher(folder, recipe.labels)
     return finetune(
-        load_teacher(OFFLINE_TEACHER, len(recipe.labels)),
+        load_teacher(OFFLINE_TEACHER, recipe.labels),
         kept,
         epochs=recipe.teacher_epochs,
         out_dir=folder,

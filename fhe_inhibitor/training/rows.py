@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.loading import load_model
+from fhe_inhibitor.model.loading import load_model, name_labels
 from fhe_inhibitor.text.batches import MAX_TOKENS, pad, padded_batches
 from fhe_inhibitor.text.metrics import compute_metrics
 from fhe_inhibitor.text.tasks import Example, Task
@@ -32,25 +31,25 @@ def load_classifier(name: str, task: Task) -> tuple[PreTrainedModel, PreTrainedT
     """Load a classifier of the task, teacher or student, and its tokenizer.
 
     name: a shipped checkpoint, a folder or a hub name. Raises InputError where there is none, and
-    for another number of labels.
+    for other labels than the task's.
     """
     model, tokenizer, _ = load_model(name)
-    if model.config.num_labels != task.n_labels:
-        raise InputError(
-            f"{name!r} has {model.config.num_labels} outputs; the task {task.name} needs "
-            f"{task.n_labels}"
-        )
+    name_labels(model.config, task.labels, name)
     return model, tokenizer
 
 
 def encode_examples(
     tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], max_tokens: int = MAX_TOKENS
 ) -> list[TokenRow]:
-    """Return each example's tokens, special ones included; the longer text of a pair is cut."""
+    """Return each example's tokens, special ones included; the longer text of a pair is cut.
+
+    There are no more of them than `max_tokens`, nor than the model has positions.
+    """
     if not examples:
         return []
     columns = [list(texts) for texts in zip(*(e.texts for e in examples), strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=max_tokens)["input_ids"]
+    most = min(max_tokens, tokenizer.model_max_length)
+    encoded = tokenizer(*columns, truncation=True, max_length=most)["input_ids"]
     return [TokenRow(ids, e.label) for ids, e in zip(encoded, examples, strict=True)]
 
 

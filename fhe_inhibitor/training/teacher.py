@@ -23,9 +23,10 @@ from transformers import (
 )
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.loading import load_config, load_model
+from fhe_inhibitor.model.loading import load_config, load_model, name_labels
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import MAX_TOKENS, padded_batches
+from fhe_inhibitor.text.tasks import SENTIMENT
 
 OFFLINE_TEACHER = "minilm"
 MODEL_TYPES = ("distilbert", "bert")
@@ -64,29 +65,34 @@ class Teacher:
 
 
 def load_teacher(
-    name_or_path: str | Path, n_labels: int = 2, may_be_untuned: bool = False
+    name_or_path: str | Path, labels: Sequence[str] = SENTIMENT, may_be_untuned: bool = False
 ) -> Teacher:
     """Load a BERT or DistilBERT classifier from a folder or the hub; `minilm` is the offline one.
 
-    `minilm` is MiniLM-L6 as a DistilBERT with a fresh classifier: fine-tune it before use.
-    may_be_untuned: also accept another model without a classifier, and give it a fresh one, by
-    seed 0.
+    `minilm` is MiniLM-L6 as a DistilBERT with a fresh classifier: fine-tune it before use. labels:
+    names of the classes in order, which the teacher's outputs get. may_be_untuned: also accept
+    another model without a classifier, and give it a fresh one, by seed 0.
 
-    Raises InputError for a folder without a model, another architecture, another number of labels,
-    a model without a trained classifier (unless may_be_untuned), and where the hub cannot be
-    reached.
+    Raises InputError for a folder without a model, another architecture, other labels, a model
+    without a trained classifier (unless may_be_untuned), and where the hub cannot be reached.
     """
     if str(name_or_path) == OFFLINE_TEACHER:
-        return minilm_distilbert(n_labels)
+        teacher = minilm_distilbert(len(labels))
+    else:
+        teacher = _load(name_or_path, len(labels), may_be_untuned)
+    name_labels(teacher.model.config, labels, name_or_path)
+    return teacher
+
+
+def _load(name_or_path: str | Path, n_labels: int, may_be_untuned: bool) -> Teacher:
     config = load_config(name_or_path)
-    is_tuned = not may_be_untuned or _has_classifier(config)
-    _check_config(config, name_or_path, n_labels if is_tuned else None)
-    loaded = load_model(name_or_path, new_labels=None if is_tuned else n_labels)
-    if loaded.missing and is_tuned:
+    if config.model_type not in MODEL_TYPES:
         raise InputError(
-            f"{str(name_or_path)!r} lacks the weights {list(loaded.missing[:4])}; wanted a "
-            f"classifier that is already fine-tuned, or the teacher {OFFLINE_TEACHER!r}"
+            f"{str(name_or_path)!r} is a {config.model_type!r}; wanted one of "
+            f"{', '.join(MODEL_TYPES)}"
         )
+    is_tuned = not may_be_untuned or _has_classifier(config)
+    loaded = load_model(name_or_path, new_labels=None if is_tuned else n_labels)
     return Teacher(loaded.model, loaded.tokenizer, is_tuned)
 
 
@@ -189,7 +195,8 @@ def encode(teacher: Teacher, texts: Sequence[str]) -> list[list[int]]:
     """Return the teacher's token ids of each text, [CLS] and [SEP] included, 128 at most."""
     if not texts:
         return []
-    encoded = teacher.tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)
+    most = min(MAX_TOKENS, teacher.tokenizer.model_max_length)
+    encoded = teacher.tokenizer(list(texts), truncation=True, max_length=most)
     return encoded["input_ids"]
 
 
@@ -213,12 +220,3 @@ def _rename_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _has_classifier(config: Any) -> bool:
     return any("ForSequenceClassification" in name for name in config.architectures or ())
-
-
-def _check_config(config: Any, name: str | Path, n_labels: int | None) -> None:
-    if config.model_type not in MODEL_TYPES:
-        raise InputError(
-            f"{str(name)!r} is a {config.model_type!r}; wanted one of {', '.join(MODEL_TYPES)}"
-        )
-    if n_labels is not None and config.num_labels != n_labels:
-        raise InputError(f"{str(name)!r} has {config.num_labels} labels; wanted {n_labels}")

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from fhe_inhibitor.cli.main import app, main
+from fhe_inhibitor.cli.options import print_json
 from fhe_inhibitor.runtime.keyring import Keyring
 from tests.tiny_model import write_tiny_model
 from tests.tiny_teacher import save_teacher, tiny_teacher
@@ -90,3 +91,12 @@ def test_stdout_is_json_and_nothing_else(
         ]
     else:
         assert KEYS[command] in answer
+
+
+def test_what_json_has_no_word_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": (1, None)})
+    assert json.loads(capsys.readouterr().out) == {
+        "a": [None, 1.5],
+        "b": {"c": None},
+        "d": [1, None],
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from tokenizers import Tokenizer
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.integer.model import TOKENIZER_FILE, IntegerModel
 from fhe_inhibitor.onnx.reader import read_exported
+from fhe_inhibitor.onnx.runtime import OnnxClassifier
 from tests.fhe_inhibitor.cli.test_main import TSV, assert_refused, run
 from tests.fhe_inhibitor.model.test_modeling import make
 from tests.tiny_model import write_tiny_model
@@ -109,3 +111,13 @@ def test_compile_refuses_what_is_no_quantized_graph(run, float_folder: Path, tmp
     arguments = ("compile", "--out", tmp_path / "circuits", "--from-onnx", tmp_path / "float.onnx")
     assert_refused(run(*arguments), "is a float graph")
     assert not (tmp_path / "circuits").exists()
+
+
+def test_a_graph_whose_logits_are_no_numbers_is_not_written(
+    run, float_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN is neither above the tolerance nor below it."""
+    monkeypatch.setattr(OnnxClassifier, "logits", lambda _, ids: np.full((len(ids), 2), np.nan))
+    outcome = run("export", "--model", float_folder, "--out", tmp_path / "x.onnx")
+    assert outcome.code == 1 and "off by nan; nothing written" in outcome.err
+    assert not list(tmp_path.iterdir())

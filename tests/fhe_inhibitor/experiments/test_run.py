@@ -271,8 +271,9 @@ def test_broken_checkpoints_are_passed_over(tmp_path: Path) -> None:
         ({"teacher": "/nowhere"}, "no model could be loaded from '/nowhere'"),
         ({"data": "/nowhere"}, "/nowhere is no folder"),
         ({"task": "rte"}, "not a TSV of the task rte"),
-        ({"task": "mnli"}, "has 2 labels; wanted 3"),
+        ({"task": "mnli"}, "has 2 outputs; wanted 3"),
         ({"student": "/nowhere"}, "no model could be loaded from '/nowhere'"),
+        ({"text": "/nowhere"}, "/nowhere is not a file"),
         ({"phases": {"warmup": {}}}, "there is no 'warmup'"),
         ({"phases": {"task": {"speed": 3}}}, "setting 'speed'"),
     ],
@@ -284,6 +285,7 @@ def test_bad_settings_are_refused(
         run(make({**base, **changes}, changes.get("recipe", "task-agnostic"),
                  **({"phases": changes["phases"]} if "phases" in changes else {})),
             tmp_path / "student")  # fmt: skip
+    assert not (tmp_path / "student").exists()  # the next call may be right
 
 
 def test_a_folder_of_another_experiment_is_refused(base: dict[str, Any], agnostic: Path) -> None:

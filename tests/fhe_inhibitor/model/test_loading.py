@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import DistilBertConfig
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
-from fhe_inhibitor.model.loading import load_config, load_model
+from fhe_inhibitor.model.loading import load_config, load_model, name_labels
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.text.tasks import SENTIMENT, Example
+from fhe_inhibitor.training.rows import encode_examples, predict_rows
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 
@@ -68,3 +71,94 @@ def test_nothing_is_no_model() -> None:
     for load in (load_config, load_model):
         with pytest.raises(InputError, match="no model could be loaded from '/nowhere'"):
             load("/nowhere")
+
+
+def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    """For a configuration that names a known kind, transformers makes up one of 5 tokens."""
+    tiny_teacher().model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="no tokenizer, or one that knows no word"):
+        load_model(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    save_teacher(tiny_teacher(vocab_size=12), tmp_path)
+    with pytest.raises(InputError, match="has 15 tokens, the model 12: files of different models"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    teacher = tiny_teacher()
+    with torch.no_grad():
+        teacher.model.get_input_embeddings().weight[3, 1] = value
+    save_teacher(teacher, tmp_path)
+    with pytest.raises(InputError, match="word_embeddings.weight holds NaN or an infinity"):
+        load_model(tmp_path)
+
+
+def test_a_classifier_that_the_file_lacks_is_not_made_up(tmp_path: Path) -> None:
+    teacher = tiny_teacher()
+    teacher.tokenizer.save_pretrained(tmp_path)
+    teacher.model.distilbert.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="lacks the weights .*'classifier.weight'"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_is_loaded_as_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    teacher = tiny_teacher()
+    teacher.model.to(dtype)
+    save_teacher(teacher, tmp_path)
+    model = load_model(tmp_path).model
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert model(input_ids=torch.tensor([[2, 5, 3]])).logits.isfinite().all()
+
+
+def test_a_tokenizer_cuts_to_the_positions_of_the_model(tmp_path: Path) -> None:
+    save_teacher(tiny_teacher(max_position_embeddings=6), tmp_path)
+    model, tokenizer, _ = load_model(tmp_path)
+    (row,) = encode_examples(tokenizer, [Example(("a very fine film " * 9,), 1)])
+    assert len(row.ids) == 6
+    assert predict_rows(model, [row]).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "names", [("LABEL_0", "LABEL_1"), ("NEGATIVE", "Positive"), ("neg", "pos"), ("0", "1")]
+)
+def test_labels_of_a_task_are_known_by_name(names: tuple[str, ...]) -> None:
+    config = DistilBertConfig(id2label=dict(enumerate(names)))
+    name_labels(config, SENTIMENT, "model")
+    assert config.id2label == {0: "negative", 1: "positive"}
+    assert config.label2id == {"negative": 0, "positive": 1}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("POSITIVE", "NEGATIVE"), ("LABEL_1", "LABEL_0"), ("acceptable", "unacceptable"), ("", "")],
+)
+def test_labels_of_another_task_or_order_are_refused(names: tuple[str, ...]) -> None:
+    config = DistilBertConfig(id2label=dict(enumerate(names)))
+    with pytest.raises(InputError, match="wanted negative, positive, in this order"):
+        name_labels(config, SENTIMENT, "model")
+
+
+def test_a_regression_has_no_order_of_labels() -> None:
+    name_labels(DistilBertConfig(num_labels=1, id2label={0: "score"}), ["similarity"], "model")
+    with pytest.raises(InputError, match="has 2 outputs; wanted 1"):
+        name_labels(DistilBertConfig(), ["similarity"], "model")
+
+
+def test_a_mistyped_folder_is_not_looked_up_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    for part in ("AutoConfig", "AutoTokenizer"):
+        monkeypatch.setattr(f"fhe_inhibitor.model.loading.{part}.from_pretrained", ask)
+    for name in ("runs/nosuch", "./nosuch", "a/b/nosuch", "nosuch/", str(tmp_path / "nosuch")):
+        for load in (load_config, load_model):
+            with pytest.raises(InputError, match=r"\(no such folder\); pass a shipped"):
+                load(name)

@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.text.metrics import compute_metrics
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_no_numbers_are_not_measured(value: float) -> None:
+    """NaN's argmax is class 0, which would look like an accuracy."""
+    logits = one_hot([0, 1])
+    logits[1, 0] = value
+    with pytest.raises(InputError, match="NaN or infinite"):
+        compute_metrics(["accuracy"], logits, np.array([0, 1]))
 
 
 def one_hot(chosen: list[int], n_labels: int = 2) -> np.ndarray:

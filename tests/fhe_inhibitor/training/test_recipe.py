@@ -119,8 +119,8 @@ def test_train_prints_json_and_nothing_else(
 ) -> None:
     """With a teacher to fine-tune, a corpus and both baselines: every part that has progress."""
 
-    def load(name: str | Path, n_labels: int) -> Teacher:
-        return tiny_teacher() if name == OFFLINE_TEACHER else load_teacher(name, n_labels)
+    def load(name: str | Path, labels: tuple[str, ...]) -> Teacher:
+        return tiny_teacher() if name == OFFLINE_TEACHER else load_teacher(name, labels)
 
     room = "fhe_inhibitor.training"
     monkeypatch.setattr(f"{room}.material.load_teacher", load)

@@ -85,8 +85,8 @@ def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     teacher = tiny_teacher()
     teacher.model.save_pretrained(tmp_path / "tiny")
     teacher.tokenizer.save_pretrained(tmp_path / "tiny")
-    with pytest.raises(InputError, match="has 2 labels; wanted 3"):
-        load_teacher(tmp_path / "tiny", n_labels=3)
+    with pytest.raises(InputError, match="has 2 outputs; wanted 3"):
+        load_teacher(tmp_path / "tiny", ["good", "bad", "neither"])
     headless: Any = teacher.model.distilbert
     headless.save_pretrained(tmp_path / "headless")
     with pytest.raises(InputError, match="already fine-tuned"):
