@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.public import PublicModel
@@ -37,7 +39,8 @@ Result = TypeVar("Result")
 class RemoteClient:
     """`AsyncRemoteClient` for programs without an event loop. A `Classifier`.
 
-    It runs one in a thread of its own, started by the first call, where the observer is called.
+    It runs one in a thread of its own, started by the first call, where the observer is called; the
+    thread ends with `close`, or with the program.
     Ctrl-C, or any other exception in a call, cancels what that call has on the server.
     """
 
@@ -120,7 +123,10 @@ class RemoteClient:
         if self._closed:
             raise InputError("this client is closed: make another one")
         if self._portal is None:
-            self._portal = self._opened.enter_context(start_blocking_portal())
+            portal, thread = _run_portal()
+            self._portal = portal
+            self._opened.callback(thread.join)
+            self._opened.callback(lambda: portal.call(portal.stop))
             self._opened.enter_context(self._portal.wrap_async_context_manager(self._client))
         return self._portal
 
@@ -140,3 +146,21 @@ class RemoteClient:
             future.cancel()
             ended.wait(2 * CANCEL_S)
             raise
+
+
+def _run_portal() -> tuple[BlockingPortal, threading.Thread]:
+    """Return the way into an event loop, and the thread that it runs in until the portal stops.
+
+    The thread is a daemon, unlike that of anyio's `start_blocking_portal`: a program that forgot to
+    close its client ends all the same.
+    """
+    started: Future[BlockingPortal] = Future()
+
+    async def run() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    thread = threading.Thread(target=anyio.run, args=(run,), name="remote client", daemon=True)
+    thread.start()
+    return started.result(), thread

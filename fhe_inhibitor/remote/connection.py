@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import stamina
@@ -19,6 +21,7 @@ from httpx_sse import EventSource, SSEError
 from pydantic import BaseModel, ValidationError
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.remote.address import find_proxy, make_http, parse_address, without_password
 from fhe_inhibitor.remote.errors import (
     AccessDenied,
     ModelMismatch,
@@ -52,6 +55,9 @@ TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 WAIT_S = 1.0  # where the server asks to come back and doesn't say when
 MAX_SHOWN = 300
 
+# stamina logs each repetition as a warning, which Python prints where no handler is set up.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -61,25 +67,21 @@ class Connection:
     address: `server`, the same however that was written. is_private: whether nobody between client
     and server can read the token.
 
-    Raises InputError for an address that is none, a token that no header can hold, and a way on
-    which others could read the token, unless the options say `insecure`.
+    Raises InputError for an address that is none, a token that no header can hold, proxies or
+    certificates in the environment that can't be used, and a way on which others could read the
+    token, unless the options say `insecure`.
     """
 
     def __init__(self, server: str, token: str | None, options: RemoteOptions) -> None:
         if token is not None and not (token.isascii() and token.isprintable() and token):
             raise InputError("the token is empty or has characters that no token has: copy it anew")
-        url = _read_address(server)
-        is_local = url.host in LOOPBACK
-        self.is_private = is_local or (url.scheme == "https" and options.verify)
+        url = parse_address(server)
+        self.is_private = url.host in LOOPBACK or (url.scheme == "https" and options.verify)
         if not (self.is_private or options.insecure):
             raise InputError(_INSECURE.format(server=server))
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            verify=options.ssl_context(),
-            timeout=TIMEOUT,
-            trust_env=not is_local,  # a proxy is another machine, and would get the token
-        )
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._proxy = find_proxy(url)
+        self._http = make_http(url, self._proxy, options, headers, TIMEOUT)
         self.server, self.address = server, str(self._http.base_url).rstrip("/")
         self._patience_s = options.patience_s
         self._has_answered = False
@@ -94,7 +96,8 @@ class Connection:
 
     async def model_file(self, model: str, file: FileInfo) -> bytes:
         """Return a public file of a model. Raises RemoteError if it isn't what was announced."""
-        content = (await self._call("GET", f"/models/{model}/files/{file.name}")).content
+        path = f"/models/{quote(model, safe='')}/files/{file.name}"
+        content = (await self._call("GET", path)).content
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise RemoteError(f"{file.name} of {model} isn't the file that the server announced")
         return content
@@ -225,31 +228,18 @@ class Connection:
                         raise _refusal(response, self.server)
                     return response
         except httpx.RequestError as error:
+            way = f" through the proxy {without_password(self._proxy)}" if self._proxy else ""
             raise ServerUnreachable(
-                f"{self.server} can't be reached ({_describe(error)}): is the server running, and "
-                "the address right?"
+                f"{self.server} can't be reached{way} ({_describe(error)}): is the server running, "
+                "and the address right?"
             ) from error
         raise AssertionError("stamina returns or raises")
 
 
-_WANTED = "pass one such as https://host:8765"
 _INSECURE = (
     "others could read the token on its way to {server}: pass an address of https, and verify the "
     "certificate; or say --insecure, in Python RemoteOptions(insecure=True)"
 )
-
-
-def _read_address(server: str) -> httpx.URL:
-    """Return a server's address. Raises InputError, which never shows a password in it."""
-    if "@" in server:
-        raise InputError(f"an address holds no '@', and no name and password before it: {_WANTED}")
-    try:
-        url = httpx.URL(server)
-    except httpx.InvalidURL as error:
-        raise InputError(f"{server!r} is no address ({error}): {_WANTED}") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InputError(f"{server!r} is no address: {_WANTED}")
-    return url
 
 
 class _StreamEnded(Exception):
@@ -280,7 +270,9 @@ def _refusal(response: httpx.Response, server: str) -> RemoteError:
     try:
         error = Error.model_validate_json(response.content)
     except ValidationError:
-        error = Error(error="", message=response.reason_phrase)
+        # None of ours, but another program's, or a gateway's where the server is away.
+        other = "" if response.is_server_error else ", but not as a server of fhe-inhibitor does"
+        error = Error(error="", message=f"{response.reason_phrase}{other}")
     status, code = response.status_code, error.error or None
     message = f"{server} answers {status}: {error.message[:MAX_SHOWN]}"
     if status == 401:

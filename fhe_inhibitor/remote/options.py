@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from fhe_inhibitor.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,3 @@ class RemoteOptions:
     cache_dir: Path | None = None
     patience_s: float = 60.0
     in_flight: int = 2
-
-    def ssl_context(self) -> ssl.SSLContext:
-        """Return what httpx is to verify. Raises InputError for a file without certificates."""
-        import httpx  # here, because every command imports this module
-
-        if self.ca is None:
-            return httpx.create_ssl_context(self.verify)
-        try:
-            return ssl.create_default_context(cafile=self.ca)
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(f"{self.ca} holds no certificates ({error}): pass a PEM file") from (
-                error
-            )
