@@ -17,6 +17,7 @@ from fhe_inhibitor.cli.options import JsonOption, print_json
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
+from fhe_inhibitor.system.files import writing
 from fhe_inhibitor.system.progress import Observer
 
 tokens = typer.Typer(no_args_is_help=True)
@@ -50,6 +51,7 @@ def serve(
     from fhe_inhibitor.cli.view import Display
 
     with needs("server"):
+        from fhe_inhibitor.service.process import make_data_folder
         from fhe_inhibitor.service.process import serve as serve_models
         from fhe_inhibitor.service.settings import load_settings
 
@@ -62,6 +64,7 @@ def serve(
         certificate=certificate,
         certificate_key=certificate_key,
     )
+    make_data_folder(settings.data_dir)  # refused before models are compiled, which takes long
     with Display() as display:
         folders = in_worker(PrepareModels(tuple(models or [DEFAULT_MODEL])), display)
     serve_models(settings, folders)
@@ -82,7 +85,9 @@ def token(
     with needs("server"):
         from fhe_inhibitor.service.access import new_token
 
-    print(new_token(_tokens_file(config, data), user))
+    path = _tokens_file(config, data)
+    with writing(f"the file of tokens {path}", "name another folder with --data"):
+        print(new_token(path, user))
 
 
 @tokens.command(name="list")
@@ -110,7 +115,9 @@ def revoke(
     with needs("server"):
         from fhe_inhibitor.service import access
 
-    n_tokens = access.revoke(_tokens_file(config, data), user)
+    path = _tokens_file(config, data)
+    with writing(f"the file of tokens {path}", "name another folder with --data"):
+        n_tokens = access.revoke(path, user)
     print(f"revoked {n_tokens} token{'s' * (n_tokens > 1)} of {user}")
 
 
@@ -130,4 +137,5 @@ class PrepareModels:
         """Return the folders of the circuits."""
         from compile.local.prepared import prepare_circuits
 
-        return [prepare_circuits(IntegerModel.load(x), observer=observer) for x in self.models]
+        models = [IntegerModel.load(x) for x in self.models]  # all, before one is compiled
+        return [prepare_circuits(model, observer=observer) for model in models]

@@ -10,6 +10,7 @@ It needs no torch: a client that classifies starts quickly.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,12 @@ class IntegerModel(PublicModel):
         parameters, digest = integer_format.read(path)
         tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
         try:
-            model = cls(name=folder.name, tokenizer=tokenizer, hash=digest, **parameters)
+            model = cls(
+                name=Path(os.path.abspath(folder)).name,
+                tokenizer=tokenizer,
+                hash=digest,
+                **parameters,
+            )
         except TypeError as error:
             raise InputError(f"{path} lacks or adds a part: {error}") from error
         model._check(folder, config)

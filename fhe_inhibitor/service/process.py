@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import socket
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.web import create_app
+from fhe_inhibitor.system.files import writing
 
 LOG = logging.getLogger(__name__)
 LOCK_FILE = "lock"
@@ -43,16 +45,28 @@ def serve(settings: Settings, folders: Iterable[Path]) -> None:
     """
     log_to_stderr()
     with _process_limits(settings.max_connections), _alone(settings.data_dir):
-        service = Service(settings, folders)
+        with _usable(settings.data_dir):
+            service = Service(settings, folders)
         with _listen(settings) as listener, _metrics_server(service):
             uvicorn.Server(_config(create_app(service), settings)).run(sockets=[listener])
+
+
+def make_data_folder(data_dir: Path) -> Path:
+    """Make a folder of data where it is missing; return the file by which one server holds it.
+
+    Raises InputError if it can't be written.
+    """
+    lock = data_dir / LOCK_FILE
+    with _usable(data_dir):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.touch(mode=0o600)
+    return lock
 
 
 @contextmanager
 def _alone(data_dir: Path) -> Iterator[None]:
     """Hold a folder of data for this server. Raises InputError if another one has it."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = FileLock(data_dir / LOCK_FILE)
+    lock = FileLock(make_data_folder(data_dir))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -63,6 +77,19 @@ def _alone(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _usable(data_dir: Path) -> Iterator[None]:
+    """Turn what a folder of data refuses into an InputError that names it."""
+    try:
+        with writing(f"the data folder {data_dir}", "name another one with --data"):
+            yield
+    except sqlite3.OperationalError as error:
+        raise InputError(
+            f"the database in the data folder {data_dir} can't be used ({error}): free 1 GB, make "
+            "it writable, or name another one with --data"
+        ) from error
 
 
 @contextmanager

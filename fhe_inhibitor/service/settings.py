@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as Toml
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Limits
+from fhe_inhibitor.service.certificates import check_certificate
 from fhe_inhibitor.system.folders import service_root
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
     burst_requests: PositiveInt = 200
     reserved_bytes: int = Field(256 * MEBIBYTE, ge=0)
 
+    @field_validator("data_dir", "tokens_file", "certificate", "certificate_key")
+    @classmethod
+    def _of_home(cls, path: Path | None) -> Path | None:
+        """A shell replaces the ~ of an option; nobody does in a file or a variable."""
+        return path and path.expanduser()
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -113,7 +120,8 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, **options: Any) -> Settings:
     """Return settings from options that are not None, the environment and a TOML file.
 
-    Raises InputError for an unknown name, a value out of its range, or an unreadable file.
+    Raises InputError for an unknown name, a value out of its range, an unreadable file, and a
+    certificate or its key that can't be used.
     """
 
     class FromFile(Settings):
@@ -123,10 +131,12 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
         raise InputError(f"no settings file {file}")
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return FromFile(**given)
+        settings = FromFile(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise InputError(f"setting {name}: {first['msg']} ({first['input']!r})") from error
     except ValueError as error:
         raise InputError(f"{file} can't be read as TOML: {error}") from error
+    check_certificate(settings.certificate, settings.certificate_key)
+    return settings

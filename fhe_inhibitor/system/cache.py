@@ -13,20 +13,18 @@ by its owner only, and everything can be made again: no key is ever kept in a ca
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import write_atomically
+from fhe_inhibitor.system.files import write_atomically, writing
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
 
 MANIFEST = "manifest.json"
@@ -44,7 +42,7 @@ def locked(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
 
     Raises InputError if the folder cannot be made or written.
     """
-    with _readable_errors(folder):
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = FileLock(folder / LOCK, mode=0o600)
         try:
@@ -85,7 +83,7 @@ def published(part: Path, made_from: Manifest) -> Iterator[Path]:
     part: a folder in one that is `locked`; what was there before is replaced. made_from: what the
     part is made from. Raises InputError if the cache cannot be written.
     """
-    with _readable_errors(part):
+    with _writing(part):
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=part.parent))
         try:
             yield unfinished
@@ -120,16 +118,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def _readable_errors(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        what = {
-            errno.ENOSPC: "has no space left: free 1 GB",
-            errno.EDQUOT: "is over its quota: free 1 GB",
-        }.get(error.errno or 0, f"cannot be written ({error.strerror}): make it writable")
-        raise InputError(
-            f"the cache folder {folder} {what}, or name another one in {CACHE_VARIABLE}"
-        ) from error
+def _writing(folder: Path) -> AbstractContextManager[None]:
+    return writing(f"the cache folder {folder}", f"name another one in {CACHE_VARIABLE}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -64,6 +67,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def writing(what: str, instead: str) -> Iterator[None]:
+    """Turn what the file system refuses in the block into an InputError that says what to do.
+
+    what: such as "the cache folder /x". instead: what else the user can do, such as "name another
+    one in VARIABLE".
+    """
+    try:
+        yield
+    except OSError as error:
+        refused = {
+            errno.ENOSPC: "has no space left: free 1 GB",
+            errno.EDQUOT: "is over its quota: free 1 GB",
+        }.get(error.errno or 0, f"cannot be written ({error.strerror}): make it writable")
+        raise InputError(f"{what} {refused}, or {instead}") from error
 
 
 def make_folder(out: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
+
+from fhe_inhibitor.errors import InputError
 
 CACHE_VARIABLE, KEYS_VARIABLE = "FHE_INHIBITOR_CACHE", "FHE_INHIBITOR_KEYS"
 _NAME = "fhe-inhibitor"
@@ -27,17 +30,27 @@ def is_path(name: str | Path) -> bool:
 
 
 def cache_root(folder: str | Path | None = None) -> Path:
-    """Return `folder`, else the one FHE_INHIBITOR_CACHE names, else the user's cache folder."""
+    """Return `folder`, else the one FHE_INHIBITOR_CACHE names, else the user's cache folder.
+
+    Raises InputError, as the other two do, for a user who has no home folder.
+    """
     named = folder or os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else user_cache_path(_NAME, appauthor=False)
+    return Path(named).expanduser() if named else _of_user(user_cache_path, CACHE_VARIABLE)
 
 
 def keys_root(folder: str | Path | None = None) -> Path:
     """Return `folder`, else the one FHE_INHIBITOR_KEYS names, else `keys` in the user's data."""
     named = folder or os.environ.get(KEYS_VARIABLE)
-    return Path(named) if named else user_data_path(_NAME, appauthor=False) / "keys"
+    return Path(named).expanduser() if named else _of_user(user_data_path, KEYS_VARIABLE) / "keys"
 
 
 def service_root() -> Path:
     """Return the folder of a server's own files, `service` in the user's data."""
-    return user_data_path(_NAME, appauthor=False) / "service"
+    return _of_user(user_data_path, "FHE_INHIBITOR_SERVE_DATA_DIR") / "service"
+
+
+def _of_user(find: Callable[..., Path], variable: str) -> Path:
+    try:
+        return find(_NAME, appauthor=False)
+    except RuntimeError as error:  # no HOME, and no user of this number
+        raise InputError(f"this user has no home folder: name a folder in {variable}") from error

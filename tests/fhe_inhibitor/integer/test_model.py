@@ -23,6 +23,17 @@ def folder(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "tiny")
 
 
+def test_a_model_is_called_as_its_folder_however_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's clients ask for it by this name."""
+    (write_tiny_model(tmp_path / "tiny") / "part").mkdir()
+    monkeypatch.chdir(tmp_path / "tiny" / "part")
+    assert IntegerModel.load("..").name == IntegerModel.load("../../tiny/").name == "tiny"
+    monkeypatch.chdir(tmp_path / "tiny")
+    assert IntegerModel.load(".").name == "tiny"
+
+
 def test_written_parameters_come_back(folder: Path, tmp_path: Path) -> None:
     parameters, digest = integer_format.read(folder / INTEGER_FILE)
     assert integer_format.write(tmp_path / "copy", parameters) == digest

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,26 @@ def test_a_server_that_ends_leaves_the_process_as_it_was(
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == before[1]
     finally:
         os.umask(before[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.*make it writable"),
+        (OSError(errno.ENOSPC, "No space left on device"), "has no space left"),
+        (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+    ],
+)
+def test_a_data_folder_that_refuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
+    monkeypatch.setattr("fhe_inhibitor.service.process.Service", fail)
+    with pytest.raises(InputError, match=f"data folder {tmp_path} .*{words}"):
+        serve(load_settings(data_dir=tmp_path), [])
 
 
 def test_many_scrapes_are_one_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,3 +153,14 @@ def test_keys_kept_ready_leave_a_worker_memory_to_work_in() -> None:
     assert 20 * settings.ready_keys_bytes <= 3 << 30
     plenty = load_settings(worker_memory_bytes=1 << 40)
     assert plenty.ready_keys_bytes == plenty.worker_keys_bytes
+
+
+def test_a_tilde_in_a_file_or_a_variable_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "settings.toml").write_text('data_dir = "~/x"\n')
+    monkeypatch.setenv(f"{ENVIRONMENT}TOKENS_FILE", "~/tokens")
+    settings = load_settings(tmp_path / "settings.toml")
+    assert settings.data_dir == tmp_path / "x"
+    assert settings.tokens == tmp_path / "tokens"
