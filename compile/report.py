@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Any
 
 from circuits.counts import count_lookups
 from compile.lookup_times import measure_lookups
@@ -20,7 +19,16 @@ from compile.module import CompiledNetwork
 from compile.noise import ModelNoise
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, Program
+from fhe_inhibitor.runtime.parameters import (
+    TABLE_HEAD,
+    TABLE_NOTE,
+    KeyParameters,
+    key_parameters,
+    table_rows,
+)
+from fhe_inhibitor.runtime.security import check, parse
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server
+from fhe_inhibitor.runtime.specifications import Function, Value
 from fhe_inhibitor.system.pages import markdown_table
 
 BYTES_PER_WORD = 8
@@ -69,8 +77,8 @@ class Report:
 
     p_error: that the noise of one lookup passes half a step. complexity: Concrete's estimate
     for one call of every function, in its own unit. bootstrap_keys_bytes,
-    keyswitch_keys_bytes: unpacked. lookup_s: seconds of one lookup by bit width. noise: of
-    rounding, by width, where it was measured.
+    keyswitch_keys_bytes: unpacked. parameters: of the secret keys. lookup_s: seconds of one lookup
+    by bit width. noise: of rounding, by width, where it was measured.
     """
 
     model_hash: str
@@ -82,6 +90,7 @@ class Report:
     keyswitch_keys_bytes: int
     compile_s: float
     security_bits: int
+    parameters: tuple[KeyParameters, ...]
     evaluation_keys_bytes: int | None = None
     lookup_s: Mapping[int, float] | None = None
     noise: tuple[ModelNoise, ...] = ()
@@ -97,15 +106,22 @@ class Report:
         return json.dumps({**asdict(self), "widest_lookup": self.widest_lookup}, indent=1)
 
     def to_markdown(self) -> str:
-        """Return the report as Markdown: a summary, then a table of the longest sequence."""
-        return "\n".join([*_summary(self), "", *_lengths(self), "", *_stages(self.lengths[-1]), ""])
+        """Return the report as Markdown: a summary, then tables of lengths, stages and keys."""
+        tables = _lengths(self), _stages(self.lengths[-1]), _parameters(self)
+        return "\n".join(
+            [*_summary(self), *(line for table in tables for line in ("", *table)), ""]
+        )
 
 
 def describe(compiled: CompiledNetwork) -> Report:
-    """Return what compiling alone tells."""
+    """Return what compiling alone tells.
+
+    Raises InputError if a client would refuse the parameters that Concrete chose.
+    """
     manifest = compiled.manifest
-    specs = json.loads(compiled.module.client.specs.serialize())["circuits"]
-    circuits = {circuit["name"]: circuit for circuit in specs}
+    specifications = parse(compiled.module.client.specs.serialize())
+    check(specifications)
+    circuits = {function.name: function for function in specifications.circuits}
     return Report(
         model_hash=manifest.model_hash,
         p_error=manifest.p_error,
@@ -116,6 +132,7 @@ def describe(compiled: CompiledNetwork) -> Report:
         keyswitch_keys_bytes=compiled.module.size_of_keyswitch_keys,
         compile_s=compiled.compile_s,
         security_bits=int(compiled.module.configuration.security_level),
+        parameters=key_parameters(specifications),
     )
 
 
@@ -158,7 +175,7 @@ def failure_probability(p_error: float, n_lookups: int) -> float:
     return 1 - (1 - p_error) ** n_lookups
 
 
-def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Any]) -> LengthReport:
+def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Function]) -> LengthReport:
     program = compiled.manifest.program(n)
     formula = count_lookups(compiled.network, n)
     stages = tuple(
@@ -174,15 +191,15 @@ def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Any]) -> Leng
     )
 
 
-def _message_bytes(program: Program, circuits: dict[str, Any]) -> tuple[int, int]:
-    sent = [circuits[e.function]["inputs"][e.position] for e in program.encryptions]
-    received = circuits[program.tasks[-1].function]["outputs"]
+def _message_bytes(program: Program, circuits: dict[str, Function]) -> tuple[int, int]:
+    sent = [circuits[e.function].inputs[e.position] for e in program.encryptions]
+    received = circuits[program.tasks[-1].function].outputs
     request, response = (sum(_ciphertext_bytes(part) for part in side) for side in (sent, received))
     return request, response
 
 
-def _ciphertext_bytes(specification: dict[str, Any]) -> int:
-    return prod(specification["rawInfo"]["shape"]["dimensions"]) * BYTES_PER_WORD
+def _ciphertext_bytes(value: Value) -> int:
+    return prod(value.raw_info.shape.dimensions) * BYTES_PER_WORD
 
 
 def _summary(report: Report) -> list[str]:
@@ -247,6 +264,10 @@ def _stages(length: LengthReport) -> list[str]:
         rows.append([stage.stage, counted, by_width, formula, stage.accumulator_bits])
     head = f"stage, {length.n} tokens", "lookups", "by width", "formula", "accumulator bits"
     return markdown_table(head, rows)
+
+
+def _parameters(report: Report) -> list[str]:
+    return [*markdown_table(TABLE_HEAD, table_rows(report.parameters)), "", TABLE_NOTE]
 
 
 def _by_width(lookups: Mapping[int, int]) -> str:

@@ -7,7 +7,8 @@ keys remove    remove keys, here and at a server
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from fhe_inhibitor.cli.options import (
     TokenFileOption,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from fhe_inhibitor.runtime.keyring import KeysEntry
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -64,24 +68,32 @@ def new(
 
 
 @app.command(name="list")
-def list_keys(as_json: JsonOption = False) -> None:
+def list_keys(
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="Show their cryptographic parameters as well.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List your keys, the oldest first."""
     from fhe_inhibitor.cli.view import print_keys
     from fhe_inhibitor.runtime.keyring import Keyring
 
     keyring = Keyring()
+    entries = keyring.entries()
     rows = [
         {
             **entry.model_dump(mode="json"),
             "locked": keyring.is_locked(entry.circuits_hash),
             "bytes": keyring.path(entry.circuits_hash).stat().st_size,
         }
-        for entry in keyring.entries()
+        for entry in entries
     ]
     if as_json:
         print_json(rows)
     else:
         print_keys(rows, keyring.folder)
+        if parameters:
+            _print_parameters(entries)
 
 
 @app.command()
@@ -107,3 +119,25 @@ def remove(
         remote.delete_keys(server, remote.read_token(token_file), options, entry)
     keyring.remove(entry)
     print(f"removed {entry.circuits_hash[:12]} for {entry.model}")
+
+
+def _print_parameters(entries: Sequence[KeysEntry]) -> None:
+    """Print a table of the parameters of each model's keys, where they are known."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fhe_inhibitor.runtime.parameters import TABLE_HEAD, TABLE_NOTE, table_rows
+
+    console = Console(highlight=False, markup=False)
+    for entry in entries:
+        name = f"{entry.circuits_hash[:12]}, {entry.model}"
+        if entry.parameters is None:
+            console.print(f"\n{name}: made by a version that wrote no parameters down")
+            continue
+        table = Table(*TABLE_HEAD, box=None, padding=(0, 2, 0, 0))
+        for row in table_rows(entry.parameters):
+            table.add_row(*map(Text, row))
+        console.print(f"\n{name}:", table)
+    if any(entry.parameters for entry in entries):
+        console.print(f"\n{TABLE_NOTE}")

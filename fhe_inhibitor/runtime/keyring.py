@@ -24,6 +24,7 @@ from filelock import FileLock
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.parameters import KeyParameters
 from fhe_inhibitor.system.folders import KEYS_VARIABLE, keys_root
 from fhe_inhibitor.system.private_files import is_locked, make_private, write_private
 from fhe_inhibitor.system.progress import Observer
@@ -39,7 +40,8 @@ OLD_NAME = "model_hash"  # of the circuits' hash, in files that versions before 
 class KeysEntry(BaseModel):
     """What is known of keys without opening them.
 
-    evaluation_keys: SHA-256 of those, by which a server knows them.
+    evaluation_keys: SHA-256 of those, by which a server knows them. parameters: of the secret keys;
+    None in files that versions before 0.2 wrote.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -48,6 +50,7 @@ class KeysEntry(BaseModel):
     model: str
     evaluation_keys: str
     created: datetime
+    parameters: tuple[KeyParameters, ...] | None = None
 
 
 class Keyring:
@@ -179,6 +182,7 @@ class Keyring:
             model=model,
             evaluation_keys=hashlib.sha256(client.evaluation_keys()).hexdigest(),
             created=datetime.now(UTC),
+            parameters=client.parameters,
         )
         write_private(_about(self.path(circuits_hash)), entry.model_dump_json(indent=1).encode())
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
 
 from fhe_inhibitor.runtime.security import SECURITY_BITS, line
 from fhe_inhibitor.runtime.specifications import Specifications, Value
@@ -18,15 +17,14 @@ TABLE_NOTE = (
 MAX_NAMES = 4  # in one cell
 
 
-class KeyParameters(BaseModel):
+@dataclass(frozen=True)
+class KeyParameters:
     """One secret key, and the least noise of all that is encrypted under it.
 
     polynomial_size: of the bootstrap keys under it, None if there are none. log2_std: of the
     noise, on a torus of length 1; None if nothing is encrypted. margin: log2_std less the line for
     128 bits. encrypts: keys and values, in words.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     key: int
     dimension: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from compile.report import describe
 from compile.verifier import VerificationError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import read_manifest
+from fhe_inhibitor.runtime.security import parse
 from tests.execution import check_simulated
 from tests.networks import NetworkShape, evaluate_stages, random_inputs, random_network
 
@@ -62,6 +64,31 @@ def test_the_report_can_be_read(compiled: CompiledNetwork) -> None:
     markdown = report.to_markdown()
     for part in ("128 bit", "86.0 MB as sent", "5 bits 7.7 ms", "layer1.feed_forward", "0.04%"):
         assert part in markdown
+
+
+def test_the_report_shows_the_parameters_of_the_keys(compiled: CompiledNetwork) -> None:
+    report = describe(compiled)
+    specs = json.loads(compiled.module.client.specs.serialize())["keyset"]
+    keys, bootstrap = specs["lweSecretKeys"], specs["lweBootstrapKeys"][0]
+    assert [key.dimension for key in report.parameters] == [
+        key["params"]["lweDimension"] for key in keys
+    ]
+    first = report.parameters[bootstrap["outputId"]]
+    assert first.polynomial_size == bootstrap["params"]["polynomialSize"]
+    assert first.log2_std == pytest.approx(math.log2(bootstrap["params"]["variance"]) / 2)
+    assert first.encrypts.startswith("bootstrap keys 0")
+    assert json.loads(report.to_json())["parameters"][0]["dimension"] == first.dimension
+    rows = [line for line in report.to_markdown().splitlines() if " | 128 bits +0.00 | " in line]
+    assert len(rows) == len(keys)
+
+
+def test_the_size_of_keys_is_known_from_the_specifications(compiled: CompiledNetwork) -> None:
+    """For bootstrap keys Concrete's figure counts the GLWE dimension once too often."""
+    module = compiled.module
+    keyset = parse(module.client.specs.serialize()).keyset
+    bootstrap = [k.n_bytes * k.params.glwe_dimension for k in keyset.lwe_bootstrap_keys]
+    assert sum(bootstrap) == module.size_of_bootstrap_keys
+    assert sum(k.n_bytes for k in keyset.lwe_keyswitch_keys) == module.size_of_keyswitch_keys
 
 
 def test_the_simulated_module_agrees(compiled: CompiledNetwork) -> None:

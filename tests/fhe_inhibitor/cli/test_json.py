@@ -100,3 +100,26 @@ def test_what_json_has_no_word_for_is_null(capsys: pytest.CaptureFixture[str]) -
         "b": {"c": None},
         "d": [1, None],
     }
+
+
+def test_keys_are_listed_with_their_parameters_where_those_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older version wrote none down."""
+    monkeypatch.setenv("FHE_INHIBITOR_KEYS", str(tmp_path))
+    parameters = dict(key=0, dimension=2048, polynomial_size=2048, log2_std=-49.95, margin=0.0)
+    for digest, known in (("ab", {"parameters": [{**parameters, "encrypts": "x"}]}), ("cd", {})):
+        path = Keyring().path(digest * 32)
+        path.parent.mkdir()
+        path.write_bytes(b"")
+        about = {"circuits_hash": digest * 32, "model": "tiny", "evaluation_keys": "", "created": 0}
+        path.with_name("about.json").write_text(json.dumps({**about, **known}))
+    with pytest.raises(SystemExit):
+        main(["keys", "list", "--parameters"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "abababababab, tiny: key dimension polynomial size log2 std security encrypts",
+        "0 2048 2048 -49.95 128 bits +0.00 x",
+        "cdcdcdcdcdcd, tiny: made by a version that wrote no parameters down",
+    ):
+        assert words in shown

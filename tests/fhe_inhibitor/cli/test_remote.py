@@ -110,6 +110,10 @@ def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_pat
 
     (row,) = json.loads(run("keys", "list", "--json")[1])
     assert (row["model"], row["locked"]) == ("tiny", True)
+    assert row["parameters"][0]["margin"] == pytest.approx(0, abs=1e-6)
+    shown = " ".join(run("keys", "list", "--parameters")[1].split())
+    for words in ("polynomial size", "128 bits +0.00", "bootstrap keys 0", "no proof"):
+        assert words in shown
     assert entry.circuits_hash[:12] in run("keys", "list")[1]
     code, out, err = run("keys", "remove", "tiny", *on_server)
     assert (code, err, Keyring(heidi.folder / "keys").entries()) == (0, "", [])

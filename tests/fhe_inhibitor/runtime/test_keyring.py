@@ -56,6 +56,7 @@ def test_keys_are_made_once_private_and_found(inhibitor: Execution, keyring: Key
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     (entry,) = keyring.entries()
     assert (entry.circuits_hash, entry.model) == (HASH, "tiny")
+    assert entry.parameters == client.parameters
     # The server knows keys by this hash: loading must give the same bytes each time.
     assert entry.evaluation_keys == hashlib.sha256(client.evaluation_keys()).hexdigest()
     assert keyring.find("aba") == keyring.find("tiny") == entry
@@ -148,6 +149,7 @@ def test_an_entry_of_an_older_version_is_read(keyring: Keyring) -> None:
     path.with_name("about.json").write_text(json.dumps(about))
     (entry,) = keyring.entries()
     assert (entry.circuits_hash, entry.model, entry.evaluation_keys) == (HASH, "tiny", OTHER)
+    assert entry.parameters is None
 
 
 def test_a_damaged_entry_is_named(keyring: Keyring) -> None:
