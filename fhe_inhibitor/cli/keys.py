@@ -21,6 +21,7 @@ from fhe_inhibitor.cli.options import (
     TokenFileOption,
     print_json,
 )
+from fhe_inhibitor.system.progress import printable
 
 if TYPE_CHECKING:
     from fhe_inhibitor.runtime.keyring import KeysEntry
@@ -64,7 +65,7 @@ def new(
     chosen = remote.agree_on_new(server, token, options, passphrase)
     with Display() as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display)
-    print(f"made {entry.circuits_hash[:12]} for {entry.model}")
+    print(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 
 @app.command(name="list")
@@ -118,7 +119,7 @@ def remove(
         options = RemoteOptions(ca=ca, insecure=insecure)
         remote.delete_keys(server, remote.read_token(token_file), options, entry)
     keyring.remove(entry)
-    print(f"removed {entry.circuits_hash[:12]} for {entry.model}")
+    print(f"removed {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 
 def _print_parameters(entries: Sequence[KeysEntry]) -> None:
@@ -131,7 +132,7 @@ def _print_parameters(entries: Sequence[KeysEntry]) -> None:
 
     console = Console(highlight=False, markup=False)
     for entry in entries:
-        name = f"{entry.circuits_hash[:12]}, {entry.model}"
+        name = f"{entry.circuits_hash[:12]}, {printable(entry.model)}"
         if entry.parameters is None:
             console.print(f"\n{name}: made by a version that wrote no parameters down")
             continue

@@ -30,6 +30,7 @@ from fhe_inhibitor.cli import (
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import TRACEBACK, ChildError
+from fhe_inhibitor.system.progress import printable
 
 INTERRUPTED = 130
 
@@ -104,5 +105,6 @@ def _failed(code: int, error: Exception) -> int:
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     kind = "" if code == 2 or isinstance(error, ChildError) else f"{type(error).__name__}: "
     if message:  # typer has none for a command without arguments, whose help it printed
-        print(f"fhe-inhibitor: {kind}{' '.join(message.split())}", file=sys.stderr)
+        line = printable(" ".join(message.split()))
+        print(f"fhe-inhibitor: {kind}{line}", file=sys.stderr)
     return code

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
-from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.system.progress import Observer, printable
 
 
 class Display(Observer):
@@ -30,7 +30,7 @@ class Display(Observer):
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = _console(stderr=True, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -56,14 +56,14 @@ class Display(Observer):
         self._progress.stop()
 
     def note(self, message: str) -> None:
-        self._console.print(f"note: {message}")
+        self._console.print(f"note: {printable(message)}")
 
     def plan(self, amount: int, unit: str) -> None:
         now = time.monotonic()
         self._progress.update(self._task, total=amount, completed=0, unit=unit, began=now, last=now)
 
     def begin(self, step: str) -> None:
-        self._progress.update(self._task, description=step, refresh=True)
+        self._progress.update(self._task, description=printable(step), refresh=True)
 
     def finish(self, amount: int) -> None:
         self._progress.update(self._task, advance=amount, last=time.monotonic())
@@ -90,11 +90,16 @@ class _RemainingColumn(ProgressColumn):
         return Text(f"about {max(left, 0):.0f} s left")
 
 
+def _console(**options: Any) -> Console:
+    """Return an output for text as it is: a server's label may look like rich's markup."""
+    return Console(highlight=False, markup=False, emoji=False, **options)
+
+
 def print_classifications(
     results: Sequence[Classification], labels: Sequence[str], cost: SessionCost
 ) -> None:
     """Print each text's label, probability and logits, then what all of it cost."""
-    console = Console(highlight=False)
+    console = _console()
     for result in results:
         _print_classification(console, result, labels)
     if any(result.stages for result in results):
@@ -106,7 +111,7 @@ def print_classifications(
 
 def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Print keys, as `keys list --json` names their columns."""
-    console = Console(highlight=False)
+    console = _console()
     if not rows:
         console.print(Text(f"no keys in {folder}"))
         return
@@ -114,13 +119,14 @@ def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     for row in rows:
         made = datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
         locked = "yes" if row["locked"] else "no"
-        table.add_row(row["circuits_hash"][:12], row["model"], made, locked, _size(row["bytes"]))
+        model = printable(row["model"])
+        table.add_row(row["circuits_hash"][:12], model, made, locked, _size(row["bytes"]))
     console.print(table)
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
     """Print the figures of an evaluation, as `evaluate --json` names them."""
-    console = Console(highlight=False)
+    console = _console()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("model", result["model"])
     table.add_row("data", f"{result['data']}, {result['accuracy']['n_texts']} texts")
@@ -151,10 +157,11 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 
 def _print_classification(console: Console, result: Classification, labels: Sequence[str]) -> None:
     console.print(Text(result.text))
-    console.print(f"  {result.label}, probability {result.probability:.3f}", style="bold")
+    label = printable(result.label)
+    console.print(f"  {label}, probability {result.probability:.3f}", style="bold")
     console.print(
         Text(f"  read {len(result.tokens)} of {result.n_tokens} tokens: ")
-        + Text(" ".join(result.tokens), style="italic")
+        + Text(printable(" ".join(result.tokens)), style="italic")
     )
     table = Table("  logits", box=None, padding=(0, 2, 0, 0))
     logits = {"encrypted": result.logits, "clear": result.clear_logits}
@@ -165,7 +172,7 @@ def _print_classification(console: Console, result: Classification, labels: Sequ
     for index, label in enumerate(labels):
         steps = [None if x is None else x[index] for x in logits.values()]
         table.add_row(
-            f"  {label}",
+            f"  {printable(label)}",
             *("-" if x is None else f"{x * result.logit_scale:+.3f}" for x in steps),
             *("-" if x is None else str(x) for x in steps),
         )
@@ -218,7 +225,7 @@ def _print_prediction(
 def _cells(stage: StageCost, widths: Sequence[int]) -> list[str]:
     counts = [stage.lookups.get(bits, 0) for bits in widths]
     return [
-        stage.name,
+        printable(stage.name),
         f"{stage.seconds:.2f}",
         *(f"{count:,}" if count else "" for count in (sum(counts), *counts)),
     ]

@@ -6,6 +6,7 @@ What the user can mend by another argument is an InputError too: the command lin
 from __future__ import annotations
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.progress import printable
 
 
 class RemoteError(RuntimeError):
@@ -19,7 +20,7 @@ class RemoteError(RuntimeError):
         self, message: str, code: str | None = None, retry_after_s: float | None = None
     ) -> None:
         # Part of it may be the server's, which must not reach a terminal's controls.
-        super().__init__("".join(character for character in message if character.isprintable()))
+        super().__init__(printable(message))
         self.code = code
         self.retry_after_s = retry_after_s
 

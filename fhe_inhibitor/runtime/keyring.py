@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 from filelock import FileLock
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.parameters import KeyParameters
+from fhe_inhibitor.runtime.protocol import Sha256
 from fhe_inhibitor.system.folders import KEYS_VARIABLE, keys_root
 from fhe_inhibitor.system.private_files import is_locked, make_private, write_private
 from fhe_inhibitor.system.progress import Observer
@@ -46,9 +47,9 @@ class KeysEntry(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    circuits_hash: str = Field(validation_alias=AliasChoices("circuits_hash", OLD_NAME))
+    circuits_hash: Sha256 = Field(validation_alias=AliasChoices("circuits_hash", OLD_NAME))
     model: str
-    evaluation_keys: str
+    evaluation_keys: Sha256
     created: datetime
     parameters: tuple[KeyParameters, ...] | None = None
 
@@ -72,8 +73,11 @@ class Keyring:
         """Return what is known of a model's keys. Raises InputError if that can't be read."""
         path = _about(self.path(circuits_hash))
         try:
-            return KeysEntry.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            entry = KeysEntry.model_validate_json(path.read_bytes())
+            if entry.circuits_hash != circuits_hash:
+                raise ValueError("of another folder's keys")
+            return entry
+        except (OSError, ValueError) as error:  # a ValidationError is one
             raise InputError(
                 f"{path} can't be read ({type(error).__name__}); remove the folder "
                 f"{path.parent}, and make new keys"

@@ -54,3 +54,12 @@ class Stopwatch(Observer):
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
             self._step = None
         return dict(self._seconds)
+
+
+def printable(text: str) -> str:
+    """Return text without what is none: what others wrote must not reach a terminal's controls.
+
+    >>> printable("dull\\x1b[2J")
+    'dull[2J'
+    """
+    return "".join(character for character in text if character.isprintable())

@@ -25,6 +25,7 @@ ARGUMENTS = {
     "distill": ["--recipe", "teacher", "--task", "sst2", "--data", "{data}", "--teacher", "{float}"]
     + ["--config", "{data}/short.yaml", "--out", "{out}"],
     "keys list": [],
+    "tokens list": ["--data", "{data}"],
     "benchmark noise": ["--bits", "3", "--lookups", "64"],
 }
 KEYS = {
@@ -83,7 +84,9 @@ def test_stdout_is_json_and_nothing_else(
     out, err = capfd.readouterr()
     assert exit_.value.code == 0, err
     answer = json.loads(out)
-    if command == "keys list":
+    if command == "tokens list":
+        assert answer == []
+    elif command == "keys list":
         assert answer == [
             entry.model_dump(mode="json") | {"locked": False, "bytes": size}
             for entry in Keyring().entries()
@@ -112,7 +115,12 @@ def test_keys_are_listed_with_their_parameters_where_those_are_known(
         path = Keyring().path(digest * 32)
         path.parent.mkdir()
         path.write_bytes(b"")
-        about = {"circuits_hash": digest * 32, "model": "tiny", "evaluation_keys": "", "created": 0}
+        about = {
+            "circuits_hash": digest * 32,
+            "model": "tiny",
+            "evaluation_keys": "0" * 64,
+            "created": 0,
+        }
         path.with_name("about.json").write_text(json.dumps({**about, **known}))
     with pytest.raises(SystemExit):
         main(["keys", "list", "--parameters"])

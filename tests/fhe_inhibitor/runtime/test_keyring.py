@@ -152,6 +152,21 @@ def test_an_entry_of_an_older_version_is_read(keyring: Keyring) -> None:
     assert entry.parameters is None
 
 
+@pytest.mark.parametrize("written", [OTHER, "..", "../other", "AB" * 32, ""])
+def test_an_entry_that_names_another_folder_is_refused_and_removes_nothing(
+    keyring: Keyring, written: str
+) -> None:
+    other = keyring.folder / "other"
+    for folder in (keyring.path(HASH).parent, keyring.path(OTHER).parent, other):
+        folder.mkdir(parents=True)
+    keyring.path(HASH).write_bytes(b"")
+    about = {"circuits_hash": written, "model": "tiny", "evaluation_keys": OTHER, "created": 0}
+    keyring.path(HASH).with_name("about.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=r"about\.json can't be read"):
+        keyring.find("tiny")
+    assert other.is_dir() and keyring.path(OTHER).parent.is_dir()
+
+
 def test_a_damaged_entry_is_named(keyring: Keyring) -> None:
     keyring.path(HASH).parent.mkdir(parents=True)
     keyring.path(HASH).write_bytes(b"")
