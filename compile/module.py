@@ -28,6 +28,7 @@ from concrete.fhe.compilation.wiring import Wire as CompositionWire
 
 from circuits.counts import count_lookups
 from circuits.network import Network
+from compile.folders import compile_tidily
 from compile.functions import DeclaredFunction, StageCall, trace_functions
 from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import BENCHMARK_SIZE, benchmark_name, trace_benchmark
@@ -203,7 +204,7 @@ def compile_functions(
     """
     compiler = ModuleCompiler(list(functions), fhe.Wired(wires))
     try:
-        return compiler.compile(None, configuration(p_error))
+        return compile_tidily(lambda: compiler.compile(None, configuration(p_error)))
     except RuntimeError as error:
         if not any(reason in str(error) for reason in UNREACHABLE):
             raise

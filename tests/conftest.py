@@ -27,6 +27,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """
     if hasattr(config, "workerinput"):
         return
+    if folders := sys.modules.get("compile.folders"):
+        folders.remove_folders()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(config.stash.get(STATUS, pytest.ExitCode.INTERNAL_ERROR))

@@ -79,7 +79,10 @@ def classify(
         work = ClassifyThere(reading, server, token, remote.agree(server, token, options))
     with Display() as display:
         # Integers in the clear need neither Concrete nor a process that it may end.
-        done = work.run(display) if mode == "disable" else in_worker(work, display)
+        if mode == "disable":
+            done = work.run(display)
+        else:
+            done = in_worker(work, display, may_wait=server is not None)
     if as_json:
         print_json(asdict(done))
     else:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fhe_inhibitor.cli.options import JsonOption
+from fhe_inhibitor.cli.view import Page
 from fhe_inhibitor.system.extras import needs
 
 
@@ -82,4 +82,4 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = (str(row[name]) for name in ("recipe", "task", "split", "metric"))
         table.add_row(*cells, f"{100 * row['value']:.2f}")
-    Console().print(table)
+    Page().print(table)

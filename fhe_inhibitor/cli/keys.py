@@ -64,7 +64,7 @@ def new(
     )
     chosen = remote.agree_on_new(server, token, options, passphrase)
     with Display() as display:
-        entry = in_worker(remote.MakeKeys(server, token, chosen), display)
+        entry = in_worker(remote.MakeKeys(server, token, chosen), display, may_wait=True)
     print(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 

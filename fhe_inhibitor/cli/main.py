@@ -1,13 +1,14 @@
 """The command `fhe-inhibitor`: parses, calls, prints. Each command is a few calls in Python too.
 
 Imports that take seconds happen inside the commands, so that `--help` and errors are instant.
-Exit codes: 0; 1 for a failure at run time; 2 for bad input; 130 after Ctrl-C. An error is one
-line on stderr; FHE_INHIBITOR_TRACEBACK=1 shows where it came from.
+Exit codes: 0; 1 for a failure at run time; 2 for bad input; 128 + n after signal n, such as 130
+after Ctrl-C. An error is one line on stderr; FHE_INHIBITOR_TRACEBACK=1 shows where it came from.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,8 +32,9 @@ from fhe_inhibitor.cli import (
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import TRACEBACK, ChildError
 from fhe_inhibitor.system.progress import printable
+from fhe_inhibitor.system.signals import Ended, exit_code_of, raise_on_signals
 
-INTERRUPTED = 130
+INTERRUPTED = exit_code_of(signal.SIGINT)
 
 app = typer.Typer(
     add_completion=False,
@@ -74,6 +76,7 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line on `arguments` (those of the process if None) and exit."""
+    raise_on_signals()
     sys.exit(_run(arguments))
 
 
@@ -83,6 +86,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(arguments, standalone_mode=False) or 0
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except Ended as ended:
+        print(f"fhe-inhibitor: ended by {ended}; what was finished is kept", file=sys.stderr)
+        return exit_code_of(ended.number)
     except InputError as error:
         return _failed(2, error)
     except typer.TyperException as error:
@@ -90,7 +96,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         # Whoever read our output went away; the interpreter would complain on its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        print("fhe-inhibitor: nobody reads the output any more", file=sys.stderr)
+        return exit_code_of(signal.SIGPIPE)
     except Exception as error:
         return _failed(1, error)
     if code == INTERRUPTED:

@@ -22,6 +22,9 @@ from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
 from fhe_inhibitor.system.progress import Observer, printable
 
+# Text as it is: a server's label may look like rich's markup.
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+
 
 class Display(Observer):
     """A progress line on stderr while it is entered; notes are printed above it.
@@ -30,7 +33,7 @@ class Display(Observer):
     """
 
     def __init__(self) -> None:
-        self._console = _console(stderr=True, soft_wrap=True)
+        self._console = Console(**PLAIN, stderr=True, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -69,6 +72,13 @@ class Display(Observer):
         self._progress.update(self._task, advance=amount, last=time.monotonic())
 
 
+class Page(Console):
+    """What goes to stdout. Whoever read it may be gone: that is for `main` to say."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class _DoneColumn(ProgressColumn):
     """Finished and planned units."""
 
@@ -90,16 +100,11 @@ class _RemainingColumn(ProgressColumn):
         return Text(f"about {max(left, 0):.0f} s left")
 
 
-def _console(**options: Any) -> Console:
-    """Return an output for text as it is: a server's label may look like rich's markup."""
-    return Console(highlight=False, markup=False, emoji=False, **options)
-
-
 def print_classifications(
     results: Sequence[Classification], labels: Sequence[str], cost: SessionCost
 ) -> None:
     """Print each text's label, probability and logits, then what all of it cost."""
-    console = _console()
+    console = Page(**PLAIN)
     for result in results:
         _print_classification(console, result, labels)
     if any(result.stages for result in results):
@@ -111,7 +116,7 @@ def print_classifications(
 
 def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Print keys, as `keys list --json` names their columns."""
-    console = _console()
+    console = Page(**PLAIN)
     if not rows:
         console.print(Text(f"no keys in {folder}"))
         return
@@ -126,7 +131,7 @@ def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def print_evaluation(result: dict[str, Any]) -> None:
     """Print the figures of an evaluation, as `evaluate --json` names them."""
-    console = _console()
+    console = Page(**PLAIN)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("model", result["model"])
     table.add_row("data", f"{result['data']}, {result['accuracy']['n_texts']} texts")

@@ -2,9 +2,9 @@
 
 Concrete's native code answers Ctrl-C by killing its process or by a page of stack trace, and it
 holds Python's interpreter lock while it compiles and makes keys. So the work is done by a child
-for which SIGINT is blocked. This process shows its progress; on Ctrl-C it ends the child and
-removes what that left unfinished. A crash of native code becomes an ordinary error, too. Work that
-has something to take back elsewhere calls `system.child.ends_on_request`.
+for which such signals are blocked. This process shows its progress; on Ctrl-C, SIGTERM and SIGHUP
+it ends the child and removes what that left unfinished. A crash of native code becomes an ordinary
+error, too. Work that has something to take back elsewhere calls `system.child.ends_on_request`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from fhe_inhibitor.system.cache import remove_unfinished
 from fhe_inhibitor.system.child import Child
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.system.signals import Ended
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -26,15 +27,16 @@ class Work(Protocol[Result_co]):
         ...
 
 
-def in_worker(work: Work[Result_co], observer: Observer) -> Result_co:
+def in_worker(work: Work[Result_co], observer: Observer, may_wait: bool = False) -> Result_co:
     """Return `work.run(observer)`, called in a child process.
 
+    may_wait: whether the work waits for others, such as a server, without using the processor.
     Raises what it raises if that is an InputError, ChildError for all else.
     """
     child = Child(_given, work)
     try:
-        return child.call("run", observer=observer)
-    except KeyboardInterrupt:
+        return child.call("run", observer=observer, may_wait=may_wait)
+    except (KeyboardInterrupt, Ended):
         child.stop()
         remove_unfinished()
         raise

@@ -4,8 +4,11 @@ child = Child(HeadProcess, head)    # made there
 child.call("compile", 3)            # a method of the object, with what it returns
 child.close()
 
-SIGINT is blocked there, because Concrete's native code answers it by killing the process: Ctrl-C
-interrupts the caller, who ends the child.
+SIGINT, SIGTERM and SIGHUP are blocked there, because Concrete's native code answers them by killing
+the process or by a page of stack trace: they interrupt the caller, who ends the child. It ends with
+the caller, whatever ends that. Its temporary files lie in a folder of its own, which is removed
+after it. Native code can also wait for ever on what never comes: a child that sleeps for `STUCK_S`
+and uses no processor is ended.
 """
 
 from __future__ import annotations
@@ -14,21 +17,38 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.util import Finalize
 from typing import Any
+
+import psutil
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.machine import peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.system.signals import ENDING, end_with_parent
 
 TRACEBACK = "FHE_INHIBITOR_TRACEBACK"
 # Ends a process unless it is handled, and is none of those that Concrete's native code handles.
 STOP, STOP_S = signal.SIGALRM, 6.0
+STUCK_S, LOOK_S = 30.0, 2.0
+# What native code dies of, in words; Python raises for all else.
+CAUSES = {
+    signal.SIGABRT: "native code gave up: too little memory, or settings of threads in the "
+    "environment that it refuses",
+    signal.SIGBUS: "a file that it reads was cut, or the disk is full",
+    signal.SIGILL: "this processor lacks an instruction that it was built with",
+    signal.SIGKILL: "somebody killed it: the system does for want of memory",
+    signal.SIGSEGV: "native code crashed",
+}
 
 
 class ChildError(RuntimeError):
@@ -44,18 +64,35 @@ class Child:
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="fhe-inhibitor-", ignore_cleanup_errors=True
+        )
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._temporary.name, make, arguments), daemon=True
+        )
         _start_without_interrupts(self._process)
+        # At the caller's exit multiprocessing sends SIGTERM, to which the child is deaf, and waits.
+        self._at_exit = Finalize(None, self._process.kill, exitpriority=0)
         theirs.close()
 
-    def call(self, method: str, *arguments: Any, observer: Observer | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        *arguments: Any,
+        observer: Observer | None = None,
+        may_wait: bool = False,
+    ) -> Any:
         """Return what a method returns.
 
         observer: is told what the method tells its own one, which it gets as its first argument.
+        may_wait: whether the method may wait for something elsewhere, as for an answer over the
+        network, without the processor.
         """
         try:
             self._connection.send((method, arguments, observer is not None))
             while True:
+                if not may_wait:
+                    self._wait_for_message()
                 kind, content = self._connection.recv()
                 if kind == "result":
                     return content
@@ -64,9 +101,26 @@ class Child:
                 getattr(observer, kind)(*content)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._process.join()
+            code = self._process.exitcode or 0
             raise ChildError(
-                f"the working process ended unexpectedly, exit code {self._process.exitcode}"
+                f"the working process ended unexpectedly, exit code {code}{_cause(-code)}"
             ) from None
+
+    def _wait_for_message(self) -> None:
+        """Wait until the child says something. Raises ChildError, and ends it, if it hangs.
+
+        Looks are counted, not seconds: none is made while this process is stopped.
+        """
+        used, n_idle = -1.0, 0
+        while not self._connection.poll(LOOK_S):
+            before, used = used, _busy_s(self._process.pid)
+            n_idle = n_idle + 1 if used == before else 0
+            if n_idle * LOOK_S >= STUCK_S:
+                self.close()
+                raise ChildError(
+                    f"the working process hung: it slept for {STUCK_S:.0f} s, with no work done. "
+                    "Native code does that where it can't get memory: allow more (ulimit -v)"
+                )
 
     def peak_memory_bytes(self) -> int:
         """Return the largest memory that the child held at once."""
@@ -81,9 +135,11 @@ class Child:
 
     def close(self) -> None:
         """End the child at once."""
+        self._at_exit.cancel()
         self._process.kill()
         self._process.join()
         self._connection.close()
+        self._temporary.cleanup()
 
 
 def ends_on_request() -> None:
@@ -99,15 +155,46 @@ def silence_dependencies() -> None:
 def _start_without_interrupts(process: SpawnProcess) -> None:
     # Starting the tracker unblocks SIGINT, and the first process to start would start it.
     resource_tracker.ensure_running()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
+    # The child inherits the mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDING})
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _cause(number: int) -> str:
+    """Return why a signal ended a process, in brackets; nothing if none did.
+
+    >>> _cause(signal.SIGSEGV), _cause(0)
+    (' (SIGSEGV: native code crashed)', '')
+    """
+    if number <= 0:
+        return ""
+    ended_by = signal.Signals(number)
+    return f" ({ended_by.name}: {CAUSES.get(ended_by, 'somebody ended it')})"
+
+
+def _busy_s(pid: int | None) -> float:
+    """Return the processor time of a process and of those it started, in seconds.
+
+    A process that is stopped, or waits for a disk, gets another value each time: it doesn't hang.
+    """
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        if all(member.status() == psutil.STATUS_SLEEPING for member in family):
+            times = [member.cpu_times() for member in family]
+            return sum(time.user + time.system for time in times)
+    return time.monotonic()
+
+
+def _serve(
+    connection: Connection, temporary: str, make: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     """What the child does, until the caller is gone."""
+    end_with_parent()
+    tempfile.tempdir = os.environ["TMPDIR"] = temporary
     silence_dependencies()
     made: list[Any] = []
     while True:
@@ -134,7 +221,8 @@ def _serve(connection: Connection, make: Callable[..., Any], arguments: tuple[An
                 "error",
                 ChildError(f"{type(error).__name__}: {' '.join(str(error).split())}"),
             )
-        connection.send(answer)
+        with suppress(BrokenPipeError):
+            connection.send(answer)
 
 
 class _Sender(Observer):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -260,6 +262,24 @@ def test_the_process_itself_takes_bytes_and_closed_pipes(model: Path) -> None:
     assert closed.stdout is not None
     assert closed.stderr is not None
     closed.stdout.close()
-    assert b"Traceback" not in closed.stderr.read()
+    assert closed.stderr.read() == b"fhe-inhibitor: nobody reads the output any more\n"
     closed.stderr.close()
-    assert closed.wait(30) == 1
+    assert closed.wait(30) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_with_one_line(model: Path, tmp_path: Path, number: int) -> None:
+    texts = tmp_path / "texts"
+    texts.write_text("a good film\n" * 200_000)
+    command = [sys.executable, "-m", "fhe_inhibitor", "classify", "--mode", "disable"]
+    process = subprocess.Popen(
+        [*command, "--model", str(model), "--file", str(texts)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(4)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    name = signal.Signals(number).name
+    assert err.decode() == f"fhe-inhibitor: ended by {name}; what was finished is kept\n"
+    assert (process.returncode, out) == (128 + number, b"")

@@ -14,6 +14,7 @@ from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import ChildError
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.system.signals import Ended
 from tests.observers import Recorder
 
 
@@ -91,17 +92,20 @@ def test_interrupts_are_blocked_in_the_child_and_not_in_the_parent() -> None:
     assert not BlocksInterrupts().run(Observer())
 
 
-def test_an_interruption_ends_the_child_and_cleans_the_cache(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Ended(signal.SIGTERM)])
+def test_an_interruption_ends_the_child_and_cleans_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
+) -> None:
     class Interrupting(Observer):
         def begin(self, step: str) -> None:
-            raise KeyboardInterrupt
+            raise interruption
 
     monkeypatch.setenv("FHE_INHIBITOR_CACHE", str(tmp_path))
     unfinished = tmp_path / "model" / ".unfinished-1"
     unfinished.mkdir(parents=True)
     (tmp_path / "model" / ".lock").touch()
     pid_file = tmp_path / "pid"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(interruption)):
         in_worker(NeverEnd(pid_file), Interrupting())
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)

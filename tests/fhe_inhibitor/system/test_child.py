@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import tempfile
+import time
 from contextlib import closing
+from pathlib import Path
 
+import psutil
 import pytest
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system import child as child_module
 from fhe_inhibitor.system.child import Child, ChildError
 from fhe_inhibitor.system.progress import Observer
 from tests.observers import Recorder
@@ -25,8 +33,25 @@ class Echo:
         observer.note(self.word)
         return self.say(times)
 
-    def is_deaf_to_ctrl_c(self) -> bool:
-        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    def is_deaf(self) -> bool:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= blocked
+
+    def wait(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def work(self, seconds: float) -> float:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        return seconds
+
+    def temporary_file(self) -> str:
+        return tempfile.mkdtemp()
+
+    def die(self, number: int) -> None:
+        os.kill(os.getpid(), number)
 
     def refuse(self) -> None:
         raise InputError("not this")
@@ -48,7 +73,7 @@ def test_a_child_answers_refuses_fails_and_crashes() -> None:
         recorder = Recorder()
         assert child.call("say_aloud", 3, observer=recorder) == "ababab"
         assert recorder.notes == ["ab"]
-        assert child.call("is_deaf_to_ctrl_c")
+        assert child.call("is_deaf")
         assert child.peak_memory_bytes() > 1e6
         with pytest.raises(InputError, match="not this"):
             child.call("refuse")
@@ -56,6 +81,75 @@ def test_a_child_answers_refuses_fails_and_crashes() -> None:
             child.call("fail")
         with pytest.raises(ChildError, match=f"exit code -{signal.SIGKILL:d}"):
             child.call("crash")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGABRT, "SIGABRT: native code gave up"),
+        (signal.SIGBUS, "SIGBUS: a file that it reads was cut"),
+        (signal.SIGKILL, "SIGKILL: somebody killed it.*memory"),
+        (signal.SIGSEGV, "SIGSEGV: native code crashed"),
+        (signal.SIGALRM, "SIGALRM: somebody ended it"),
+    ],
+)
+def test_what_ended_a_child_is_said_in_words(number: int, words: str) -> None:
+    expected = pytest.raises(ChildError, match=rf"exit code -{number:d} \({words}")
+    with closing(Child(Echo, "ab")) as child, expected:
+        child.call("die", number)
+
+
+def test_a_child_that_hangs_is_ended_and_one_that_works_or_waits_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As native code does that can't get memory; before, the caller waited for ever."""
+    monkeypatch.setattr(child_module, "STUCK_S", 1.0)
+    monkeypatch.setattr(child_module, "LOOK_S", 0.2)
+    with closing(Child(Echo, "ab")) as child:
+        assert child.call("work", 2.0) == 2.0
+        assert child.call("wait", 2.0, may_wait=True) == 2.0
+        with pytest.raises(ChildError, match="the working process hung: it slept for 1 s"):
+            child.call("wait", 100.0)
+
+
+def test_temporary_files_go_with_the_child() -> None:
+    with closing(Child(Echo, "ab")) as child:
+        made = Path(child.call("temporary_file"))
+        assert made.is_dir()
+    assert not made.exists() and not made.parent.exists()
+
+
+KILLED = """
+import sys, time
+from fhe_inhibitor.system.child import Child
+from tests.fhe_inhibitor.system.test_child import Echo
+
+if __name__ == "__main__":
+    child = Child(Echo, "ab")
+    child.call("say", 1)
+    print(child._process.pid, flush=True)
+    child.call("work", 1000.0)
+"""
+
+
+def test_a_child_ends_with_a_caller_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "caller.py"
+    script.write_text(KILLED)
+    caller = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    caller.kill()
+    _, err = caller.communicate(timeout=30)
+    assert err == ""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait(10)
+    assert not psutil.pid_exists(pid)
 
 
 def test_what_cannot_be_made_is_refused_at_the_first_call() -> None:
