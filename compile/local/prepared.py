@@ -7,6 +7,7 @@ lie in the keyring, under the hash of the circuits that they belong to.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from circuits.network import Network
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost
 from fhe_inhibitor.runtime.keyring import KEYS_FILE, Keyring
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, FORMAT_VERSION
 from fhe_inhibitor.runtime.protocol import folder_hash
 from fhe_inhibitor.system.cache import locked, published, why_unfit
-from fhe_inhibitor.system.folders import cache_root
+from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
 from fhe_inhibitor.system.progress import Observer, Stopwatch
 
 if TYPE_CHECKING:
@@ -102,13 +104,14 @@ def prepare_circuits(
 ) -> Path:
     """Return the folder with circuits, client specifications and public part; makes no keys.
 
-    Raises InputError if the cache folder cannot be written.
+    Raises InputError if the cache folder cannot be written, or no code in it can be run.
     """
     observer = observer or Observer()
     entry = cache_entry(model, cache_dir)
     part, made_from = entry / CIRCUITS_PART, _made_from(model)
     module = part / MODULE_FOLDER
     with locked(entry, observer.note):
+        _refuse_noexec(entry)
         observer.begin("load circuits")
         if reason := why_unfit(part, made_from):
             if part.exists():
@@ -132,6 +135,15 @@ def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
 def cache_entry(model: IntegerModel, cache_dir: str | Path | None = None) -> Path:
     """Return the folder of the cache that belongs to a model; it may not exist yet."""
     return cache_root(cache_dir) / f"{model.name}-{model.hash[:16]}"
+
+
+def _refuse_noexec(entry: Path) -> None:
+    """Refuse a file system whose mount forbids to run what lies there: circuits are native code."""
+    if os.statvfs(entry).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise InputError(
+            f"the cache folder {entry} is on a file system that is mounted noexec, so circuits in "
+            f"it can't run: name a folder elsewhere in {CACHE_VARIABLE}"
+        )
 
 
 def _made_from(model: IntegerModel) -> dict[str, object]:

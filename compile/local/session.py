@@ -10,6 +10,7 @@ Client and server run in one process here, but speak in bytes alone, as they wou
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,8 @@ from fhe_inhibitor.integer.public import Tokens
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.keyring import Keyring
-from fhe_inhibitor.system.machine import peak_memory_bytes
+from fhe_inhibitor.system.child import silence_dependencies
+from fhe_inhibitor.system.machine import check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
@@ -109,14 +111,17 @@ class Session:
         """Make circuits and keys, or find them; None in mode `disable`.
 
         The first text does it otherwise. Raises InputError if the cache or the keyring cannot be
-        written, or keys can't be read.
+        written, keys can't be read, or the environment lets Concrete not run.
         """
         if self._closed:
             raise InputError("this session is closed: make another one")
         if self._backend is None and self.mode != "disable":
+            check_threads()
             # Here, because importing Concrete takes seconds that mode `disable` can spare.
-            from compile.local.backends import Execution, Simulation
-            from compile.local.prepared import prepare
+            with warnings.catch_warnings():
+                silence_dependencies()
+                from compile.local.backends import Execution, Simulation
+                from compile.local.prepared import prepare
 
             if self.mode == "simulate":
                 self._backend = Simulation(self.model, self._observer)

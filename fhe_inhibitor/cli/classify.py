@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,8 +32,16 @@ from fhe_inhibitor.system.progress import Observer
 
 
 def classify(
-    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
-    file: Annotated[Path | None, typer.Option(help="Classify each line of a file.")] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...",
+            help="Put -- before texts that begin with a dash; a single - reads lines from stdin.",
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Classify each line of a file; - is stdin.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -58,9 +67,8 @@ def classify(
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
     from fhe_inhibitor.cli.view import Display, print_classifications
-    from fhe_inhibitor.text.data import read_sentences
 
-    sentences = [*(texts or []), *(read_sentences(file) if file else [])]
+    sentences = _sentences(texts or [], file)
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
     reading = Reading(sentences, tokens, strict)
@@ -87,6 +95,19 @@ def classify(
         print_json(asdict(done))
     else:
         print_classifications(done.results, done.labels, done.cost)
+
+
+def _sentences(texts: list[str], file: Path | None) -> list[str]:
+    """Return the texts of the arguments, then those of the file; "-" is stdin in both places."""
+    from fhe_inhibitor.text.data import parse_sentences, read_sentences
+
+    if texts == ["-"] and file is None:
+        texts, file = [], Path("-")
+    if file is None:
+        return texts
+    if str(file) == "-":
+        return [*texts, *parse_sentences(sys.stdin.buffer.read(), "stdin")]
+    return [*texts, *read_sentences(file)]
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,11 @@ def distill(
 
 
 def silence_transformers() -> None:
-    """Keep its bars for loading and writing weights out of ours."""
+    """Keep its bars for loading and writing weights out of ours, and the hub's repeated calls."""
+    import huggingface_hub.utils.logging as hub_logging
     from transformers.utils import logging
+
+    hub_logging.set_verbosity_error()
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

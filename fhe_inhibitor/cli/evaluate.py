@@ -129,9 +129,11 @@ def _measure_task(
     """Measure a float model by a task's metrics on a file, or on its development sets."""
     # Here, because the other commands can spare torch.
     with needs("train"):
+        from fhe_inhibitor.cli.distill import silence_transformers
         from fhe_inhibitor.text.tasks import TRAIN, find_task, load_task, read_examples
         from fhe_inhibitor.training.rows import encode_examples, load_classifier, measure_rows
 
+    silence_transformers()
     task = find_task(name)
     if data is not None and data.is_file():
         splits = {data.name: read_examples(task, data)}

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -77,6 +78,9 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line on `arguments` (those of the process if None) and exit."""
     raise_on_signals()
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A result must not be lost because the terminal's encoding lacks a character of the text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_run(arguments))
 
 
@@ -110,6 +114,9 @@ def _failed(code: int, error: Exception) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    context = getattr(error, "ctx", None)
+    if message.startswith("No such option") and context and context.info_name == "classify":
+        message += " A text that begins with a dash goes after `--`."
     kind = "" if code == 2 or isinstance(error, ChildError) else f"{type(error).__name__}: "
     if message:  # typer has none for a command without arguments, whose help it printed
         line = printable(" ".join(message.split()))

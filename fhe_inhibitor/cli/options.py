@@ -48,8 +48,11 @@ TokensOption = Annotated[
 
 
 def passphrase_in_environment() -> str | None:
-    """Return the passphrase of the keys that the environment gives, if any."""
-    return os.environ.get(PASSPHRASE_VARIABLE)
+    """Return the passphrase of the keys that the environment gives, if any.
+
+    Without the end of a line, which comes with `"$(cat file; echo)"` and from no terminal.
+    """
+    return os.environ.get(PASSPHRASE_VARIABLE, "").rstrip("\r\n") or None
 
 
 def print_json(content: dict[str, Any] | list[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.remote.errors import NotFound
 from fhe_inhibitor.runtime.keyring import KeysEntry
+from fhe_inhibitor.system.files import to_utf8
 from fhe_inhibitor.system.progress import Observer
 
 
@@ -24,7 +25,7 @@ def read_token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(TOKEN_VARIABLE)
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return to_utf8(file.read_bytes()).decode().strip()
     except (OSError, ValueError) as error:
         raise InputError(f"the token file {file} can't be read: {error}") from error
 
@@ -96,6 +97,11 @@ class MakeKeys:
 
 def delete_keys(server: str, token: str | None, options: RemoteOptions, entry: KeysEntry) -> None:
     """Have a server forget evaluation keys, if it has them."""
+    if not entry.evaluation_keys:
+        raise InputError(
+            f"the description of {entry.circuits_hash[:12]} is missing, so nobody knows which keys "
+            "on the server are theirs: remove them here alone, without --server"
+        )
     silence_retries()
     with RemoteClient(server, token, options) as client, suppress(NotFound):
         client.delete_keys(entry.evaluation_keys)

@@ -13,6 +13,7 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.recipes import TUNING, DistillationRecipe, find_recipe
+from fhe_inhibitor.system.files import to_utf8
 from fhe_inhibitor.text.batches import MAX_TOKENS
 from fhe_inhibitor.training.phases import Phase, TrainingSettings
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
@@ -78,7 +79,7 @@ def read_experiment(path: Path | None, changes: dict[str, Any]) -> Experiment:
     content: Any = {}
     if path is not None:
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(to_utf8(path.read_bytes()).decode())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"{path} is no YAML or JSON file: {error}") from None
         if not isinstance(content, dict):

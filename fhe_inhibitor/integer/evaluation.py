@@ -67,8 +67,9 @@ def predict(
     if seed is not None:
         lookup = noisy_lookup(np.random.default_rng(seed), model.noise_std)
     logits = []
-    for row in rows:
-        x, padding = model.encode(model.tokenize(row.text, max_tokens))
+    texts = [row.text for row in rows]
+    for tokens in model.tokenize_many(texts, max_tokens, strict=False, observer=Observer()):
+        x, padding = model.encode(tokens)
         logits.append(model.integer_logits(x, padding, lookup))
         if observer:
             observer.finish(1)

@@ -23,6 +23,8 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.text.data import is_visible
+from fhe_inhibitor.text.markup import without_markup
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,13 @@ class PublicModel:
     def tokenize(self, text: str, max_tokens: int | None = None, strict: bool = False) -> Tokens:
         """Return the tokens of a text, the most important ones if there are too many.
 
-        max_tokens: `default_tokens` if None. strict: refuse a text that has more. Raises
-        InputError for such a text, one without tokens, one that is no Unicode, and for a
-        max_tokens that the model doesn't reach.
+        HTML's tags and entities are read as what they stand for (`text.markup`). max_tokens:
+        `default_tokens` if None. strict: refuse a text that has more. Raises InputError for such a
+        text, one without tokens, one that is no Unicode, and for a max_tokens that the model
+        doesn't reach; TypeError for what is no string.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a text is a string, not {type(text).__name__}: {ascii(text)[:60]}")
         limit = self.default_tokens if max_tokens is None else max_tokens
         first = 0 if self.cls_token_id is None else 1
         if not 1 + first <= limit <= self.max_tokens:
@@ -126,8 +131,9 @@ class PublicModel:
             text.encode()
         except UnicodeEncodeError:
             raise InputError(f"the text {ascii(text)} is not UTF-8; pass UTF-8") from None
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        if not encoding.ids:
+        plain = without_markup(text)
+        encoding = self.tokenizer.encode(plain, add_special_tokens=False)
+        if not (encoding.ids and is_visible(plain)):
             raise InputError("the text is empty: pass a sentence with at least one word")
         ids = np.asarray(encoding.ids, dtype=np.int64)
         kept = most_important(self.importance[ids], limit - first)
@@ -147,11 +153,19 @@ class PublicModel:
     ) -> list[Tokens]:
         """Return the tokens of each text as `tokenize` does; tells the observer what was cut.
 
-        Raises TypeError for a single string, whose letters are no texts.
+        Raises TypeError for a single string, whose letters are no texts, and InputError that says
+        which of several texts is bad.
         """
         if isinstance(texts, str):
             raise TypeError("classify_many wants a list of texts, not one: pass [text]")
-        tokens = [self.tokenize(text, max_tokens, strict) for text in texts]
+        tokens = []
+        for number, text in enumerate(texts, start=1):
+            try:
+                tokens.append(self.tokenize(text, max_tokens, strict))
+            except InputError as error:
+                if len(texts) == 1:
+                    raise
+                raise InputError(f"text {number} of {len(texts)}: {error}") from error
         for read in tokens:
             if read.n_cut:
                 observer.note(read.describe_cut())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Response
 from fhe_inhibitor.runtime.protocol import TaskEvent
+from fhe_inhibitor.system.child import silence_dependencies
 
 if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
@@ -64,7 +66,9 @@ class ClientSide:
 
     def __init__(self, folder: Path) -> None:
         # Here, because Concrete takes seconds to load that asking a server can spare.
-        from fhe_inhibitor.runtime.client import Client
+        with warnings.catch_warnings():
+            silence_dependencies()
+            from fhe_inhibitor.runtime.client import Client
 
         try:
             self.client: Client = Client(folder)

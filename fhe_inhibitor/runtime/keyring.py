@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 KEYS_FILE, ABOUT_FILE, LOCK_FILE = "secret.keys", "about.json", ".lock"
 ASIDE = "aside"  # for keys of older versions, which have no digest
+UNKNOWN = "unknown"  # the model of keys whose description is missing or damaged
 OLD_NAME = "model_hash"  # of the circuits' hash, in files that versions before 0.2 wrote
 
 
@@ -65,8 +66,8 @@ class Keyring:
         return self.folder / circuits_hash / KEYS_FILE
 
     def entries(self) -> list[KeysEntry]:
-        """Return what the folder holds, the oldest first. Raises InputError for what it can't."""
-        entries = [self.entry(path.parent.name) for path in self.folder.glob(f"*/{KEYS_FILE}")]
+        """Return what the folder holds, the oldest first, keys that nobody described included."""
+        entries = [self._listed(path) for path in self.folder.glob(f"*/{KEYS_FILE}")]
         return sorted(entries, key=lambda entry: entry.created)
 
     def entry(self, circuits_hash: str) -> KeysEntry:
@@ -82,6 +83,15 @@ class Keyring:
                 f"{path} can't be read ({type(error).__name__}); remove the folder "
                 f"{path.parent}, and make new keys"
             ) from error
+
+    def _listed(self, path: Path) -> KeysEntry:
+        try:
+            return self.entry(path.parent.name)
+        except InputError:
+            made = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            return KeysEntry.model_construct(  # as it is: the folder may have any name
+                circuits_hash=path.parent.name, model=UNKNOWN, evaluation_keys="", created=made
+            )
 
     def find(self, start: str) -> KeysEntry:
         """Return the keys whose model's hash begins like this, or whose model is named so.

@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.machine import peak_memory_bytes
+from fhe_inhibitor.system.machine import check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.signals import ENDING, end_with_parent
 
@@ -58,10 +58,12 @@ class ChildError(RuntimeError):
 class Child:
     """Calls methods of `make(*arguments)`, which lives in another process.
 
-    Raises what they raise if it is an InputError, ChildError for all else, a crash included.
+    Raises what they raise if it is an InputError, ChildError for all else, a crash included;
+    InputError for an environment in which no such process can work.
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        check_threads()  # which the child inherits
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._temporary = tempfile.TemporaryDirectory(

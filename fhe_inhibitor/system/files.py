@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gzip
 import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +35,20 @@ def read_bytes(path: Path) -> bytes:
         return gzip.decompress(data) if path.suffix == GZIPPED else data
     except (EOFError, zlib.error) as error:
         raise OSError(str(error)) from error
+
+
+def to_utf8(content: bytes) -> bytes:
+    """Return text without the mark that some programs begin it with; UTF-16 with one as UTF-8.
+
+    Bytes that are no UTF-16 after its mark come back as they are.
+
+    >>> to_utf8(b"\\xef\\xbb\\xbfa"), to_utf8("a".encode("utf-16"))
+    (b'a', b'a')
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        with suppress(UnicodeDecodeError):
+            return content.decode("utf-16").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> None:

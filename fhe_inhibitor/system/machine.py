@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import psutil
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record
+
+THREADS_VARIABLE, MAX_THREADS = "OMP_NUM_THREADS", 1024
 
 
 class Machine(Record):
@@ -71,6 +75,22 @@ def commit() -> str:
             return "unknown"
         outputs.append(done.stdout.strip())
     return outputs[-1]
+
+
+def check_threads() -> None:
+    """Refuse a number of threads that would crash Concrete's native code, with no word of why.
+
+    Raises InputError for an OMP_NUM_THREADS that is no number from 1 to 1024, or list of those.
+    """
+    value = os.environ.get(THREADS_VARIABLE)
+    counts = [] if value is None else value.split(",")
+    if not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,3}\s*", count) for count in counts) or any(
+        int(count) > MAX_THREADS for count in counts
+    ):
+        raise InputError(
+            f"{THREADS_VARIABLE} is {value!r}: set it to a number of threads from 1 to "
+            f"{MAX_THREADS}, or unset it"
+        )
 
 
 def peak_memory_bytes() -> int:

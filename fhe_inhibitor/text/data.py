@@ -17,11 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import read_bytes
+from fhe_inhibitor.system.files import read_bytes, to_utf8
 
 Words = tuple[str, ...]
 
 COLUMNS = ("label", "sentence")
+# First bytes of files that somebody takes for text, and what to do with those.
+PACKED = {
+    b"PK\x03\x04": "a zip archive, or a spreadsheet: unpack it, or save it as tab-separated text",
+    b"\x1f\x8b": "gzipped: its name must end with .gz",
+    b"PAR1": "a Parquet file: convert it to tab-separated text",
+}
 MIN_SENTENCE_WORDS = 8
 MIN_LEAK_WORDS = 3
 LEAK_RUN_WORDS = 8
@@ -40,11 +46,12 @@ def read_tsv(path: str | Path, n_labels: int = 2) -> list[LabelledText]:
     Quotes are ordinary characters, and further columns are ignored. Empty lines are skipped.
 
     Raises InputError, with file and line, for a missing or empty file, bytes that are not UTF-8,
-    a missing column, a label that is not an integer in 0 .. n_labels - 1, or an empty sentence.
+    a column that is missing or there twice, a label that is not an integer in 0 .. n_labels - 1, or
+    a sentence without a visible character.
     """
     rows = []
     for where, (label, text) in read_columns(path, COLUMNS):
-        if not text:
+        if not is_visible(text):
             raise InputError(f"{where}: the sentence is empty; remove the line")
         rows.append(LabelledText(text, read_label(label, n_labels, where)))
     return rows
@@ -61,8 +68,9 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str
         raise InputError(f"{path} is empty; {header_form}")
     header = lines[0].split("\t")
     for column in columns:
-        if column not in header:
-            raise InputError(f"{path}, line 1: no column {column!r} among {header}; {header_form}")
+        if header.count(column) != 1:
+            count = "two columns" if column in header else "no column"
+            raise InputError(f"{path}, line 1: {count} {column!r} among {header}; {header_form}")
     if not any(line.strip() for line in lines[1:]):
         raise InputError(f"{path} has a header but no texts; wanted one labelled text a line")
     positions = [header.index(column) for column in columns]
@@ -165,11 +173,35 @@ def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
 def read_sentences(path: str | Path) -> list[str]:
     """Read unlabelled texts, one a line, from a text file or (`.gz`) a compressed one.
 
-    Raises InputError for a missing or empty file and for bytes that are not UTF-8.
+    Raises InputError for a missing or empty file, for bytes that are not UTF-8, and for a line
+    without a visible character that isn't just blank.
     """
-    sentences = [line.strip() for line in _read_lines(Path(path)) if line.strip()]
+    return _sentences(_read_lines(Path(path)), path)
+
+
+def parse_sentences(content: bytes, name: str) -> list[str]:
+    """Do `read_sentences` with what a file holds. name: to blame."""
+    return _sentences(_decode_lines(content, name), name)
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text has a character that can be seen: a tokenizer drops all others.
+
+    >>> is_visible("ok"), is_visible(" "), is_visible("\u200b\ufeff")
+    (True, False, False)
+    """
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _sentences(lines: Sequence[str], name: str | Path) -> list[str]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not is_visible(line):
+            raise InputError(
+                f"{name}, line {number}: no visible character in {ascii(line)}; remove the line"
+            )
+    sentences = [line.strip() for line in lines if line.strip()]
     if not sentences:
-        raise InputError(f"{path} holds no text; wanted one sentence a line")
+        raise InputError(f"{name} holds no text; wanted one sentence a line")
     return sentences
 
 
@@ -189,8 +221,15 @@ def _read_lines(path: Path) -> list[str]:
         raise InputError(f"{path} is not a file; pass the path of an existing one") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    return _decode_lines(raw, path)
+
+
+def _decode_lines(raw: bytes, name: str | Path) -> list[str]:
+    for start, kind in PACKED.items():
+        if raw.startswith(start):
+            raise InputError(f"{name} is {kind}")
     # Not splitlines(): a review may contain U+0085 or U+2028, which are no ends of a line here.
-    lines = raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
+    lines = to_utf8(raw).replace(b"\r\n", b"\n").split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     decoded = []
@@ -199,17 +238,15 @@ def _read_lines(path: Path) -> list[str]:
             decoded.append(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+                f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
             ) from None
     return decoded
 
 
 def read_label(cell: str, n_labels: int, where: str) -> int:
     """Return a class as an integer; raises InputError that names the place."""
-    try:
-        label = int(cell)
-    except ValueError:
-        label = -1
+    # int() would take the digits of any script, and "1_0".
+    label = int(cell) if cell.isascii() and cell.isdigit() else -1
     if not 0 <= label < n_labels:
         raise InputError(f"{where}: label {cell!r}; wanted an integer from 0 to {n_labels - 1}")
     return label

@@ -10,13 +10,21 @@ entailment is 0.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.text.data import LabelledText, hold_out, load_from_hub, read_columns, read_label
+from fhe_inhibitor.text.data import (
+    LabelledText,
+    hold_out,
+    is_visible,
+    load_from_hub,
+    read_columns,
+    read_label,
+)
 
 TRAIN = "train"
 UNKNOWN = float("nan")  # the label of a text that nobody labelled
@@ -136,7 +144,7 @@ def read_examples(task: Task, path: str | Path) -> list[Example]:
         raise InputError(f"not a TSV of the task {task.name}: {error}") from None
     examples = []
     for where, (label, *texts) in rows:
-        if not all(texts):
+        if not all(map(is_visible, texts)):
             raise InputError(f"{where}: a text is empty; remove the line")
         examples.append(Example(tuple(texts), _read_label(task, label, where)))
     return examples
@@ -171,10 +179,8 @@ def hold_out_examples(
 def _read_label(task: Task, cell: str, where: str) -> float:
     if not task.is_regression:
         return read_label(cell, task.n_labels, where)
-    try:
-        value = float(cell)
-    except ValueError:
-        value = -1.0
+    # float() would take the digits of any script, and "1_0".
+    value = float(cell) if re.fullmatch(r"[0-9]+(\.[0-9]*)?", cell) else -1.0
     if not 0 <= value <= task.largest:
         raise InputError(f"{where}: label {cell!r}; wanted a number from 0 to {task.largest}")
     return value

@@ -219,6 +219,27 @@ def test_a_closed_session_is_refused(model, cache: Path) -> None:
         session.classify("bad")
 
 
+def test_a_cache_that_nothing_may_run_in_is_told(
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+    noexec = os.statvfs_result([*real[:8], real.f_flag | os.ST_NOEXEC, *real[9:]])
+    monkeypatch.setattr(os, "statvfs", lambda _: noexec)
+    with pytest.raises(InputError, match=r"mounted noexec.*FHE_INHIBITOR_CACHE"):
+        Session(model, cache_dir=tmp_path).prepare()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.fhe
+def test_a_session_prints_nothing_of_its_own(folder: Path, cache: Path) -> None:
+    code = f"""
+from compile.local.session import Session
+Session({str(folder)!r}, cache_dir={str(cache)!r}).prepare()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+
+
 def test_one_text_in_place_of_a_list_is_refused(model) -> None:
     with pytest.raises(TypeError, match="list of texts"):
         Session(model, "disable").classify_many("a good film")

@@ -10,9 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.evaluation import predict
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
+from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.text.data import LabelledText
 from tests.tiny_model import write_tiny_model
 
 
@@ -53,6 +56,34 @@ def test_equal_models_give_equal_bytes(model: IntegerModel, tmp_path: Path) -> N
 def test_the_network_is_not_in_the_file(model: IntegerModel, tmp_path: Path) -> None:
     model.write_public(tmp_path)
     assert set(load_file(tmp_path / EMBEDDING_FILE)) == {"embedding", "importance", "positions"}
+
+
+def test_of_several_texts_the_bad_one_is_named(model: IntegerModel) -> None:
+    for texts, words in (
+        (["a film", "\u200b"], "^text 2 of 2: the text is empty"),
+        (["<br />", "a film"], "^text 1 of 2: the text is empty"),
+        ([" "], "^the text is empty"),
+    ):
+        with pytest.raises(InputError, match=words):
+            model.tokenize_many(texts, None, False, Observer())
+    rows = [LabelledText("a film", 0), LabelledText("\u200b", 0)]
+    with pytest.raises(InputError, match="^text 2 of 2"):
+        predict(model, rows)
+
+
+@pytest.mark.parametrize("text", [None, 5, b"a film", ["a film"]])
+def test_what_is_no_string_is_no_text(model: IntegerModel, text) -> None:
+    for call in (model.tokenize, lambda x: model.tokenize_many([x], None, False, Observer())):
+        with pytest.raises(TypeError, match="a text is a string"):
+            call(text)
+    for texts in ("a", "a film", b"a film"):
+        with pytest.raises(TypeError, match="a list of texts|a text is a string"):
+            model.tokenize_many(texts, None, False, Observer())
+
+
+def test_markup_is_read_as_what_it_stands_for(model: IntegerModel) -> None:
+    assert model.tokenize("good<br />film").tokens == ("good", "film")
+    assert model.tokenize("it&#39;s").n_total == model.tokenize("it's").n_total
 
 
 def test_a_text_that_is_too_long_is_cut_or_refused(model: IntegerModel) -> None:

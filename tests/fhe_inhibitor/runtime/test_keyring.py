@@ -171,4 +171,23 @@ def test_a_damaged_entry_is_named(keyring: Keyring) -> None:
     keyring.path(HASH).parent.mkdir(parents=True)
     keyring.path(HASH).write_bytes(b"")
     with pytest.raises(InputError, match=r"about\.json can't be read"):
-        keyring.entries()
+        keyring.entry(HASH)
+
+
+@pytest.mark.parametrize("about", [None, "damaged"])
+def test_keys_that_nobody_described_do_not_hide_the_others(
+    keyring: Keyring, about: str | None
+) -> None:
+    for digest in (HASH, OTHER):
+        keyring.path(digest).parent.mkdir(parents=True)
+        keyring.path(digest).write_bytes(b"")
+    good = {"circuits_hash": OTHER, "model": "tiny", "evaluation_keys": HASH, "created": 0}
+    keyring.path(OTHER).with_name("about.json").write_text(json.dumps(good))
+    if about:
+        keyring.path(HASH).with_name("about.json").write_text(about)
+    assert [(e.circuits_hash, e.model) for e in keyring.entries()] == [
+        (OTHER, "tiny"),
+        (HASH, "unknown"),
+    ]
+    keyring.remove(keyring.find(HASH[:12]))
+    assert [entry.circuits_hash for entry in keyring.entries()] == [OTHER]
