@@ -163,8 +163,14 @@ def test_an_entry_that_names_another_folder_is_refused_and_removes_nothing(
     about = {"circuits_hash": written, "model": "tiny", "evaluation_keys": OTHER, "created": 0}
     keyring.path(HASH).with_name("about.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match=r"about\.json can't be read"):
+        keyring.entry(HASH)
+    with pytest.raises(InputError, match="names 0 sets of keys"):
         keyring.find("tiny")
+    (entry,) = keyring.entries()
+    assert (entry.circuits_hash, entry.model) == (HASH, "unknown")
+    keyring.remove(entry)
     assert other.is_dir() and keyring.path(OTHER).parent.is_dir()
+    assert not keyring.path(HASH).parent.exists()
 
 
 def test_a_damaged_entry_is_named(keyring: Keyring) -> None:
