@@ -22,6 +22,10 @@ def train(
         str,
         typer.Option(metavar="NAME|DIR", help="minilm is fine-tuned first, others serve as given."),
     ] = "minilm",
+    labels: Annotated[
+        str,
+        typer.Option(metavar="NAME,NAME,...", help="Of the classes 0, 1, ... in the data."),
+    ] = "negative,positive",
     sentences: Annotated[
         Path | None, typer.Option(help="File of unlabelled texts, one a line.")
     ] = None,
@@ -52,6 +56,7 @@ def train(
         data=data,
         teacher=teacher,
         sentences=str(sentences) if sentences else None,
+        labels=_read_labels(labels),
         held_out=held_out,
         size=SIZES[size],
         seed=seed,
@@ -59,3 +64,14 @@ def train(
     with Display() as display:
         results = recipe.train(chosen, out, work, baselines, display)
     print_json(results)
+
+
+def _read_labels(text: str) -> tuple[str, ...]:
+    """Return the names in a list. Raises InputError for fewer than two, or one that is no name."""
+    labels = tuple(label.strip() for label in text.split(","))
+    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
+        raise InputError(
+            f"--labels {text!r} names no classes: pass two or more, each once, such as "
+            "negative,neutral,positive"
+        )
+    return labels

@@ -9,8 +9,9 @@ on, the forward pass computes in the integers that the circuits compute in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +21,16 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model import fused_attention as fused_inhibitor
 from fhe_inhibitor.model.attention import dot_product, relative_offsets
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig, LayerConfig
 from fhe_inhibitor.model.fake_quantization import add_grids
 from fhe_inhibitor.model.quantized.network import QuantizedNetwork
 from fhe_inhibitor.model.quantized.steps import Step
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # or an index of such, by transformers
+UNSUPPORTED = ("inputs_embeds", "output_attentions")
 
 ATTENTION: dict[str, Callable[..., Tensor]] = {
     "inhibitor": fused_inhibitor.inhibitor,
@@ -245,6 +250,19 @@ class InhibiDistilBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "distilbert"
     supports_gradient_checkpointing = False
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load what transformers wrote. Raises InputError for a checkpoint of another form."""
+        folder = Path(pretrained_model_name_or_path or "")
+        names = (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS))
+        if (folder / "config.json").is_file() and not any((folder / x).is_file() for x in names):
+            raise InputError(
+                f"{folder} has no {WEIGHTS[0]}, which transformers loads: a student's int8 file is "
+                "loaded by fhe_inhibitor.model.loading.load_model, a model's integers by "
+                "fhe_inhibitor.IntegerModel.load"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -285,13 +303,17 @@ class InhibiDistilBertModel(InhibiDistilBertPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         output_hidden_states: bool = False,
         return_dict: bool = True,
         **kwargs: Any,
     ) -> BaseModelOutput | tuple:
-        """Encode `input_ids` `[B, n]`; `attention_mask` `[B, n]` is 0 for padding."""
+        """Encode `input_ids` `[B, n]`; `attention_mask` `[B, n]` is 0 for padding.
+
+        Raises InputError for `inputs_embeds` and `output_attentions`, which there aren't.
+        """
+        input_ids = _only_ids(input_ids, kwargs)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         x = self.embeddings(input_ids)
@@ -329,7 +351,7 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool = False,
@@ -340,8 +362,9 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
 
         The loss is cross entropy, or the squared error of a single output (a regression). Hidden
         states are the embeddings, then each layer's, `[B, n, dim]`; a quantized model's last is of
-        the first position only.
+        the first position only. Raises InputError as `InhibiDistilBertModel` does.
         """
+        input_ids = _only_ids(input_ids, kwargs)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         states: Sequence[Tensor] = ()
@@ -372,6 +395,19 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
 
     def _classify(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(self.pre_classifier(x).relu()))
+
+
+def _only_ids(input_ids: Tensor | None, others: Mapping[str, Any]) -> Tensor:
+    """Return the token ids, after refusing what DistilBERT knows and these models don't."""
+    asked = [
+        name for name in UNSUPPORTED if not (others.get(name) is None or others[name] is False)
+    ]
+    if asked or input_ids is None:
+        raise InputError(
+            f"{', '.join(asked) or 'no input_ids'}: these models read input_ids alone, and keep no "
+            "attention weights"
+        )
+    return input_ids
 
 
 AutoConfig.register("inhibidistilbert", InhibiDistilBertConfig)

@@ -107,7 +107,8 @@ class Recipe:
 
     data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
     teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
-    this task, used as it is. sentences: a file of unlabelled texts, one per line, or None.
+    this task, used as it is. sentences: a file of unlabelled texts, one per line, or None. labels:
+    names of the classes 0, 1, ... in the data, two or more.
     held_out: sentences kept out of train, to choose by. n_texts: size of the corpus.
     n_phrases: how many phrases the vocabulary holds. size: of the student, one of `SIZES` or
     of your own.

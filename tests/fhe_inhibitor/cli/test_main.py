@@ -133,6 +133,8 @@ def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_
             ["float model", "drop --mode and --tokens"],
         ),
         (["train", "--data", "d", "--out", "o", "--size", "big"], ["'big'", "nano, full-depth"]),
+        (["train", "--data", "d", "--out", "o", "--labels", "good"], ["'good'", "two or more"]),
+        (["train", "--data", "d", "--out", "o", "--labels", "a,a"], ["'a,a'", "each once"]),
     ],
 )
 def test_bad_arguments_are_refused(run, model: Path, arguments: list[str], words) -> None:

@@ -12,10 +12,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    pipeline,
 )
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import checkpoint_folder
 from fhe_inhibitor.model.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
+from fhe_inhibitor.model.loading import load_model
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.training.hyperparameters import NANO
 
@@ -136,3 +139,33 @@ def test_a_window_hides_what_lies_outside() -> None:
 def test_configurations_that_no_model_fits_are_refused(changes: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         InhibiDistilBertConfig(**{**SHAPE, **changes})
+
+
+@pytest.mark.parametrize(
+    "name", ["inhibidistilbert-full-depth-sst2", "inhibidistilbert-6-384-sst2-int8"]
+)
+def test_transformers_is_told_that_a_checkpoint_has_another_form(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} has no model.safetensors.*IntegerModel.load"):
+        InhibiDistilBertForSequenceClassification.from_pretrained(checkpoint_folder(name))
+
+
+def test_an_int8_student_is_a_pipeline() -> None:
+    loaded = load_model("inhibidistilbert-6-384-sst2-int8")
+    classify = pipeline("text-classification", model=loaded.model, tokenizer=loaded.tokenizer)
+    assert [answer["label"] for answer in classify(["a warm , funny film", "a dull mess"])] == [
+        "positive",
+        "negative",
+    ]
+
+
+def test_what_these_models_do_not_give_is_refused() -> None:
+    model = make(attention_kind="inhibitor")
+    ids, embedded = torch.tensor([[2, 5, 3]]), torch.zeros(1, 3, model.config.dim)
+    for part in (model, model.distilbert):
+        with pytest.raises(InputError, match="^inputs_embeds: these models read input_ids alone"):
+            part(inputs_embeds=embedded)
+        with pytest.raises(InputError, match="^output_attentions: .*no attention weights"):
+            part(ids, output_attentions=True)
+        with pytest.raises(InputError, match="^no input_ids"):
+            part()
+        part(ids, output_attentions=False, inputs_embeds=None)

@@ -24,6 +24,7 @@ from fhe_inhibitor.remote.client import AsyncRemoteClient
 from fhe_inhibitor.remote.errors import AccessDenied, JobFailed, ModelMismatch, ServerUnreachable
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.protocol import Job, JobList, KeysList, Status
 from tests.fhe_inhibitor.conftest import Tiny
@@ -78,7 +79,8 @@ def test_the_first_text_sets_up_and_later_ones_are_small(
     assert dave.observer.steps == [*setup, "encrypt", *stages, "decrypt"]
     assert dave.observer.finished("lookups") == sum(task.n_lookups for task in program.tasks)
     assert dave.observer.planned("bytes") > keys_bytes
-    assert [stage.name for stage in result.stages if stage.lookups] == stages
+    names = [stage.name for stage in result.stages if stage.lookups]
+    assert names == list(dict.fromkeys(map(stage_name, stages)))
     assert all(stage.seconds > 0 for stage in result.stages)
     assert wire.n_bytes[UP] < 1.01 * keys_bytes + 100_000
     for path in [*(dave.folder / "keys").rglob("*"), *(dave.folder / "cache").rglob("*")]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from compile.verifier import MAX_LOOKUP_BITS, verify
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.report import table
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import IntegerModel
@@ -51,12 +52,12 @@ SIZE = Size(
 WORDS = ("a", "fine", "poor", "film", ",", ".", "dull", "not", "very")
 
 
-def write_texts(folder: Path) -> Path:
+def write_texts(folder: Path, n_labels: int = 2) -> Path:
     folder.mkdir()
     rng = random.Random(0)
     for name, n_texts in (("train", 150), ("dev", 30)):
         texts = {" ".join(rng.choices(WORDS, k=rng.randrange(3, 12))) for _ in range(n_texts)}
-        lines = [f"{rng.randrange(2)}\t{text}" for text in sorted(texts)]
+        lines = [f"{rng.randrange(n_labels)}\t{text}" for text in sorted(texts)]
         (folder / f"{name}.tsv").write_text("\n".join(["label\tsentence", *lines]) + "\n")
     return folder
 
@@ -133,6 +134,20 @@ def test_train_prints_json_and_nothing_else(
     results = json.loads(outcome.out)
     assert results == json.loads((tmp_path / "student" / "results.json").read_text())
     assert {"inhibitor", "dot_product", "bag_of_words"} <= set(results)
+
+
+def test_own_labels_give_a_student_of_as_many(recipe: Recipe, tmp_path: Path) -> None:
+    labels = ("negative", "neutral", "positive")
+    teacher = save_teacher(tiny_teacher(num_labels=3), tmp_path / "teacher")
+    data = write_texts(tmp_path / "data", n_labels=3)
+    changed = replace(recipe, data=str(data), teacher=str(teacher), labels=labels)
+    results = train(changed, tmp_path / "student", tmp_path / "work")
+    model = IntegerModel.load(tmp_path / "student")
+    assert model.labels == labels
+    assert len(model.integer_logits(*model.encode(model.tokenize("a fine film")))) == 3
+    assert {"inhibitor", "dot_product", "bag_of_words"} <= set(results)
+    with pytest.raises(InputError, match="label '2'; wanted an integer from 0 to 1"):
+        train(replace(changed, labels=labels[1:]), tmp_path / "two", tmp_path / "work-of-two")
 
 
 def test_progress_tells_of_each_step(recipe: Recipe, tmp_path: Path) -> None:
