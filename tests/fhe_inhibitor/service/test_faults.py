@@ -118,12 +118,19 @@ def test_a_reserve_of_the_disk_is_kept(tmp_path: Path) -> None:
 def test_circuits_that_cannot_be_loaded_leave_the_server_unready(
     tiny: Tiny, tmp_path: Path
 ) -> None:
+    """As they are if somebody removes them while the server runs: at its start they are remade."""
     cache = shutil.copytree(tiny.cache, tmp_path / "cache")
     (library,) = cache.glob("*/circuits/module/server/sharedlib.so")
-    library.unlink()
     server = Serving(tiny.folder, cache, tmp_path / "data")
     server.start()
-    wait_until(lambda: any(e["event"] == "worker ended" for e in server.events()), START_S)
+    server.wait_ready()
+    library.unlink()
+    n_events = len(server.events())
+    (worker,) = server.workers()
+    worker.kill()
+    wait_until(
+        lambda: sum(e["event"] == "worker can't start" for e in server.events()[n_events:]), START_S
+    )
     assert httpx.get(f"{server.url}/ready").status_code == 503
     assert server.stop() != 0
 
