@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.address import find_proxy, make_http, parse_address, without_password
+from fhe_inhibitor.remote.bounds import MAX_ANSWER_BYTES, MAX_BYTES, MAX_FILE_BYTES, bound
 from fhe_inhibitor.remote.errors import (
     AccessDenied,
     ModelMismatch,
@@ -79,9 +80,10 @@ class Connection:
         self.is_private = url.host in LOOPBACK or (url.scheme == "https" and options.verify)
         if not (self.is_private or options.insecure):
             raise InputError(_INSECURE.format(server=server))
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        headers = _HEADERS if token is None else {**_HEADERS, "Authorization": f"Bearer {token}"}
         self._proxy = find_proxy(url)
         self._http = make_http(url, self._proxy, options, headers, TIMEOUT)
+        self._http.event_hooks = {"response": [bound]}
         self.server, self.address = server, str(self._http.base_url).rstrip("/")
         self._patience_s = options.patience_s
         self._has_answered = False
@@ -96,8 +98,11 @@ class Connection:
 
     async def model_file(self, model: str, file: FileInfo) -> bytes:
         """Return a public file of a model. Raises RemoteError if it isn't what was announced."""
+        if file.size > MAX_FILE_BYTES:
+            raise RemoteError(f"{file.name} of {model} has more than {MAX_FILE_BYTES:,} bytes")
         path = f"/models/{quote(model, safe='')}/files/{file.name}"
-        content = (await self._call("GET", path)).content
+        limit = max(file.size, MAX_ANSWER_BYTES)
+        content = (await self._call("GET", path, extensions={MAX_BYTES: limit})).content
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise RemoteError(f"{file.name} of {model} isn't the file that the server announced")
         return content
@@ -236,6 +241,7 @@ class Connection:
         raise AssertionError("stamina returns or raises")
 
 
+_HEADERS = {"Accept-Encoding": "identity"}  # bytes on the wire are bytes in memory
 _INSECURE = (
     "others could read the token on its way to {server}: pass an address of https, and verify the "
     "certificate; or say --insecure, in Python RemoteOptions(insecure=True)"

@@ -2,7 +2,8 @@
 
 keys       one row for each upload: how far it is follows from its file
 jobs       one row for each job; `lease` names the worker that runs it, `task_started_at` the moment
-           since when it runs its next task
+           since when it runs its next task, on the clock that nobody sets, of this boot and all
+           processes
 tasks      one row for each finished task
 served     when each user was last given a worker, as a number that only grows
 """

@@ -159,7 +159,7 @@ class Jobs:
             connection.execute(
                 f"UPDATE jobs SET status = '{Status.RUNNING}', lease = ?, task_started_at = ?"
                 " WHERE id = ?",
-                (lease, time.time(), row["id"]),
+                (lease, time.monotonic(), row["id"]),
             )
             connection.execute(
                 "INSERT INTO served SELECT ?, 1 + coalesce(max(turn), 0) FROM served WHERE true"
@@ -174,7 +174,7 @@ class Jobs:
             held = connection.execute(
                 "UPDATE jobs SET tasks_done = ?, deaths = 0, task_started_at = ?"
                 " WHERE id = ? AND lease = ?",
-                (event.index, time.time(), job, lease),
+                (event.index, time.monotonic(), job, lease),
             ).rowcount
             if held:
                 connection.execute(
@@ -247,7 +247,7 @@ class Jobs:
     def overdue(self, timeout_s: float) -> list[str]:
         """Return the leases of workers whose task takes longer than that."""
         query = "SELECT lease FROM jobs WHERE lease IS NOT NULL AND task_started_at < ?"
-        return [row["lease"] for row in self._database.rows(query, time.time() - timeout_s)]
+        return [row["lease"] for row in self._database.rows(query, time.monotonic() - timeout_s)]
 
     def expire(self) -> int:
         """Let jobs expire, and count them; forget them a second `ttl_s` later."""

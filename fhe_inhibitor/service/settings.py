@@ -6,7 +6,6 @@ environment. Options of the command line go before the environment, that before 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
 UNPACKED = 10  # memory that evaluation keys take, over their size as they are sent
 MEBIBYTE = 1 << 20
+HAS_AFFINITY = hasattr(psutil.Process, "cpu_affinity")  # not on macOS
 
 
 class Settings(BaseSettings):
@@ -98,7 +98,8 @@ class Settings(BaseSettings):
     @property
     def threads(self) -> int:
         """Threads of each worker."""
-        return self.worker_threads or max(1, len(os.sched_getaffinity(0)) // self.workers)
+        n_cores = len(psutil.Process().cpu_affinity()) if HAS_AFFINITY else psutil.cpu_count() or 1
+        return self.worker_threads or max(1, n_cores // self.workers)
 
     @property
     def memory_bytes(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import unicodedata
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -61,12 +62,16 @@ def read_private(path: str | Path) -> bytes:
 
 
 def lock(data: bytes, passphrase: str) -> bytes:
-    """Return data encrypted under a passphrase. Raises InputError for an empty one."""
+    """Return data encrypted under a passphrase, in Unicode's form NFC.
+
+    Raises InputError for an empty one.
+    """
     if not passphrase:
         raise InputError("the passphrase is empty: give one of several words")
     salt, nonce = os.urandom(16), os.urandom(12)
     header = _HEADER.pack(MAGIC, FORMAT, LOG_N, R, P, salt, nonce)
-    return header + AESGCM(_key(passphrase, salt, LOG_N, R, P)).encrypt(nonce, data, header)
+    key = _key(_normal(passphrase), salt, LOG_N, R, P)
+    return header + AESGCM(key).encrypt(nonce, data, header)
 
 
 def is_locked(data: bytes) -> bool:
@@ -95,11 +100,24 @@ def unlock(data: bytes, passphrase: str | None) -> bytes:
             f"{version}): restore it"
         )
     header, content = data[: _HEADER.size], data[_HEADER.size :]
-    try:
-        return AESGCM(_key(passphrase, salt, log_n, r, p)).decrypt(nonce, content, header)
-    except (InvalidTag, ValueError) as error:
-        raise InputError("a wrong passphrase, or the file was changed") from error
+    # As it is typed on one system or another; as it came, because versions before 0.2 took it so.
+    for form in dict.fromkeys((_normal(passphrase), passphrase, _apart(passphrase))):
+        try:
+            return AESGCM(_key(form, salt, log_n, r, p)).decrypt(nonce, content, header)
+        except (InvalidTag, ValueError) as error:
+            failure = error
+    raise InputError("a wrong passphrase, or the file was changed") from failure
 
 
 def _key(passphrase: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
     return Scrypt(salt=salt, length=32, n=1 << log_n, r=r, p=p).derive(passphrase.encode())
+
+
+def _normal(passphrase: str) -> str:
+    """Return a passphrase with composed characters, whatever the keyboard gave."""
+    return unicodedata.normalize("NFC", passphrase)
+
+
+def _apart(passphrase: str) -> str:
+    """Return a passphrase with its characters decomposed."""
+    return unicodedata.normalize("NFD", passphrase)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import hashlib
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -14,6 +16,7 @@ import stamina.instrumentation
 from fastapi import Response
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.remote.bounds import MAX_ANSWER_BYTES, MAX_FILE_BYTES
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import (
     AccessDenied,
@@ -41,6 +44,7 @@ from fhe_inhibitor.runtime.protocol import (
 from fhe_inhibitor.system.progress import Observer
 from tests.fhe_inhibitor.runtime.scripted import Scripted, refusal, scripted_server
 
+FILE = {"name": "f", "sha256": "0" * 64}
 DIGESTS = {name: f"{i:064x}" for i, name in enumerate(MODEL_FILES)}
 MODEL = ModelInfo(
     name="tiny",
@@ -252,6 +256,54 @@ def test_what_does_not_agree_is_told_before_anything_is_sent(
 def test_another_hash_than_the_one_wanted_is_told(server: Scripted) -> None:
     with pytest.raises(ModelMismatch, match="wanted 111111111111; nothing was sent"):
         ask(server, choose(circuits_hash="1" * 64))
+
+
+LONG = bytes(MAX_ANSWER_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("GET /models", Connection.models),
+        ("GET /jobs/j/result", lambda connection: connection.result("j")),
+        ("GET /models/tiny/files/f", lambda c: c.model_file("tiny", FileInfo(**FILE, size=1))),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_is_too_long_is_given_up(
+    server: Scripted, name: str, call: Callable[[Connection], Any], status: int
+) -> None:
+    server.answers[name] = [Response(LONG, status)]
+    with pytest.raises(RemoteError, match="more than 4,194,304 bytes"):
+        ask(server, call)
+    assert server.count(name) == 1
+
+
+def test_events_without_an_end_are_given_up(server: Scripted) -> None:
+    server.answers[f"GET /jobs/{JOB.id}/events"] = [
+        Response(LONG, media_type="text/event-stream"),
+    ]
+    with pytest.raises(RemoteError, match="more than 4,194,304 bytes"):
+        ask(server, lambda connection: connection.follow(JOB, lambda done, event: None))
+
+
+def test_a_file_may_be_longer_if_it_was_announced_and_is_not_too_long(server: Scripted) -> None:
+    name = "GET /models/tiny/files/f"
+    server.answers[name] = [Response(LONG)]
+    file = FileInfo(name="f", sha256=hashlib.sha256(LONG).hexdigest(), size=len(LONG))
+    assert ask(server, lambda connection: connection.model_file("tiny", file)) == LONG
+    huge = FileInfo(**FILE, size=MAX_FILE_BYTES + 1)
+    with pytest.raises(RemoteError, match="f of tiny has more than"):
+        ask(server, lambda connection: connection.model_file("tiny", huge))
+    assert server.count(name) == 1
+
+
+def test_an_answer_that_may_be_any_length_in_memory_is_refused(server: Scripted) -> None:
+    content = gzip.compress(bytes(MAX_ANSWER_BYTES))
+    server.answers["GET /models"] = [Response(content, headers={"Content-Encoding": "gzip"})]
+    with pytest.raises(RemoteError, match="compresses"):
+        ask(server, Connection.models)
+    assert server.asked[-1][1]["accept-encoding"] == "identity"
 
 
 def test_a_file_that_is_another_is_refused(server: Scripted) -> None:

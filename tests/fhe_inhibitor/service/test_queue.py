@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,18 @@ def test_an_idempotency_key_stands_for_one_request_of_one_user(jobs: Jobs) -> No
     with pytest.raises(Refused) as refused:
         add(jobs, "alice", "key", request="1" * 64)
     assert refused.value.code == "idempotency_conflict"
+
+
+@pytest.mark.parametrize("jump_s", [1e6, -1e6])
+def test_a_clock_that_is_set_times_nothing_out(jobs: Jobs, monkeypatch, jump_s: float) -> None:
+    add(jobs, "alice")
+    jobs.claim("worker", [MODEL])
+    now = time.time()
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.time.time", lambda: now + jump_s)
+    assert jobs.overdue(60.0) == []
+    right = time.monotonic()
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.time.monotonic", lambda: right + 61)
+    assert jobs.overdue(60.0) == ["worker"]
 
 
 def test_jobs_expire_and_are_forgotten(jobs: Jobs) -> None:

@@ -6,6 +6,7 @@ import json
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fhe_inhibitor.cli.main import main
@@ -146,6 +147,14 @@ def test_a_rate_is_each_users_own(monkeypatch) -> None:
     rates.count("bob")
     now[0] = 1.0
     rates.count("alice")
+
+
+def test_threads_are_the_cores_shared_out_on_every_system(monkeypatch) -> None:
+    n_cores = len(psutil.Process().cpu_affinity())
+    assert load_settings(workers=1).threads == n_cores
+    monkeypatch.setattr("fhe_inhibitor.service.settings.HAS_AFFINITY", False)
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert load_settings(workers=2).threads == max(1, psutil.cpu_count() // 2)
 
 
 def test_keys_kept_ready_leave_a_worker_memory_to_work_in() -> None:

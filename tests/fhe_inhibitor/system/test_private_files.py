@@ -54,6 +54,23 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_passphrase_is_the_same_on_every_keyboard(
+    fast: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, apart = "caf\u00e9 \u00fcber", "cafe\u0301 u\u0308ber"
+    for given in (composed, apart):
+        for typed in (composed, apart):
+            assert unlock(lock(CONTENT, given), typed) == CONTENT
+        with pytest.raises(InputError, match="wrong passphrase"):
+            unlock(lock(CONTENT, given), "cafe uber")
+    with monkeypatch.context() as context:  # as versions before 0.2 did
+        context.setattr(private_files, "_normal", lambda passphrase: passphrase)
+        old = [lock(CONTENT, composed), lock(CONTENT, apart)]
+    for locked in old:
+        for typed in (composed, apart):
+            assert unlock(locked, typed) == CONTENT
+
+
 def test_a_locked_file_opens_with_its_passphrase_alone() -> None:
     locked = lock(CONTENT, PASSPHRASE)  # as slow as it really is
     assert is_locked(locked) and not is_locked(CONTENT)
