@@ -43,6 +43,9 @@ def evaluate(
     draws: Annotated[int, typer.Option(min=1, help="Passes over the texts, a seed each.")] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Read only the first texts.")] = None,
     tokens: TokensOption = None,
+    skip_invalid: Annotated[
+        bool, typer.Option(help="Leave out lines that can't be read, and name them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy over labelled texts; encrypted, also agreement with the integer model."""
@@ -54,16 +57,18 @@ def evaluate(
                 "--task measures a float model, in the clear and on all tokens: "
                 "drop --mode and --tokens"
             )
-        _evaluate_task(task, data, model, limit, as_json)
+        _evaluate_task(task, data, model, limit, skip_invalid, as_json)
         return
     if data is None:
         raise InputError("no data: pass --data FILE.tsv, or --task for a float model")
     with Display() as display:
         if mode == "disable":
-            integers = EvaluateIntegers(data, model, tokens, limit, draws if rounding_noise else 0)
+            n_draws = draws if rounding_noise else 0
+            integers = EvaluateIntegers(data, model, tokens, limit, skip_invalid, n_draws)
             done = integers.run(display)
         else:
-            done = in_worker(EvaluateEncrypted(data, model, mode, tokens, limit), display)
+            encrypted = EvaluateEncrypted(data, model, mode, tokens, limit, skip_invalid)
+            done = in_worker(encrypted, display)
     done = {"model": model, "data": str(data), "mode": mode, **done}
     if as_json:
         print_json(done)
@@ -79,15 +84,17 @@ class EvaluateIntegers:
     model: str
     max_tokens: int | None
     limit: int | None
+    skip_invalid: bool
     n_draws: int
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return the accuracy, and whether noise was drawn."""
         from fhe_inhibitor.integer import evaluation
 
-        model, rows = _load(self.model, self.data, self.limit)
+        model = IntegerModel.load(self.model)
+        rows, left_out = _read(self, len(model.labels), observer)
         accuracy = evaluation.evaluate(model, rows, self.max_tokens, self.n_draws, observer)
-        return {"accuracy": asdict(accuracy), "rounding_noise": self.n_draws > 0}
+        return {"accuracy": asdict(accuracy), "rounding_noise": self.n_draws > 0, **left_out}
 
 
 @dataclass(frozen=True)
@@ -99,32 +106,58 @@ class EvaluateEncrypted:
     mode: str
     max_tokens: int | None
     limit: int | None
+    skip_invalid: bool
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return accuracy, agreement with the integer model, and times."""
         from compile.local.evaluation import evaluate_encrypted
         from compile.local.session import Session
 
-        model, rows = _load(self.model, self.data, self.limit)
+        model = IntegerModel.load(self.model)
+        rows, left_out = _read(self, len(model.labels), observer)
         passphrase = passphrase_in_environment()
         with Session(model, self.mode, observer=observer, passphrase=passphrase) as session:
-            return asdict(evaluate_encrypted(session, rows, self.max_tokens))
+            return {**asdict(evaluate_encrypted(session, rows, self.max_tokens)), **left_out}
+
+
+class Skipped:
+    """Collects what is wrong with the lines that are left out; nothing if they are not to be."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.reasons: list[str] = []
+        self.on_invalid = (lambda error: self.reasons.append(str(error))) if wanted else None
+
+    def tell(self, observer: Observer) -> dict[str, Any]:
+        """Tell of each line; return them for the results, if they were asked for."""
+        for reason in self.reasons:
+            observer.note(f"left out: {reason}")
+        if self.reasons:
+            observer.note(f"{len(self.reasons)} lines were left out")
+        return {} if self.on_invalid is None else {"left_out": self.reasons}
 
 
 def _evaluate_task(
-    name: str, data: Path | None, model: str, limit: int | None, as_json: bool
+    name: str,
+    data: Path | None,
+    model: str,
+    limit: int | None,
+    skip_invalid: bool,
+    as_json: bool,
 ) -> None:
     from fhe_inhibitor.cli.distill import print_rows
+    from fhe_inhibitor.cli.view import Display
 
-    rows = _measure_task(name, data, model, limit)
+    skipped = Skipped(skip_invalid)
+    rows = _measure_task(name, data, model, limit, skipped)
+    left_out = skipped.tell(Display())
     if as_json:
-        print_json({"model": model, "task": name, "rows": rows})
+        print_json({"model": model, "task": name, "rows": rows, **left_out})
     else:
         print_rows(rows)
 
 
 def _measure_task(
-    name: str, data: Path | None, model: str, limit: int | None
+    name: str, data: Path | None, model: str, limit: int | None, skipped: Skipped
 ) -> list[dict[str, Any]]:
     """Measure a float model by a task's metrics on a file, or on its development sets."""
     # Here, because the other commands can spare torch.
@@ -136,9 +169,12 @@ def _measure_task(
     silence_transformers()
     task = find_task(name)
     if data is not None and data.is_file():
-        splits = {data.name: read_examples(task, data)}
+        splits = {data.name: read_examples(task, data, skipped.on_invalid)}
     else:
-        splits = load_task(task, data)
+        splits = load_task(task, data, skipped.on_invalid)
+    for split, examples in splits.items():
+        if not examples:
+            raise InputError(f"{split}: no line can be read; {skipped.reasons[0]}")
     classifier, tokenizer = load_classifier(model, task)
     return [
         {"recipe": model, "task": name, "split": split, "metric": metric, "value": value}
@@ -150,6 +186,12 @@ def _measure_task(
     ]
 
 
-def _load(model: str, data: Path, limit: int | None) -> tuple[IntegerModel, list[LabelledText]]:
-    loaded = IntegerModel.load(model)
-    return loaded, read_tsv(data, len(loaded.labels))[:limit]
+def _read(
+    asked: EvaluateIntegers | EvaluateEncrypted, n_labels: int, observer: Observer
+) -> tuple[list[LabelledText], dict[str, Any]]:
+    """Return the texts, and what is to be said of lines that were left out."""
+    skipped = Skipped(asked.skip_invalid)
+    rows = read_tsv(asked.data, n_labels, skipped.on_invalid)
+    if not rows:
+        raise InputError(f"{asked.data}: no line can be read; {skipped.reasons[0]}")
+    return rows[: asked.limit], skipped.tell(observer)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import read_bytes, to_utf8
 
 Words = tuple[str, ...]
+OnInvalid = Callable[[InputError], None]
 
 COLUMNS = ("label", "sentence")
 # First bytes of files that somebody takes for text, and what to do with those.
@@ -40,24 +42,41 @@ class LabelledText(NamedTuple):
     label: int
 
 
-def read_tsv(path: str | Path, n_labels: int = 2) -> list[LabelledText]:
+def read_tsv(
+    path: str | Path, n_labels: int = 2, on_invalid: OnInvalid | None = None
+) -> list[LabelledText]:
     """Read a tab-separated file with a header that names the columns `label` and `sentence`.
 
     Quotes are ordinary characters, and further columns are ignored. Empty lines are skipped.
+    on_invalid: is told what is wrong with a line, which is left out then, instead of raising that.
 
     Raises InputError, with file and line, for a missing or empty file, bytes that are not UTF-8,
     a column that is missing or there twice, a label that is not an integer in 0 .. n_labels - 1, or
     a sentence without a visible character.
     """
     rows = []
-    for where, (label, text) in read_columns(path, COLUMNS):
-        if not is_visible(text):
-            raise InputError(f"{where}: the sentence is empty; remove the line")
-        rows.append(LabelledText(text, read_label(label, n_labels, where)))
+    for where, (label, text) in read_columns(path, COLUMNS, on_invalid):
+        with left_out(on_invalid):
+            if not is_visible(text):
+                raise InputError(f"{where}: the sentence is empty; remove the line")
+            rows.append(LabelledText(text, read_label(label, n_labels, where)))
     return rows
 
 
-def read_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+@contextmanager
+def left_out(on_invalid: OnInvalid | None) -> Iterator[None]:
+    """Tell `on_invalid` of an InputError of the block, which ends then; without one, raise it."""
+    try:
+        yield
+    except InputError as error:
+        if on_invalid is None:
+            raise
+        on_invalid(error)
+
+
+def read_columns(
+    path: str | Path, columns: Sequence[str], on_invalid: OnInvalid | None = None
+) -> Iterator[tuple[str, list[str]]]:
     """Yield file and line number, to blame, and these columns' stripped cells, of each line.
 
     Raises InputError as `read_tsv` does, but knows nothing of labels and sentences.
@@ -79,11 +98,14 @@ def read_columns(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str
             continue
         cells = line.split("\t")
         where = f"{path}, line {number}"
-        if len(cells) != len(header):
+        n_cells = len(cells)
+        if n_cells == len(header):
+            yield where, [cells[position].strip() for position in positions]
+            continue
+        with left_out(on_invalid):
             raise InputError(
-                f"{where}: {len(cells)} tab-separated cells; the header has {len(header)}"
+                f"{where}: {n_cells} tab-separated cells; the header has {len(header)}"
             )
-        yield where, [cells[position].strip() for position in positions]
 
 
 def load_splits(name_or_path: str | Path, n_labels: int = 2) -> dict[str, list[LabelledText]]:

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.text.data import (
     LabelledText,
+    OnInvalid,
     hold_out,
     is_visible,
+    left_out,
     load_from_hub,
     read_columns,
     read_label,
@@ -114,10 +116,12 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def load_task(task: Task, source: str | Path | None = None) -> Splits:
+def load_task(
+    task: Task, source: str | Path | None = None, on_invalid: OnInvalid | None = None
+) -> Splits:
     """Return the splits: "train", then the development sets under the hub's names.
 
-    source: a folder of TSV files, or None for the hub. Raises InputError for a folder that
+    source: a folder of TSV files, or None for the hub. on_invalid: see `read_examples`. Raises InputError for a folder that
     doesn't exist, files that aren't this task's, and where the hub can't be reached.
     """
     if source is None:
@@ -129,24 +133,29 @@ def load_task(task: Task, source: str | Path | None = None) -> Splits:
             f"{' and '.join(file for _, file in task.development)}, or no --data for the hub"
         )
     files = ((TRAIN, "train.tsv"), *task.development)
-    return {split: read_examples(task, folder / file) for split, file in files}
+    return {split: read_examples(task, folder / file, on_invalid) for split, file in files}
 
 
-def read_examples(task: Task, path: str | Path) -> list[Example]:
+def read_examples(
+    task: Task, path: str | Path, on_invalid: OnInvalid | None = None
+) -> list[Example]:
     """Read a tab-separated file of the task's examples.
+
+    on_invalid: is told what is wrong with a line, which is left out then, instead of raising that.
 
     Raises InputError, with file and line, for a file without the task's columns, an empty text,
     or a label that is none of the task's.
     """
     try:
-        rows = list(read_columns(path, ("label", *task.columns)))
+        rows = list(read_columns(path, ("label", *task.columns), on_invalid))
     except InputError as error:
         raise InputError(f"not a TSV of the task {task.name}: {error}") from None
     examples = []
     for where, (label, *texts) in rows:
-        if not all(map(is_visible, texts)):
-            raise InputError(f"{where}: a text is empty; remove the line")
-        examples.append(Example(tuple(texts), _read_label(task, label, where)))
+        with left_out(on_invalid):
+            if not all(map(is_visible, texts)):
+                raise InputError(f"{where}: a text is empty; remove the line")
+            examples.append(Example(tuple(texts), _read_label(task, label, where)))
     return examples
 
 

@@ -100,6 +100,42 @@ def test_a_long_text_is_cut_and_that_is_said_or_refused(run, model: Path) -> Non
     assert "6 of 8 tokens are cut" in run(*arguments, "--tokens", "2").err
 
 
+INVALID = "sentence\tlabel\na good film\t1\n\t0\nfine\t9\nfine\nit 's dull\t0\n"
+
+
+@pytest.mark.parametrize("mode", ["disable", "task"])
+def test_lines_that_cannot_be_read_are_left_out_if_wished(
+    run, model: Path, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, one of 3,770 lines stopped everything."""
+    path = tmp_path / "dev.tsv"
+    path.write_text(INVALID)
+    arguments = ["evaluate", "--data", path, "--json"]
+    if mode == "task":
+        arguments += ["--task", "sst2"]
+        monkeypatch.setattr("fhe_inhibitor.training.rows.load_classifier", lambda *_: (None, None))
+        monkeypatch.setattr("fhe_inhibitor.training.rows.encode_examples", lambda _, rows: rows)
+        monkeypatch.setattr(
+            "fhe_inhibitor.training.rows.measure_rows", lambda *a: {"accuracy": float(len(a[2]))}
+        )
+    else:
+        arguments += ["--model", model]
+    assert_refused(
+        run(*arguments), "dev.tsv, line 5: 1 tab-separated cells" if mode == "task" else "line 3"
+    )
+    done = run(*arguments, "--skip-invalid")
+    assert done.code == 0
+    result = json.loads(done.out)
+    n_read = result["rows"][0]["value"] if mode == "task" else result["accuracy"]["n_texts"]
+    assert n_read == 2
+    lines = sorted(reason.partition(": ")[0].rpartition(" ")[2] for reason in result["left_out"])
+    assert lines == ["3", "4", "5"]
+    assert all(reason in done.err for reason in result["left_out"])
+    assert "3 lines were left out" in done.err
+    path.write_text("sentence\tlabel\n\t0\n")
+    assert_refused(run(*arguments, "--skip-invalid"), "no line can be read", "line 2")
+
+
 def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_text(TSV)
     arguments = ("evaluate", "--data", tmp_path / "dev.tsv", "--model", model)
