@@ -66,6 +66,8 @@ def load_model(name_or_path: str | Path, new_labels: int | None = None) -> Loade
     folder = checkpoint_folder(name_or_path)
     with _refusing_unreadable(name_or_path):
         _refuse_mistyped(name_or_path)
+        if not folder.is_dir():
+            AutoConfig.from_pretrained(folder)  # a tokenizer asks for many files, each in vain
         # Nothing of a folder is looked up on the hub.
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=folder.is_dir())
         model, missing = _load_weights(folder, new_labels)

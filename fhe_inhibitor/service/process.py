@@ -152,7 +152,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener = socket.create_server(
             (settings.host, settings.port), family=family, backlog=BACKLOG
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what no name of a host can be
         raise _cannot_listen(settings.host, settings.port, error) from error
     secure = settings.certificate is not None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -163,5 +163,6 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> InputError:
-    return InputError(f"can't listen on {host}, port {port} ({error.strerror}): name others")
+def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> InputError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return InputError(f"can't listen on {host}, port {port} ({reason}): name others")

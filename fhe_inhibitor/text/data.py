@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import read_bytes, to_utf8
+from fhe_inhibitor.system.folders import is_path
 
 Words = tuple[str, ...]
 OnInvalid = Callable[[InputError], None]
@@ -122,6 +123,11 @@ def load_splits(name_or_path: str | Path, n_labels: int = 2) -> dict[str, list[L
             "train": read_tsv(folder / "train.tsv", n_labels),
             "validation": read_tsv(folder / "dev.tsv", n_labels),
         }
+    if is_path(name_or_path):
+        raise InputError(
+            f"{str(name_or_path)!r} is no folder here: pass one that holds train.tsv and dev.tsv, "
+            "or a hub name such as nyu-mll/glue:sst2"
+        )
     return _splits_from_hub(str(name_or_path), n_labels)
 
 

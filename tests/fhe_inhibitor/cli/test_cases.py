@@ -62,6 +62,12 @@ class TestFloatModels:
         assert_refused(evaluate(tmp_path / "nosuch"), "no such folder")
 
 
+def test_a_mistyped_folder_of_data(run, tmp_path: Path) -> None:  # noqa: F811
+    out = ("--out", tmp_path / "o", "--work", tmp_path / "w")
+    for name in (tmp_path / "nosuch", "./nosuch"):
+        assert_refused(run("train", "--data", name, *out), "is no folder here: pass one")
+
+
 @pytest.mark.parametrize("text", ["-5 out of 10", "--great film"])
 def test_a_text_that_begins_with_a_dash(run, model: Path, text: str) -> None:  # noqa: F811
     assert_refused(run(*CLASSIFY, "--model", model, text), "a dash goes after `--`")

@@ -54,6 +54,14 @@ def test_a_float_model_is_exported(run, float_folder: Path, data: Path, tmp_path
     onnx.checker.check_model(out, full_check=True)
 
 
+def test_labels_of_the_texts_are_none_of_the_export_s_business(
+    run, float_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    data.write_text("sentence\tlabel\na good film\t2\n")
+    outcome = run("export", "--model", float_folder, "--out", tmp_path / "x.onnx", "--data", data)
+    assert json.loads(outcome.out)["n_texts"] == 1
+
+
 def test_an_integer_model_is_exported(run, integer_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "integer.onnx"
     outcome = run("export", "--quantized", "--model", integer_folder, "--out", out)

@@ -54,6 +54,15 @@ def test_a_data_folder_that_refuses_is_named(
         serve(load_settings(data_dir=tmp_path), [])
 
 
+@pytest.mark.parametrize("host", ["a..b", "256.0.0.1", "nowhere.invalid"])
+def test_a_host_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
+    with pytest.raises(InputError, match=f"can't listen on {host}"):
+        serve(load_settings(data_dir=tmp_path, host=host), [])
+
+
 def test_many_scrapes_are_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now, n_counts = [100.0], 0
 
