@@ -219,7 +219,9 @@ class Connection:
         raise _StreamEnded
 
     async def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Return a successful answer; raises RemoteError for any other."""
+        """Return a successful answer; raises RemoteError for any other, InputError once closed."""
+        if self._http.is_closed:
+            raise InputError("this client is closed: make another one")
         attempts = None if self._has_answered else FIRST_ATTEMPTS
         patience = stamina.retry_context(
             _is_worth_another, attempts=attempts, timeout=self._patience_s, wait_jitter=0.3

@@ -91,6 +91,12 @@ def agnostic(base: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def test_a_student_has_its_task_s_labels(agnostic: Path) -> None:
+    """Its teacher called them LABEL_0 and LABEL_1."""
+    config = json.loads((agnostic / "config.json").read_text())
+    assert config["id2label"] == {"0": "unacceptable", "1": "acceptable"}
+
+
 def test_the_loss_of_each_layer_falls(agnostic: Path) -> None:
     rows = journal(agnostic)
     for layer in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from fastapi import Response
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.address import find_proxy, parse_address
-from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
+from fhe_inhibitor.remote.client import AsyncRemoteClient, RemoteClient, RemoteOptions
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import NotFound, ServerUnreachable
 from fhe_inhibitor.runtime.protocol import ModelList
@@ -149,7 +150,16 @@ except ServerUnreachable:
 
 
 def test_a_closed_client_says_so(tmp_path: Path) -> None:
-    client = RemoteClient("http://127.0.0.1:1", "token", RemoteOptions(keys_dir=tmp_path))
+    arguments = ("http://127.0.0.1:1", "token", RemoteOptions(keys_dir=tmp_path))
+    client = RemoteClient(*arguments)
     client.close()
     with pytest.raises(InputError, match="closed"):
         client.classify("a film")
+
+    async def close_then_ask() -> None:
+        async with AsyncRemoteClient(*arguments) as client:
+            pass
+        await client.classify("a film")
+
+    with pytest.raises(InputError, match="closed"):
+        asyncio.run(close_then_ask())
