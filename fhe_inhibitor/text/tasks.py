@@ -121,8 +121,9 @@ def load_task(
 ) -> Splits:
     """Return the splits: "train", then the development sets under the hub's names.
 
-    source: a folder of TSV files, or None for the hub. on_invalid: see `read_examples`. Raises InputError for a folder that
-    doesn't exist, files that aren't this task's, and where the hub can't be reached.
+    source: a folder of TSV files, or None for the hub. on_invalid: see `read_examples`. Raises
+    InputError for a folder that doesn't exist, files that aren't this task's, and where the hub
+    can't be reached.
     """
     if source is None:
         return _load_from_hub(task)
