@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fhe_inhibitor.errors import InputError
 FORMAT_VERSION = 2
 CONCRETE_VERSION = "2.11.0"
 MANIFEST_FILE = "circuits.json"
+DIGESTS_FILE = "sha256.json"  # where circuits were compiled; clients elsewhere have none
 SPECS_FILE = "client.specs.json"
 EMBEDDING_FILE, TOKENIZER_FILE = "embedding.safetensors", "tokenizer.json"
 SERVER_FOLDER = "server"
@@ -82,8 +83,7 @@ class Manifest:
     model_hash: SHA-256 of all integer parameters, `IntegerModel.hash`. keys_hash: of the keys'
     parameters. input_range: of x, ends included. dim: its channels. logit_range: what the logits
     were proved never to leave, ends included. programs: by number of tokens. benchmarks: by bit
-    width, a function of `benchmark_size` lookups that measures the time of one. files: SHA-256 of
-    the files beside it, by path; those of `server/` are on the server alone.
+    width, a function of `benchmark_size` lookups that measures the time of one.
     """
 
     model_hash: str
@@ -97,7 +97,6 @@ class Manifest:
     programs: Mapping[int, Program]
     benchmarks: Mapping[int, str]
     benchmark_size: int
-    files: Mapping[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     concrete_version: str = CONCRETE_VERSION
 
@@ -113,31 +112,38 @@ class Manifest:
         return self.programs[n]
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a folder of circuits, with a digest of each file there."""
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        files = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
-        content = json.dumps(asdict(replace(self, files=files)), indent=1)
-        (folder / MANIFEST_FILE).write_text(content, encoding="utf-8")
+        """Write the manifest into a folder of circuits, and the digest of each file there.
 
-    def check_files(self, folder: Path, start: str) -> None:
-        """Check the files whose path begins so: damaged native code ends the process that loads it.
-
-        Raises InputError, naming the file, if one is missing or damaged, or if there is none.
+        The digests are no part of the manifest: native code differs from compile to compile, and
+        what client and server agree on must not.
         """
-        names = [name for name in self.files if name.startswith(start)]
-        for name in names or [start]:
+        content = json.dumps(asdict(self), indent=1)
+        (folder / MANIFEST_FILE).write_text(content, encoding="utf-8")
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+        (folder / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+
+
+def check_files(folder: Path, start: str) -> None:
+    """Check the files whose path begins so: damaged native code ends the process that loads it.
+
+    Raises InputError, naming the file, if one is missing or damaged, or if there is none.
+    """
+    path = folder / DIGESTS_FILE
+    try:
+        digests = json.loads(path.read_text(encoding="utf-8"))
+        for name in [name for name, _ in digests.items() if name.startswith(start)] or [start]:
             path = folder / name
-            try:
-                damaged = _sha256(path) != self.files.get(name)
-            except OSError as error:
-                raise InputError(f"{path} can't be read ({error}); compile the model again") from (
-                    error
-                )
+            damaged = _sha256(path) != digests.get(name)
             if damaged:
-                raise InputError(
-                    f"{path} is damaged: its SHA-256 is not the one in {MANIFEST_FILE}; compile "
-                    "the model again"
-                )
+                break
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} can't be read ({error}); compile the model again") from error
+    if damaged:
+        raise InputError(
+            f"{path} is damaged: its SHA-256 is not the one in {DIGESTS_FILE}; compile the model "
+            "again"
+        )
 
 
 def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:

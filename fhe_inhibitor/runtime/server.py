@@ -22,7 +22,7 @@ from mlir._mlir_libs._concretelang._compiler import TransportValue as Value
 
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.execution import TaskDone, run_tasks
-from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Task, read_manifest
+from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Task, check_files, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response, unpack_keys, whole_stream
 from fhe_inhibitor.system.progress import Observer
 
@@ -38,7 +38,7 @@ class Server:
     def __init__(self, folder: str | Path, model_hash: str | None = None) -> None:
         folder = Path(folder)
         self.manifest = read_manifest(folder, model_hash)
-        self.manifest.check_files(folder, f"{SERVER_FOLDER}/")
+        check_files(folder, f"{SERVER_FOLDER}/")
         try:
             library = Library(str(folder / SERVER_FOLDER))
             self._program = ServerProgram(library, False)

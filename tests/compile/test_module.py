@@ -114,6 +114,7 @@ def test_a_saved_folder_is_whole_and_never_overwritten(
         "circuits.json",
         "client.specs.json",
         "server",
+        "sha256.json",
     ]
     assert read_manifest(folder, network_digest(compiled.network)) == compiled.manifest
     with pytest.raises(InputError, match="is not empty"):

@@ -300,6 +300,7 @@ def test_compile_writes_circuits_and_report(folder: Path, tmp_path: Path, capfd)
     assert report["widest_lookup"] == 5
     assert {path.name for path in out.iterdir()} == {
         "circuits.json",
+        "sha256.json",
         "client.specs.json",
         "report.json",
         "report.md",

@@ -19,6 +19,7 @@ from fhe_inhibitor.runtime.manifest import (
     Manifest,
     Program,
     Task,
+    check_files,
     read_manifest,
 )
 from tests.conftest import REPOSITORY
@@ -97,11 +98,14 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
     library.parent.mkdir()
     library.write_bytes(b"native code")
     MANIFEST.write(tmp_path)
-    manifest = read_manifest(tmp_path)
-    manifest.check_files(tmp_path, "server/")
+    check_files(tmp_path, "server/")
     for spoil in (lambda: library.write_bytes(b"native"), library.unlink):
         spoil()
         with pytest.raises(InputError, match=f"{library} (is damaged|can't be read)"):
-            manifest.check_files(tmp_path, "server/")
+            check_files(tmp_path, "server/")
     with pytest.raises(InputError, match="client.specs.json can't be read"):
-        manifest.check_files(tmp_path, "client.specs.json")
+        check_files(tmp_path, "client.specs.json")
+    for content in ("[]", "{", ""):
+        (tmp_path / "sha256.json").write_text(content)
+        with pytest.raises(InputError, match=r"sha256\.json can't be read"):
+            check_files(tmp_path, "server/")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import shutil
@@ -23,7 +22,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime import security
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.keyring import Keyring
-from fhe_inhibitor.runtime.manifest import MANIFEST_FILE, SPECS_FILE
+from fhe_inhibitor.runtime.manifest import DIGESTS_FILE, SPECS_FILE
 from tests.fhe_inhibitor.conftest import Tiny
 
 Specs = dict[str, Any]
@@ -58,13 +57,10 @@ def forge(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     """Return what makes a client, and would make its keys, of a file with the given content."""
     folder = tmp_path_factory.mktemp("forged") / "circuits"
     shutil.copytree(tiny.circuits, folder)
+    (folder / DIGESTS_FILE).unlink()  # what a server sends has none
 
     def make(content: str) -> Client:
         (folder / SPECS_FILE).write_text(content)
-        # Who forges the specifications writes their digest, too.
-        manifest = json.loads((folder / MANIFEST_FILE).read_text())
-        manifest["files"][SPECS_FILE] = hashlib.sha256(content.encode()).hexdigest()
-        (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
         return Client(folder)
 
     return make
