@@ -109,9 +109,9 @@ def name_labels(config: PretrainedConfig, labels: Sequence[str], name: str | Pat
 
 def _means(own: str, index: int, label: str) -> bool:
     """Whether a model's name of its output `index` may be the label."""
-    given = re.sub(r"\W", "_", own.lower())
+    given, wanted = (re.sub(r"\W", "_", name.lower()) for name in (own, label))
     unnamed = UNNAMED.fullmatch(given)
-    return int(unnamed[2]) == index if unnamed else given != "" and label.startswith(given)
+    return int(unnamed[2]) == index if unnamed else given != "" and wanted.startswith(given)
 
 
 def _load_weights(folder: Path, new_labels: int | None) -> tuple[PreTrainedModel, tuple[str, ...]]:

@@ -105,6 +105,8 @@ def as_distilbert(teacher: Teacher) -> Teacher:
     if teacher.model.config.model_type == "distilbert":
         return teacher
     model = distilbert_from_bert(teacher.model, teacher.n_labels)
+    model.config.id2label = teacher.model.config.id2label
+    model.config.label2id = teacher.model.config.label2id
     return Teacher(model, teacher.tokenizer, is_tuned=False)
 
 

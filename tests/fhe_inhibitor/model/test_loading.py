@@ -142,6 +142,12 @@ def test_labels_of_another_task_or_order_are_refused(names: tuple[str, ...]) -> 
         name_labels(config, SENTIMENT, "model")
 
 
+def test_own_labels_are_known_in_capitals_too() -> None:
+    config = DistilBertConfig(id2label={0: "very bad", 1: "Good"})
+    name_labels(config, ["Very-Bad", "GOOD"], "model")
+    assert config.id2label == {0: "Very-Bad", 1: "GOOD"}
+
+
 def test_a_regression_has_no_order_of_labels() -> None:
     name_labels(DistilBertConfig(num_labels=1, id2label={0: "score"}), ["similarity"], "model")
     with pytest.raises(InputError, match="has 2 outputs; wanted 1"):

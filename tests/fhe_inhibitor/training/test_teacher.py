@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, GPT2Config
+from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.text.data import LabelledText
 from fhe_inhibitor.training.finetuning import finetune
 from fhe_inhibitor.training.teacher import (
     Teacher,
+    as_distilbert,
     distilbert_from_bert,
     load_teacher,
     predict_logits,
@@ -74,6 +75,15 @@ def test_a_bert_that_distilbert_cannot_express_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match="layer_norm_eps 1e-05"):
         distilbert_from_bert(BertModel(config))
+
+
+def test_a_bert_keeps_its_labels_as_a_distilbert() -> None:
+    shape = {"vocab_size": 15, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = BertConfig(**shape, intermediate_size=8, id2label={0: "no", 1: "maybe", 2: "yes"})
+    bert = Teacher(BertForSequenceClassification(config), tiny_teacher().tokenizer)
+    converted = as_distilbert(bert)
+    assert converted.model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+    assert converted.n_labels == 3 and not converted.is_tuned
 
 
 def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
