@@ -14,6 +14,7 @@ import httpx
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.runtime.protocol import LOOPBACK, PREFIX
+from fhe_inhibitor.system.files import writing
 
 CA_FILE_VARIABLE = "SSL_CERT_FILE"
 _WANTED = "pass one such as https://host:8765"
@@ -89,6 +90,9 @@ def make_http(
 
 def _verified_by(options: RemoteOptions) -> ssl.SSLContext | bool:
     """Return what httpx is to believe certificates by."""
+    if log := os.environ.get("SSLKEYLOGFILE"):  # Python would open it, and not say which it was
+        with writing(f"the file {log}, which SSLKEYLOGFILE names,", "unset the variable"):
+            open(log, "a").close()
     if options.ca is not None:
         return _trusting(str(options.ca), "")
     if not options.verify:
@@ -96,6 +100,10 @@ def _verified_by(options: RemoteOptions) -> ssl.SSLContext | bool:
     if file := os.environ.get(CA_FILE_VARIABLE):
         return _trusting(file, f", which {CA_FILE_VARIABLE} names,")
     if folder := os.environ.get("SSL_CERT_DIR"):
+        if not os.path.isdir(folder):
+            raise InputError(
+                f"{folder}, which SSL_CERT_DIR names, is no folder: correct or unset it"
+            )
         return ssl.create_default_context(capath=folder)
     return httpx.create_ssl_context(trust_env=False)
 

@@ -21,7 +21,15 @@ from fhe_inhibitor.runtime.protocol import ModelList
 from tests.fhe_inhibitor.remote.test_connection import MODEL, ask, json
 from tests.fhe_inhibitor.runtime.scripted import scripted_server
 
-VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "SSLKEYLOGFILE",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +118,19 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, p
     assert "secret" not in str(caught.value)
 
 
-def test_certificates_that_the_environment_names_are_blamed(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SSL_CERT_FILE", "/nonexistent/x, which SSL_CERT_FILE names, holds no certificates"),
+        ("SSL_CERT_DIR", "/nonexistent/x, which SSL_CERT_DIR names, is no folder"),
+        ("SSLKEYLOGFILE", "/nonexistent/x, which SSLKEYLOGFILE names, cannot be written"),
+    ],
+)
+def test_files_for_https_that_the_environment_names_are_blamed(
+    monkeypatch: pytest.MonkeyPatch, name: str, words: str
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
-    with pytest.raises(InputError, match="/nonexistent, which SSL_CERT_FILE names, holds no"):
+    monkeypatch.setenv(name, "/nonexistent/x")
+    with pytest.raises(InputError, match=words):
         ask("https://host.example", Connection.models)
 
 
