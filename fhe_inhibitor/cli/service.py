@@ -87,7 +87,8 @@ def token(
 
     path = _tokens_file(config, data)
     with writing(f"the file of tokens {path}", "name another folder with --data"):
-        print(new_token(path, user))
+        made = new_token(path, user)
+    print(made)  # not above: a pipe that closes is no fault of the file
 
 
 @tokens.command(name="list")
