@@ -113,10 +113,11 @@ class Child:
 
         Looks are counted, not seconds: none is made while this process is stopped.
         """
-        used, n_idle = -1.0, 0
+        activity: object = None
+        n_idle = 0
         while not self._connection.poll(LOOK_S):
-            before, used = used, _busy_s(self._process.pid)
-            n_idle = n_idle + 1 if used == before else 0
+            before, activity = activity, _activity(self._process.pid)
+            n_idle = n_idle + 1 if activity == before else 0
             if n_idle * LOOK_S >= STUCK_S:
                 self.close()
                 raise ChildError(
@@ -177,17 +178,18 @@ def _cause(number: int) -> str:
     return f" ({ended_by.name}: {CAUSES.get(ended_by, 'somebody ended it')})"
 
 
-def _busy_s(pid: int | None) -> float:
-    """Return the processor time of a process and of those it started, in seconds.
+def _activity(pid: int | None) -> object:
+    """Return what changes while a process, or one that it started, does anything.
 
-    A process that is stopped, or waits for a disk, gets another value each time: it doesn't hang.
+    That is processor time, and how often its main thread fell asleep: who waits for a lock looks at
+    it again and again. A process that is stopped, or waits for a disk, gets another value each
+    time: it doesn't hang.
     """
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
         if all(member.status() == psutil.STATUS_SLEEPING for member in family):
-            times = [member.cpu_times() for member in family]
-            return sum(time.user + time.system for time in times)
+            return [(member.cpu_times()[:2], member.num_ctx_switches()) for member in family]
     return time.monotonic()
 
 

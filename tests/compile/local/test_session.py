@@ -313,10 +313,26 @@ def test_compile_writes_circuits_and_report(folder: Path, tmp_path: Path, capfd)
 
 
 @pytest.mark.fhe
-@pytest.mark.parametrize("moment", ["circuits", "keys", "run"])
-def test_ctrl_c_ends_cleanly_and_spoils_nothing(
-    folder: Path, entry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("circuits", signal.SIGINT),
+        ("keys", signal.SIGINT),
+        ("run", signal.SIGINT),
+        ("circuits", signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_cleanly_and_spoils_nothing(
+    folder: Path,
+    entry: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    number: signal.Signals,
 ) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     if moment == "circuits":
         shutil.rmtree(entry / "circuits")
     if moment == "keys":
@@ -328,12 +344,13 @@ def test_ctrl_c_ends_cleanly_and_spoils_nothing(
     pattern = {"circuits": ".unfinished-*", "keys": "keys/*/.lock", "run": "circuits"}[moment]
     while not list(begun(pattern)) and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the command
+    os.killpg(process.pid, number)  # as a terminal does: to all processes of the command
     out, err = process.communicate(timeout=200)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert out == ""
     assert err.count("\n") == 1
-    assert "interrupted" in err
+    assert ("interrupted" if number == signal.SIGINT else "SIGTERM") in err
+    assert not list(temporary.iterdir())
     parts = {path.name for path in entry.iterdir() if path.is_dir()}
     assert parts == (set() if moment == "circuits" else {"circuits"})
     assert len(Keyring().entries()) == (0 if moment == "keys" else 1)

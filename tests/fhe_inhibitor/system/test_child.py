@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock, Timeout
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system import child as child_module
@@ -40,6 +41,13 @@ class Echo:
     def wait(self, seconds: float) -> float:
         time.sleep(seconds)
         return seconds
+
+    def wait_for_a_lock(self, path: str, seconds: float) -> bool:
+        try:
+            FileLock(path).acquire(timeout=seconds)
+        except Timeout:
+            return False
+        return True
 
     def work(self, seconds: float) -> float:
         end = time.monotonic() + seconds
@@ -100,7 +108,7 @@ def test_what_ended_a_child_is_said_in_words(number: int, words: str) -> None:
 
 
 def test_a_child_that_hangs_is_ended_and_one_that_works_or_waits_is_not(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As native code does that can't get memory; before, the caller waited for ever."""
     monkeypatch.setattr(child_module, "STUCK_S", 1.0)
@@ -108,6 +116,8 @@ def test_a_child_that_hangs_is_ended_and_one_that_works_or_waits_is_not(
     with closing(Child(Echo, "ab")) as child:
         assert child.call("work", 2.0) == 2.0
         assert child.call("wait", 2.0, may_wait=True) == 2.0
+        with FileLock(tmp_path / "lock"):
+            assert not child.call("wait_for_a_lock", str(tmp_path / "lock"), 3.0)
         with pytest.raises(ChildError, match="the working process hung: it slept for 1 s"):
             child.call("wait", 100.0)
 
