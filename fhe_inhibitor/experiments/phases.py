@@ -13,9 +13,9 @@ import torch
 from fhe_inhibitor.experiments.data import HELD_OUT, ExperimentData
 from fhe_inhibitor.experiments.record import JOURNAL, WORK
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.system.tensors import read_tensors, write_tensors
 from fhe_inhibitor.text.tasks import Task
 from fhe_inhibitor.training.alignment import align_layers
-from fhe_inhibitor.training.checkpoints import read_tensors, write_tensors
 from fhe_inhibitor.training.phases import Journal, Phase, choose_trained, train_model
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.system.tensors import read_tensors, write_tensors
 
 INT8_FILE = "model.int8.safetensors"
 
@@ -38,7 +38,7 @@ def save_int8(model: Any, folder: Path) -> None:
             size = state[_size_of(key)] = size.clamp(min=torch.finfo(torch.float32).tiny)
         state[key] = (state[key] / size).round().clamp(-high, high).to(torch.int8)
     model.config.save_pretrained(folder)
-    save_file(state, folder / INT8_FILE)
+    write_tensors(folder / INT8_FILE, state)
 
 
 @torch.no_grad()
@@ -51,7 +51,10 @@ def load_int8(folder: Path) -> InhibiDistilBertForSequenceClassification:
     config = InhibiDistilBertConfig.from_pretrained(folder, local_files_only=True)
     _largest_code(config)
     model = InhibiDistilBertForSequenceClassification(config)
-    state = load_file(folder / INT8_FILE)
+    try:
+        state = read_tensors(folder / INT8_FILE, may_lack_digest=True)  # as the shipped one does
+    except InputError as error:
+        raise OSError(str(error)) from error
     weights = list(_coded_weights(model))
     folded = {key: state.pop(_size_of(key)) for key, grid in weights if grid is None}
     model.load_state_dict(state)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.system.processor import autocast
+from fhe_inhibitor.system.tensors import read_tensors, write_tensors
 from fhe_inhibitor.text.batches import length_batches, padded_batches
-from fhe_inhibitor.training.checkpoints import read_tensors, write_tensors
 from fhe_inhibitor.training.losses import layer_losses
 from fhe_inhibitor.training.phases import (
     ALIGNED,

@@ -29,7 +29,7 @@ from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.quantized.network import calibrate, centre_keys
 from fhe_inhibitor.system.processor import autocast, flush_denormals, one_thread
 from fhe_inhibitor.system.progress import Observer
-from fhe_inhibitor.training.checkpoints import fingerprint, read_tensors, write_tensors
+from fhe_inhibitor.system.tensors import fingerprint, read_tensors, write_tensors
 from fhe_inhibitor.training.corpus import TokenizedTexts
 from fhe_inhibitor.training.losses import Observed, layer_losses, soft_loss
 from fhe_inhibitor.training.pruning import prune

@@ -17,9 +17,9 @@ from torch import Tensor
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.processor import autocast, flush_denormals
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.system.tensors import read_tensors, write_tensors
 from fhe_inhibitor.text.batches import pad, shuffled_batches
 from fhe_inhibitor.text.data import LabelledText
-from fhe_inhibitor.training.checkpoints import read_tensors, write_tensors
 from fhe_inhibitor.training.teacher import Teacher, encode
 
 

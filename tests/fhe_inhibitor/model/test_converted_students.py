@@ -149,9 +149,12 @@ def test_no_int8_file_of_a_float_student_or_of_pieces(base: dict[str, Any], tmp_
         save_int8(model, tmp_path)
     quantize(model, 8, [[5, 6, 7]])
     save_int8(model, tmp_path)
-    (tmp_path / INT8_FILE).write_bytes((tmp_path / INT8_FILE).read_bytes()[:1000])
-    with pytest.raises(InputError, match="^no model could be loaded"):
-        load_classifier(str(tmp_path), find_task("cola"))
+    whole = (tmp_path / INT8_FILE).read_bytes()
+    flipped = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    for damaged in (whole[:1000], flipped):
+        (tmp_path / INT8_FILE).write_bytes(damaged)
+        with pytest.raises(InputError, match="^no model could be loaded"):
+            load_classifier(str(tmp_path), find_task("cola"))
 
 
 def test_the_shipped_student_of_full_depth_reads() -> None:

@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_run_is_refused(task, tmp_path: Path, monkeypatc
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="s is damaged"):
+    with pytest.raises(InputError, match="s is damaged, its SHA-256 is another one"):
         distil(make_student(features), table, importance, config, path)
 
 

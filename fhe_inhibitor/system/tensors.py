@@ -1,4 +1,4 @@
-"""Tensors that an interrupted training goes on from: whole and of the same run, or refused.
+"""Files of tensors that know whether they are whole, and what they belong to.
 
 They are safetensors. Their header has the run, and a SHA-256 of the file in which 64 zeros stand
 for the SHA-256 itself.
@@ -30,25 +30,30 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], run: str = "") -> N
     write_atomically(path, data.replace(NO_DIGEST.encode(), _sha256(data).encode(), 1))
 
 
-def read_tensors(path: Path, run: str = "") -> dict[str, Tensor]:
+def read_tensors(path: Path, run: str = "", may_lack_digest: bool = False) -> dict[str, Tensor]:
     """Read what `write_tensors` wrote.
 
-    Raises InputError for a damaged file, and for one of another run.
+    may_lack_digest: read a file of another program, or of an older version, too. Raises OSError for
+    a missing file, InputError for a damaged one, and for one of another run.
     """
     data = path.read_bytes()
     try:
         size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        header = json.loads(data[8 : 8 + size])
+        if may_lack_digest and "sha256" not in header.get("__metadata__", {}):
+            return load(data)
+        metadata = header["__metadata__"]
         digest, other = str(metadata["sha256"]), metadata["run"]
         whole = _sha256(data.replace(digest.encode(), NO_DIGEST.encode(), 1)) == digest
         tensors = load(data) if whole else {}
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no checkpoint of this version ({type(error).__name__}): remove it to begin "
-            "anew"
+            f"{path} can't be read ({type(error).__name__}): restore it, or remove it to begin anew"
         ) from error
     if not whole:
-        raise InputError(f"{path} is damaged: its SHA-256 is another one; remove it to begin anew")
+        raise InputError(
+            f"{path} is damaged, its SHA-256 is another one: restore it, or remove it to begin anew"
+        )
     if other != run:
         raise InputError(
             f"{path} is the checkpoint of other settings or data ({other}, now {run}): remove it, "
