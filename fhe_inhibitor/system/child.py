@@ -102,7 +102,9 @@ class Child:
                     raise content
                 getattr(observer, kind)(*content)
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join()
+            self._process.join(STOP_S)
+            if self._process.is_alive():
+                raise  # it was a pipe of our own: nobody reads what we show
             code = self._process.exitcode or 0
             raise ChildError(
                 f"the working process ended unexpectedly, exit code {code}{_cause(-code)}"

@@ -122,6 +122,20 @@ def test_a_child_that_hangs_is_ended_and_one_that_works_or_waits_is_not(
             child.call("wait", 100.0)
 
 
+def test_a_closed_output_of_the_caller_is_not_the_child_s_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before, the caller waited for ever for a child that waited for it."""
+
+    class Unread(Observer):
+        def note(self, message: str) -> None:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(child_module, "STOP_S", 0.5)
+    with closing(Child(Echo, "ab")) as child, pytest.raises(BrokenPipeError):
+        child.call("say_aloud", 1, observer=Unread())
+
+
 def test_temporary_files_go_with_the_child() -> None:
     with closing(Child(Echo, "ab")) as child:
         made = Path(child.call("temporary_file"))
