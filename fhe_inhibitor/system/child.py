@@ -8,7 +8,8 @@ SIGINT, SIGTERM and SIGHUP are blocked there, because Concrete's native code ans
 the process or by a page of stack trace: they interrupt the caller, who ends the child. It ends with
 the caller, whatever ends that. Its temporary files lie in a folder of its own, which is removed
 after it. Native code can also wait for ever on what never comes: a child that sleeps for `STUCK_S`
-and uses no processor is ended.
+and uses no processor is ended. What it writes to stderr is shown once a method is done; a page of
+native code's that goes before a crash only if FHE_INHIBITOR_TRACEBACK is set.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.util import Finalize
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -40,6 +42,7 @@ TRACEBACK = "FHE_INHIBITOR_TRACEBACK"
 # Ends a process unless it is handled, and is none of those that Concrete's native code handles.
 STOP, STOP_S = signal.SIGALRM, 6.0
 STUCK_S, LOOK_S = 30.0, 2.0
+STDERR, STDERR_FILE = 2, "stderr"  # in the child's temporary folder
 # What native code dies of, in words; Python raises for all else.
 CAUSES = {
     signal.SIGABRT: "native code gave up: too little memory, or settings of threads in the "
@@ -96,6 +99,8 @@ class Child:
                 if not may_wait:
                     self._wait_for_message()
                 kind, content = self._connection.recv()
+                if kind in ("result", "error"):
+                    self._show_stderr()
                 if kind == "result":
                     return content
                 if kind == "error":
@@ -109,6 +114,12 @@ class Child:
             raise ChildError(
                 f"the working process ended unexpectedly, exit code {code}{_cause(-code)}"
             ) from None
+
+    def _show_stderr(self) -> None:
+        path = Path(self._temporary.name, STDERR_FILE)
+        if path.exists() and (said := path.read_text(errors="replace")):
+            path.write_bytes(b"")
+            print(said, end="", file=sys.stderr)
 
     def _wait_for_message(self) -> None:
         """Wait until the child says something. Raises ChildError, and ends it, if it hangs.
@@ -201,6 +212,9 @@ def _serve(
     """What the child does, until the caller is gone."""
     end_with_parent()
     tempfile.tempdir = os.environ["TMPDIR"] = temporary
+    if not os.environ.get(TRACEBACK):
+        flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+        os.dup2(os.open(Path(temporary, STDERR_FILE), flags, 0o600), STDERR)
     silence_dependencies()
     made: list[Any] = []
     while True:

@@ -58,7 +58,11 @@ class Echo:
     def temporary_file(self) -> str:
         return tempfile.mkdtemp()
 
+    def complain(self) -> None:
+        os.write(2, b"something is odd\n")
+
     def die(self, number: int) -> None:
+        os.write(2, b"a page of native code\n")
         os.kill(os.getpid(), number)
 
     def refuse(self) -> None:
@@ -101,10 +105,26 @@ def test_a_child_answers_refuses_fails_and_crashes() -> None:
         (signal.SIGALRM, "SIGALRM: somebody ended it"),
     ],
 )
-def test_what_ended_a_child_is_said_in_words(number: int, words: str) -> None:
+def test_what_ended_a_child_is_said_in_words(
+    number: int, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     expected = pytest.raises(ChildError, match=rf"exit code -{number:d} \({words}")
     with closing(Child(Echo, "ab")) as child, expected:
         child.call("die", number)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_child_writes_to_stderr_is_shown(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Child(Echo, "ab")) as child:
+        for _ in range(2):
+            child.call("complain")
+            assert capfd.readouterr().err == "something is odd\n"
+    monkeypatch.setenv("FHE_INHIBITOR_TRACEBACK", "1")
+    with closing(Child(Echo, "ab")) as child, pytest.raises(ChildError):
+        child.call("die", signal.SIGSEGV)
+    assert capfd.readouterr().err == "a page of native code\n"
 
 
 def test_a_child_that_hangs_is_ended_and_one_that_works_or_waits_is_not(
@@ -164,7 +184,11 @@ def test_a_child_ends_with_a_caller_that_is_killed(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TMPDIR": str(tmp_path),  # what a killed process leaves there
+        },
     )
     assert caller.stdout is not None
     pid = int(caller.stdout.readline())
