@@ -98,6 +98,7 @@ class Service:
     ) -> Job:
         """Queue a request that fits the model, under keys that are here and complete."""
         model = self.model_by_circuits_hash(digest)
+        self.uploads.get(user, keys)  # refused before all else; what counts is `admit`
         try:
             request = Request.from_bytes(body)
             program = model.manifest.program(request.n)
