@@ -9,6 +9,7 @@ report.to_json(), report.to_markdown()
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
@@ -169,10 +170,10 @@ def predict_seconds(lookups: Mapping[int, int], lookup_s: Mapping[int, float]) -
 def failure_probability(p_error: float, n_lookups: int) -> float:
     """Return 1 - (1 - p)^N, the probability that at least one of N lookups errs.
 
-    >>> round(failure_probability(2**-20, 3000), 4)
-    0.0029
+    >>> round(failure_probability(2**-20, 3000), 4), round(failure_probability(2**-64, 9) * 2**64)
+    (0.0029, 9)
     """
-    return 1 - (1 - p_error) ** n_lookups
+    return -math.expm1(n_lookups * math.log1p(-p_error))
 
 
 def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Function]) -> LengthReport:
@@ -246,7 +247,7 @@ def _lengths(report: Report) -> list[str]:
                 length.n,
                 length.n_lookups,
                 _by_width(length.lookups),
-                f"{length.failure_probability:.2%}",
+                _percent(length.failure_probability),
                 f"{length.request_bytes / 1e3:.1f} kB",
                 f"{length.response_bytes / 1e3:.1f} kB",
                 predicted,
@@ -268,6 +269,10 @@ def _stages(length: LengthReport) -> list[str]:
 
 def _parameters(report: Report) -> list[str]:
     return [*markdown_table(TABLE_HEAD, table_rows(report.parameters)), "", TABLE_NOTE]
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.2%}" if probability >= 1e-4 else f"{probability:.1e}"
 
 
 def _by_width(lookups: Mapping[int, int]) -> str:

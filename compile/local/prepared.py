@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from circuits.network import Network
+from compile.local.p_error import cache_suffix
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost
@@ -134,7 +135,8 @@ def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
 
 def cache_entry(model: IntegerModel, cache_dir: str | Path | None = None) -> Path:
     """Return the folder of the cache that belongs to a model; it may not exist yet."""
-    return cache_root(cache_dir) / f"{model.name}-{model.hash[:16]}"
+    name = f"{model.name}-{model.hash[:16]}{cache_suffix(model.p_error)}"
+    return cache_root(cache_dir) / name
 
 
 def _refuse_noexec(entry: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from compile.local.p_error import with_p_error
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.integer.public import Tokens
@@ -42,9 +43,10 @@ class Session:
     progress. passphrase: of the keys, if they are to be locked with one. cache_dir, keys_dir: see
     `system.folders`. benchmark: in mode `execute`, time one lookup of each width before the first
     text. That also unpacks the evaluation keys, which the first text's stages take seconds for
-    otherwise.
+    otherwise. p_error: that of one lookup, "2^-20", "2^-40", "2^-64" or "2^-128"; the model's if
+    None.
 
-    Raises InputError for an unknown mode or model.
+    Raises InputError for an unknown mode, model or p_error.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Session:
         cache_dir: str | Path | None = None,
         keys_dir: str | Path | None = None,
         benchmark: bool = False,
+        p_error: str | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r}; wanted one of {', '.join(MODES)}")
-        self.model = model if isinstance(model, IntegerModel) else IntegerModel.load(model)
+        loaded = model if isinstance(model, IntegerModel) else IntegerModel.load(model)
+        self.model = with_p_error(loaded, p_error)
         self.mode = mode
         self.keyring = Keyring(keys_dir)
         self._passphrase = passphrase

@@ -16,6 +16,7 @@ from fhe_inhibitor.cli.options import (
     InsecureOption,
     JsonOption,
     ModeOption,
+    PErrorOption,
     TokenFileOption,
     TokensOption,
     passphrase_in_environment,
@@ -56,6 +57,7 @@ def classify(
     benchmark: Annotated[
         bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
+    p_error: PErrorOption = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
     ] = None,
@@ -74,12 +76,14 @@ def classify(
     reading = Reading(sentences, tokens, strict)
     work: Work[Classified]
     if server is None:
-        work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark)
+        work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark, p_error)
     else:
         from fhe_inhibitor.cli import remote
 
         if mode != "execute" or benchmark:
             raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
+        if p_error is not None:
+            raise InputError("a server has chosen its circuits: drop --p-error")
         token = remote.read_token(token_file)
         options = RemoteOptions(
             model=model, ca=ca, insecure=insecure, accept_new_model=accept_new_model
@@ -132,12 +136,16 @@ class Classified:
 
 @dataclass(frozen=True)
 class ClassifyHere:
-    """Classifies texts in one session; benchmark: time single lookups as well."""
+    """Classifies texts in one session; benchmark: time single lookups as well.
+
+    p_error: of `compile.local.p_error`, the model's if None.
+    """
 
     reading: Reading
     model: str
     mode: str
     benchmark: bool
+    p_error: str | None
 
     def run(self, observer: Observer) -> Classified:
         """Open the session, and return its results."""
@@ -149,6 +157,7 @@ class ClassifyHere:
             observer=observer,
             passphrase=passphrase_in_environment(),
             benchmark=self.benchmark,
+            p_error=self.p_error,
         ) as session:
             results = session.classify_many(
                 self.reading.texts, self.reading.max_tokens, self.reading.strict

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, ModelOption
+from fhe_inhibitor.cli.options import JsonOption, ModelOption, PErrorOption
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -33,13 +33,14 @@ def compile(
             help="Time one lookup of each width and measure rounding noise; keys are dropped."
         ),
     ] = True,
+    p_error: PErrorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write circuits for a server, specifications for its clients, and the per-layer report."""
     from fhe_inhibitor.cli.view import Display
 
     with Display() as display:
-        report = in_worker(CompileCircuits(model, from_onnx, out, measure), display)
+        report = in_worker(CompileCircuits(model, from_onnx, out, measure, p_error), display)
     print(report.json if as_json else report.markdown)
 
 
@@ -57,16 +58,19 @@ class CompileCircuits:
 
     from_onnx: a quantized graph to take the integers from, instead of a checkpoint. measured: make
     keys, which are dropped, time one lookup of each width, and measure the noise of rounding.
+    p_error: of `compile.local.p_error`, the model's if None.
     """
 
     model: str
     from_onnx: Path | None
     out: Path
     measured: bool
+    p_error: str | None
 
     def run(self, observer: Observer) -> WrittenReport:
         """Compile, and return the report."""
         # Here, because these import Concrete, which the process that shows progress can spare.
+        from compile.local.p_error import with_p_error
         from compile.local.prepared import compile_model
         from compile.noise import measure_model_noise
         from compile.report import add_measurements, add_noise, describe, describe_noise
@@ -81,7 +85,7 @@ class CompileCircuits:
                 from fhe_inhibitor.onnx.reader import read_exported
 
             model = read_exported(self.from_onnx)
-        compiled = compile_model(model, observer)
+        compiled = compile_model(with_p_error(model, self.p_error), observer)
         compiled.save(self.out)
         report = describe(compiled)
         if self.measured:

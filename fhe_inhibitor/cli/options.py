@@ -41,6 +41,14 @@ ModeOption = Annotated[
         help="The integer model without encryption, simulated encryption, or encryption.",
     ),
 ]
+PErrorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--p-error",
+        metavar="2^-20|2^-40|2^-64|2^-128",
+        help="How likely one lookup errs, the model's own if not given; less is slower.",
+    ),
+]
 TokensOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, print_json
+from fhe_inhibitor.cli.options import JsonOption, PErrorOption, print_json
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -45,6 +45,7 @@ def serve(
     certificate_key: Annotated[
         Path | None, typer.Option(metavar="FILE.pem", help="Its private key.")
     ] = None,
+    p_error: PErrorOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Run a server that classifies encrypted text for clients elsewhere."""
@@ -66,7 +67,7 @@ def serve(
     )
     make_data_folder(settings.data_dir)  # refused before models are compiled, which takes long
     with Display() as display:
-        folders = in_worker(PrepareModels(tuple(models or [DEFAULT_MODEL])), display)
+        folders = in_worker(PrepareModels(tuple(models or [DEFAULT_MODEL]), p_error), display)
     serve_models(settings, folders)
 
 
@@ -130,13 +131,19 @@ def _tokens_file(config: Path | None, data: Path | None) -> Path:
 
 @dataclass(frozen=True)
 class PrepareModels:
-    """Compiles models' circuits unless the cache has them."""
+    """Compiles models' circuits unless the cache has them.
+
+    p_error: of `compile.local.p_error`, each model's own if None.
+    """
 
     models: tuple[str, ...]
+    p_error: str | None
 
     def run(self, observer: Observer) -> list[Path]:
         """Return the folders of the circuits."""
+        from compile.local.p_error import with_p_error
         from compile.local.prepared import prepare_circuits
 
-        models = [IntegerModel.load(x) for x in self.models]  # all, before one is compiled
+        # All are loaded before one is compiled.
+        models = [with_p_error(IntegerModel.load(x), self.p_error) for x in self.models]
         return [prepare_circuits(model, observer=observer) for model in models]
