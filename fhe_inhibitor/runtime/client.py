@@ -21,6 +21,7 @@ from concrete import fhe
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.manifest import (
     DIGESTS_FILE,
+    MANIFEST_FILE,
     SPECS_FILE,
     Encryption,
     check_files,
@@ -57,6 +58,7 @@ class Client:
             check_files(folder, SPECS_FILE)
         path = folder / SPECS_FILE
         specifications = read_specifications(path)
+        self._check_manifest({f.name: len(f.inputs) for f in specifications.circuits}, path)
         self.parameters = key_parameters(specifications)
         try:  # what was checked, not the file: another reader may find something else in it
             specs = fhe.ClientSpecs.deserialize(specifications.to_json().encode())
@@ -195,6 +197,17 @@ class Client:
                 "model. Don't tell the server that this happened"
             )
         return logits
+
+    def _check_manifest(self, n_inputs: Mapping[str, int], path: Path) -> None:
+        """Refuse a manifest with inputs that the specifications lack; n_inputs: by function."""
+        for program in self.manifest.programs.values():
+            for encryption in program.encryptions:
+                if not 0 <= encryption.position < n_inputs.get(encryption.function, 0):
+                    raise InputError(
+                        f"{path.with_name(MANIFEST_FILE)} encrypts {encryption.name!r} for input "
+                        f"{encryption.position} of {encryption.function!r}, which {path.name} "
+                        "lacks: files of different circuits; compile the model again"
+                    )
 
     def _encrypt(self, value: np.ndarray, encryption: Encryption) -> bytes:
         function = encryption.function

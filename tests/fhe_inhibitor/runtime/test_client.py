@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -169,6 +170,19 @@ def test_damaged_specifications_are_named(inhibitor: Execution, tmp_path: Path) 
     path = folder / "client.specs.json"
     path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
     with pytest.raises(InputError, match=r"client\.specs\.json is damaged"):
+        Client(folder)
+
+
+@pytest.mark.parametrize("change", [{"position": 9}, {"position": -1}, {"function": "none"}])
+def test_a_manifest_of_other_circuits_is_refused(
+    inhibitor: Execution, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = Path(shutil.copytree(inhibitor.folder, tmp_path / "circuits"))
+    path = folder / "circuits.json"
+    content = json.loads(path.read_text())
+    next(iter(content["programs"].values()))["encryptions"][0].update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="files of different circuits"):
         Client(folder)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.messages import Request
 from tests.conftest import REPOSITORY
 from tests.fhe_inhibitor.conftest import TEXT, Tiny, User
 from tests.fhe_inhibitor.service.api import Api
@@ -95,8 +96,7 @@ def test_no_secret_is_stored_or_logged(tiny: Tiny, user: User, tmp_path: Path) -
         api.upload()
         haystacks = watch_files(api, api.start(user.request), tmp_path / "data" / "jobs")
         api.submit(user.request[:-1])
-        damaged = user.request[:-40] + bytes(40)
-        haystacks |= watch_files(api, api.start(damaged), tmp_path / "data" / "jobs")
+        haystacks |= watch_files(api, api.start(damaged(user)), tmp_path / "data" / "jobs")
         api.http.get("/jobs", headers={"Authorization": "Bearer wrong"})
     haystacks |= read_files(tmp_path / "data") | {server.log: server.log.read_bytes()}
     names = {path.name for path in haystacks}
@@ -107,6 +107,14 @@ def test_no_secret_is_stored_or_logged(tiny: Tiny, user: User, tmp_path: Path) -
     log = server.log.read_text()
     assert user.request[5:200].hex() not in log and "Bearer" not in log
     assert all(json.loads(line) for line in log.splitlines() if line.startswith("{"))
+
+
+def damaged(user: User) -> bytes:
+    """Return a request whose last ciphertext ends in zeros, in a message that is whole."""
+    request = Request.from_bytes(user.request)
+    name, ciphertext = list(request.ciphertexts.items())[-1]
+    ciphertexts = {**request.ciphertexts, name: ciphertext[:-40] + bytes(40)}
+    return Request(request.n, ciphertexts).to_bytes()
 
 
 def watch_files(api: Api, job: str, folder: Path) -> dict[Path, bytes]:
