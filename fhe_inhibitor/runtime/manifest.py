@@ -8,7 +8,6 @@ the model's public part (`fhe_inhibitor.integer.public`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import file_sha256
 
 FORMAT_VERSION = 2
 CONCRETE_VERSION = "2.11.0"
@@ -120,7 +120,7 @@ class Manifest:
         content = json.dumps(asdict(self), indent=1)
         (folder / MANIFEST_FILE).write_text(content, encoding="utf-8")
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+        digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
         (folder / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
 
 
@@ -134,7 +134,7 @@ def check_files(folder: Path, start: str) -> None:
         digests = json.loads(path.read_text(encoding="utf-8"))
         for name in [name for name, _ in digests.items() if name.startswith(start)] or [start]:
             path = folder / name
-            damaged = _sha256(path) != digests.get(name)
+            damaged = file_sha256(path) != digests.get(name)
             if damaged:
                 break
     except (OSError, ValueError, AttributeError) as error:
@@ -201,11 +201,6 @@ def _program(content: dict[str, Any]) -> Program:
             for item in content["tasks"]
         ),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -13,7 +13,6 @@ by its owner only, and everything can be made again: no key is ever kept in a ca
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fhe_inhibitor.system.files import write_atomically, writing
+from fhe_inhibitor.system.files import file_sha256, write_atomically, writing
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
 
 MANIFEST = "manifest.json"
@@ -70,7 +69,7 @@ def why_unfit(part: Path, made_from: Manifest) -> str | None:
             changes = (f"{name} {manifest.get(name)}, wanted {made_from[name]}" for name in names)
             return f"of another version ({'; '.join(changes)})"
         digests = manifest["files"].items()
-        damaged = [name for name, digest in digests if _sha256(part / name) != digest]
+        damaged = [name for name, digest in digests if file_sha256(part / name) != digest]
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return "missing or incomplete"
     return f"damaged ({', '.join(damaged)})" if damaged else None
@@ -88,7 +87,7 @@ def published(part: Path, made_from: Manifest) -> Iterator[Path]:
         try:
             yield unfinished
             files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-            digests = {str(path.relative_to(unfinished)): _sha256(path) for path in files}
+            digests = {str(path.relative_to(unfinished)): file_sha256(path) for path in files}
             manifest = json.dumps({**made_from, "files": digests}, indent=1)
             write_atomically(unfinished / MANIFEST, manifest)
             for path in unfinished.rglob("*"):
@@ -111,11 +110,6 @@ def remove_unfinished(cache_dir: str | Path | None = None) -> None:
 def _remove_unfinished_in(folder: Path) -> None:
     for leftover in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _writing(folder: Path) -> AbstractContextManager[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import gzip
+import hashlib
 import os
 import tempfile
 import zlib
@@ -49,6 +50,12 @@ def to_utf8(content: bytes) -> bytes:
         with suppress(UnicodeDecodeError):
             return content.decode("utf-16").encode()
     return content.removeprefix(codecs.BOM_UTF8)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal. Raises OSError if it can't be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> None:
