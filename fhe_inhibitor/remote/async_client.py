@@ -220,13 +220,26 @@ class AsyncRemoteClient:
             left = exchange.tasks[exchange.tasks_done :]
             self._observer.begin(left[0].stage if left else "decrypt")
 
-        job = await self._submit(side, exchange.request)
-        self._observer.begin(exchange.tasks[0].stage)
+        key, model = uuid.uuid4().hex, await self.connect()
+        job: Job | None = None
+
+        async def submit() -> Job:
+            return await self._connection.submit(
+                exchange.request, model.circuits_hash, self._evaluation_keys, key
+            )
+
         try:
+            try:
+                job = await submit()
+            except NotFound:  # keys that weren't used for long are dropped
+                await self._upload_keys(side, model)
+                job = await submit()
+            self._observer.begin(exchange.tasks[0].stage)
             job = await self._connection.follow(job, on_tasks_done)
         except asyncio.CancelledError:
             with anyio.move_on_after(CANCEL_S, shield=True), suppress(RemoteError):
-                await self._connection.delete_job(job.id)
+                # The server may have a job that it didn't name yet; the same key names it.
+                await self._connection.delete_job((job or await submit()).id)
             raise
         if job.status is not Status.DONE:
             reason = job.message or job.error or "without a reason"
@@ -234,18 +247,6 @@ class AsyncRemoteClient:
         exchange.response = await self._connection.result(job.id)
         exchange.ended = time.perf_counter()
         slots.release()
-
-    async def _submit(self, side: ClientSide, request: bytes) -> Job:
-        model, key = await self.connect(), uuid.uuid4().hex
-        try:
-            return await self._connection.submit(
-                request, model.circuits_hash, self._evaluation_keys, key
-            )
-        except NotFound:  # keys that weren't used for long are dropped
-            await self._upload_keys(side, model)
-            return await self._connection.submit(
-                request, model.circuits_hash, self._evaluation_keys, key
-            )
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:
         async with self._in_use:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ from demos.relay import DOWN, UP
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.remote.client import AsyncRemoteClient
+from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import AccessDenied, JobFailed, ModelMismatch, ServerUnreachable
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.client import Client
@@ -277,6 +279,37 @@ def test_cancellation_cancels_on_the_server_and_leaves_the_client_usable(
     assert_within_rounding(tiny.model, asyncio.run(cancel_then_classify()))
     made = [job for job in jobs(carol) if job.id not in known]
     assert [job.status for job in made] == [Status.CANCELLED, Status.CANCELLED, Status.DONE]
+
+
+def test_a_job_that_the_server_did_not_name_yet_is_cancelled_too(
+    carol: RemoteUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = client_jobs(carol)
+    submit, calls = Connection.submit, 0
+
+    async def answer_late(*arguments: Any) -> Job:
+        """Submit; keep the first answer for as long as anybody waits for it."""
+        nonlocal calls
+        calls += 1
+        job = await submit(*arguments)
+        if calls == 1:
+            await asyncio.Event().wait()
+        return job
+
+    async def cancel() -> None:
+        options = carol.options()
+        async with AsyncRemoteClient(carol.server.url, carol.token, options) as client:
+            task = asyncio.create_task(client.classify(TEXTS[0]))
+            await asyncio.to_thread(new_job, carol, known)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    monkeypatch.setattr(Connection, "submit", answer_late)
+    with stopped_workers(carol.server):
+        asyncio.run(cancel())
+    (job,) = [job for job in jobs(carol) if job.id not in known]
+    assert (job.status, calls) == (Status.CANCELLED, 2)
 
 
 def test_the_event_loop_stays_alive_meanwhile(carol: RemoteUser) -> None:
