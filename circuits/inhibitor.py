@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from circuits.lookups import Lookup, Table
+from circuits.intervals import Interval
+from circuits.lookups import AntiperiodicTable, Lookup, Table, read
 from circuits.pairs import Pairs
 from circuits.sums import PartialSums, sum_over_keys
 
@@ -33,7 +34,8 @@ class InhibitorParameters:
     """Clear integer parameters of one inhibitor head.
 
     distance: |q - k|, exact; unused where the query is a constant. inhibition: score to Z,
-    `[n_offsets, entries]`. threshold: relu(v - Z) of the difference. padding_score: added to
+    `[n_offsets, entries]`. threshold: relu(v - Z) of the difference; or, a bit narrower, an
+    antiperiodic |v - Z|, which gives twice as much. padding_score: added to
     the score of a padded key. output: requantizes the sum over keys, `[value_dim, entries]`;
     output_offset: int64 `[value_dim]`, centres that sum. partial: None to add all keys at once.
     """
@@ -57,8 +59,8 @@ def inhibitor(
     `[n]`, 1 for a padded key. Lookups, with P pairs: P key_dim (0 for a constant query)
     + P + P value_dim + n_queries value_dim, and value_dim for each partial sum.
     """
-    z = _inhibition(q, k, padding, pairs, p, lookup)  # [..., P, 1]
-    kept = lookup(v[pairs.j] - z, p.threshold)  # [..., P, value_dim]
+    z = _inhibition(q, k, padding, pairs, p, lookup)  # [P, 1]
+    kept = _kept(v[pairs.j] - z, p.threshold, lookup)  # [P, value_dim]
     return _output(kept, pairs, p, lookup)
 
 
@@ -72,7 +74,7 @@ def inhibitor_signed(
     """
     z = _inhibition(q, k, padding, pairs, p, lookup)
     values = v[pairs.j]
-    kept = lookup(values - z, p.threshold) - lookup(-values - z, p.threshold)
+    kept = _kept(values - z, p.threshold, lookup) - _kept(-values - z, p.threshold, lookup)
     return _output(kept, pairs, p, lookup)
 
 
@@ -86,6 +88,17 @@ def _inhibition(
     score = np.sum(distance, axis=-1) + padding[pairs.j] * p.padding_score
     z = lookup(score, p.inhibition.take(pairs.offset))
     return np.expand_dims(z, axis=-1)
+
+
+def _kept(difference: Any, threshold: Table, lookup: Lookup) -> Any:
+    """Return relu(difference); 2 relu(x) = x + |x| where the table holds absolute values."""
+    kept = lookup(difference, threshold)
+    if not isinstance(threshold, AntiperiodicTable):
+        return kept
+    if isinstance(difference, Interval):  # a sum of intervals forgets that both terms read one x
+        return Interval(*(2 * np.maximum(x, 0) for x in (difference.low, difference.high)))
+    nearest = int(read(np.zeros(threshold.values.shape[:-1], np.int64), threshold))
+    return difference + kept - nearest
 
 
 def _output(kept: Any, pairs: Pairs, p: InhibitorParameters, lookup: Lookup) -> Any:

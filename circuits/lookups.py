@@ -103,8 +103,41 @@ class AntiperiodicTable(Table):
     def range(self) -> tuple[int, int]:
         """Smallest and largest output."""
         first, last = self.reach
-        entries = read(np.arange(first, last + 1), self)
+        index = np.arange(first, last + 1).reshape(-1, *[1] * (self.values.ndim - 1))
+        entries = read(index, self)
         return int(entries.min()), int(entries.max())
+
+
+@dataclass(frozen=True)
+class SaturatingTable(AntiperiodicTable):
+    """An antiperiodic table that is flat at both ends, -c and c: sums may reach twice as far.
+
+    A bootstrap goes on past the last entry with the negative of the first ones. Where those are
+    -c and the last one is c, that is the right value, so the flat ends need no entries of their
+    own: with m entries, flat up to index a and from index b, all of `b - m ... a + m` is right.
+
+    >>> clip = SaturatingTable(np.array([-2, -2, -1, 0, 1, 2, 2, 2]), first=-4)
+    >>> clip.reach, clip.bit_width, exact_lookup(np.array([-7, -5, 0, 4, 5]), clip)
+    ((-7, 5), 3, array([-2, -2,  0,  2,  2]))
+
+    Raises ValueError for entries whose number is no power of 2, or whose ends are not -c and c.
+    """
+
+    def __post_init__(self) -> None:
+        entries = self.values.shape[-1]
+        if entries & (entries - 1) or (self.values[..., 0] != -self.values[..., -1]).any():
+            raise ValueError(
+                f"a saturating table has {entries} entries that end in {self.values[..., 0]} and "
+                f"{self.values[..., -1]}: wanted 2^b entries from -c to c"
+            )
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Smallest and largest rounded index that reads a flat end or an entry, in any channel."""
+        entries = self.values.shape[-1]
+        low = (self.values == self.values[..., :1]).cumprod(axis=-1).sum(axis=-1).min()
+        high = (self.values == self.values[..., -1:])[..., ::-1].cumprod(axis=-1).sum(axis=-1).min()
+        return self.first - int(high), self.first + int(low) + entries - 1
 
 
 def bit_width(low: int, high: int) -> int:
@@ -129,6 +162,24 @@ def table_of(
     first, last = low >> lsbs, (high >> lsbs) + (lsbs > 0)
     index = np.arange(first, last + 1, dtype=np.int64)
     return Table(np.asarray(function(index << lsbs), dtype=np.int64), first, lsbs)
+
+
+def saturating(table: Table, bits: int) -> SaturatingTable:
+    """Return a table that reads the same with 2^bits entries, those in its middle.
+
+    Raises ValueError if it can't: beyond them it isn't flat, or not -c and c.
+    """
+    entries = 1 << bits
+    before = (table.values.shape[-1] - entries) // 2
+    kept = table.values[..., before : before + entries]
+    narrow = SaturatingTable(kept, table.first + before, table.lsbs)
+    low, high = narrow.reach
+    if low > table.first or high < table.last:
+        raise ValueError(
+            f"{entries} entries read {low}..{high} right, wanted {table.first}..{table.last}: let "
+            "the table be flat from nearer to its middle, or take more bits"
+        )
+    return narrow
 
 
 def antiperiodic_abs(bits: int) -> AntiperiodicTable:

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 from circuits.dot_product import DotProductParameters, Product
 from circuits.inhibitor import InhibitorParameters
 from circuits.linear import Linear
-from circuits.lookups import Table
+from circuits.lookups import AntiperiodicTable, SaturatingTable, Table
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from circuits.sums import PartialSums
@@ -32,6 +32,7 @@ FORMAT_VERSION = 1
 CLASSES = {
     cls.__name__: cls
     for cls in (
+        AntiperiodicTable,
         Classifier,
         DotProductParameters,
         Head,
@@ -41,6 +42,7 @@ CLASSES = {
         Network,
         PartialSums,
         Product,
+        SaturatingTable,
         Table,
     )
 }

@@ -27,10 +27,14 @@ class QuantizationConfig:
     labels, or 0 for all; fewer leave more of logit_bits to each. keys_per_sum: how many keys a
     query adds before a lookup that saturates, or 0 for all; one number, or one per layer; only for
     full attention. table_bits: the widest lookup, of sums: over inputs, over keys, over a key's
-    channels. zero_points: give each channel of the residual stream, the feed-forward values and the
+    channels. sum_reach: how far a sum may reach, in lengths of its table: 1 for tables that
+    hold an entry for every sum, up to 2 for such as are flat at both ends, which read right
+    beyond them (`circuits.lookups.SaturatingTable`). With more than 1 all codes are symmetric
+    around 0, and |q - k| and |v - Z| are read from antiperiodic tables, one bit narrower.
+    zero_points: give each channel of the residual stream, the feed-forward values and the
     heads' outputs its own, for channels whose mean is far from 0; it costs nothing under
-    encryption. logit_bits: signed integer logits, sums without a lookup. rounding_noise: standard
-    deviation of the noise of approximate encrypted rounding, in rounding steps.
+    encryption. logit_bits: signed integer logits, sums without a lookup. rounding_noise:
+    standard deviation of the noise of approximate encrypted rounding, in rounding steps.
     """
 
     activation_bits: int = 4
@@ -43,6 +47,7 @@ class QuantizationConfig:
     classifier_fan_in: int = 0
     keys_per_sum: int | Sequence[int] = 0
     table_bits: int = 5
+    sum_reach: float = 1.0
     zero_points: bool = False
     logit_bits: int = 7
     rounding_noise: float = 0.1
@@ -55,6 +60,10 @@ class QuantizationConfig:
                     raise InputError(f"{name} is {given!r}, wanted integers from 2 to 8")
         if not self.weight_norm >= 1:
             raise InputError(f"weight_norm is {self.weight_norm}, wanted at least 1")
+        if not 1 <= self.sum_reach < 2:
+            raise InputError(
+                f"sum_reach is {self.sum_reach}, wanted 1 to less than 2 table lengths"
+            )
         sums = self.keys_per_sum
         for keys in sums if isinstance(sums, (list, tuple)) else (sums,):
             if not (isinstance(keys, int) and keys >= 0 and keys != 1):
@@ -65,6 +74,11 @@ class QuantizationConfig:
                 raise InputError(f"{name} is {given!r}, wanted 0 or an integer from 2")
         if not 0 <= self.rounding_noise < 0.5:
             raise InputError(f"rounding_noise is {self.rounding_noise}, wanted 0 to 0.5 steps")
+
+    @property
+    def saturating(self) -> bool:
+        """Whether tables are flat at both ends, so that sums may reach beyond them."""
+        return self.sum_reach > 1
 
 
 @dataclass(frozen=True)

@@ -119,12 +119,14 @@ class SelfAttention(nn.Module):
         if bits := config.quantization_config_or_none:
             heads = range(layer.n_heads)
             make_value = {
-                "inhibitor": Step.unsigned,
+                "inhibitor": Step.balanced if bits.saturating else Step.unsigned,
                 "inhibitor_signed": Step.symmetric,
                 "dot_product": Step.centred,
             }[self.kind]
             make_output = Step.unsigned if self.kind == "inhibitor" else Step.signed
-            self.key_steps = nn.ModuleList(self._key_step(layer.key_bits) for _ in heads)
+            self.key_steps = nn.ModuleList(
+                self._key_step(layer.key_bits, bits.saturating) for _ in heads
+            )
             self.value_steps = nn.ModuleList(make_value(1, layer.value_bits) for _ in heads)
             if self.kind == "dot_product":
                 wide = min(layer.value_bits + 1, 4)
@@ -136,10 +138,10 @@ class SelfAttention(nn.Module):
                 for _ in heads
             )
 
-    def _key_step(self, n_bits: int) -> Step:
+    def _key_step(self, n_bits: int, saturating: bool) -> Step:
         """Quantize queries and keys, or what a constant query makes of the keys."""
         if not self.shape.constant_query:
-            return Step.centred(1, n_bits)
+            return Step.symmetric(1, n_bits) if saturating else Step.centred(1, n_bits)
         return Step.centred(1, 4) if self.kind == "dot_product" else Step.unsigned(1, n_bits)
 
     def thresholds(self, n_queries: int, n: int) -> Tensor:
@@ -201,6 +203,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         if bits := config.quantization_config_or_none:
             make_step = Step.unsigned if config.activation == "relu" else Step.signed
+            if bits.saturating:  # a ceiling above, and below what is 0 or nearly so
+                make_step = Step.balanced
             self.hidden_step = make_step(hidden_dim, bits.activation_bits, bits.zero_points)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,7 +223,8 @@ class TransformerBlock(nn.Module):
             self.ffn = FeedForward(config, self.shape.hidden_dim)
             self.output_layer_norm = make_norm(config)
         if bits := config.quantization_config_or_none:
-            make_step = partial(Step.signed, config.dim, bits.activation_bits, bits.zero_points)
+            signed = Step.symmetric if bits.saturating else Step.signed
+            make_step = partial(signed, config.dim, bits.activation_bits, bits.zero_points)
             self.attended_step = make_step()
             if self.shape.hidden_dim:
                 self.output_step = make_step()
@@ -344,7 +349,8 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         self.dropout = nn.Dropout(config.dropout)
         self.quantized, self.noisy = False, False
         if bits := config.quantization_config_or_none:
-            self.features_step = Step.unsigned(config.dim, bits.feature_bits)
+            make_step = Step.balanced if bits.saturating else Step.unsigned
+            self.features_step = make_step(config.dim, bits.feature_bits)
         self.post_init()
         if config.fake_quantization_bits:
             add_grids(self, config.fake_quantization_bits)

@@ -9,7 +9,8 @@ Every value is in its own integer steps, so a scale is 1, but for two: that of t
 
     Add 0.25  ->  QuantizeLinear(2^lsbs, zero point -first)  ->  Gather(table)  ->  DequantizeLinear
 
-on uint8 indices. x is an integer: the quarter rounds ties up, as the circuits do, and changes
+on uint8 indices; of an antiperiodic table the entries and their negatives are gathered, three
+periods of it. x is an integer: the quarter rounds ties up, as the circuits do, and changes
 nothing else. Weights are int4 or int8, tables int8 to int16, offsets int32; initializers are
 named by their paths in the integer format, where `reader` finds the same integers.
 """
@@ -28,7 +29,7 @@ from ml_dtypes import iinfo, int4
 from circuits.dot_product import DotProductParameters, Product
 from circuits.inhibitor import InhibitorParameters
 from circuits.linear import Linear
-from circuits.lookups import Table
+from circuits.lookups import AntiperiodicTable, Table, read
 from circuits.network import Network
 from circuits.stages import Classifier, Layer
 from circuits.sums import PartialSums
@@ -148,15 +149,24 @@ def _attend(
     score = keys.scores(graph, distance, p.padding_score)
     z = _lookup(graph, score, p.inhibition, "inhibition", keys.rows)
     z = graph.add("Unsqueeze", z, [-1])
-    kept = _lookup(graph, graph.add("Sub", keys.v, z), p.threshold, "threshold")
+    kept = _kept(graph, graph.add("Sub", keys.v, z), p.threshold)
     if kind == "inhibitor_signed":
         negated = graph.add("Sub", graph.add("Neg", keys.v), z)
-        kept = graph.add("Sub", kept, _lookup(graph, negated, p.threshold, "threshold"))
+        kept = graph.add("Sub", kept, _kept(graph, negated, p.threshold))
     if keys.mask:
         kept = graph.add("Mul", kept, keys.mask)
     total = _add_keys(graph, kept, len(p.output_offset), p.partial, "partial")
     total = graph.add("Add", total, _dequantized(graph, p.output_offset, "output_offset"))
     return _lookup(graph, total, p.output, "output")
+
+
+def _kept(graph: Graph, difference: str, threshold: Table) -> str:
+    """Add what the inhibition leaves; twice as much where the table holds absolute values."""
+    kept = _lookup(graph, difference, threshold, "threshold")
+    if not isinstance(threshold, AntiperiodicTable):
+        return kept
+    nearest = float(read(np.array(0), threshold))
+    return graph.add("Sub", graph.add("Add", difference, kept), nearest)
 
 
 def _dot_product(graph: Graph, keys: Keys, p: DotProductParameters) -> str:
@@ -236,27 +246,31 @@ def _linear(graph: Graph, x: str, p: Linear, name: str, residual: str | None = N
 
 def _lookup(graph: Graph, x: str, table: Table, name: str, rows: str | None = None) -> str:
     """Add a lookup; rows: of the table for each element, its last axis if None."""
-    reach = table.last - table.first
-    if not 0 <= -table.first <= reach <= LARGEST_INDEX or table.lsbs > MOST_LSBS:
+    entries, wraps = table.values.shape[-1], isinstance(table, AntiperiodicTable)
+    # Index 0 of what is gathered; an antiperiodic table goes on as its negative at both ends.
+    first, last = (table.first - wraps * entries, table.last + wraps * entries)
+    if not 0 <= -first <= last - first <= LARGEST_INDEX or table.lsbs > MOST_LSBS:
         raise InputError(
-            f"a table of {table.first} to {table.last} with {table.lsbs} bits rounded away can't "
+            f"a table of {first} to {last} with {table.lsbs} bits rounded away can't "
             f"be exported; wanted 0 in it, at most {LARGEST_INDEX + 1} entries and {MOST_LSBS} bits"
         )
     with graph.scope(name):
-        entries = table.values.shape[-1]
-        zero_point = graph.constant(np.array(-table.first, np.uint8), "zero_point")
+        zero_point = graph.constant(np.array(-first, np.uint8), "zero_point")
         scale = graph.constant(float(1 << table.lsbs), "scale")
         values = graph.constant(_narrow(table.values, VALUE_TYPES), "values")
         if table.lsbs:
             x = graph.add("Add", x, TIE)
         index = graph.add("Cast", graph.add("QuantizeLinear", x, scale, zero_point), to=INT64)
+        if wraps:
+            negative = graph.add("Neg", values)
+            values, entries = graph.add("Concat", negative, values, negative, axis=-1), 3 * entries
         if table.values.ndim > 1:
-            first = (
+            row = (
                 np.arange(len(table.values)) * entries
                 if rows is None
                 else graph.add("Mul", rows, entries)
             )
-            index = graph.add("Add", index, first)
+            index = graph.add("Add", index, row)
             values = graph.add("Reshape", values, [-1])
         return graph.add("DequantizeLinear", graph.add("Gather", values, index), 1.0)
 

@@ -25,6 +25,7 @@ from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.onnx.graph import load
 from fhe_inhibitor.onnx.integer_graph import FORM, quantized_graph
 
+TABLES = ("Table", "AntiperiodicTable", "SaturatingTable")
 # What parameters that don't fit together raise, where they are built or written again.
 UNFIT = (
     ArithmeticError,
@@ -109,11 +110,12 @@ def _with_rounding(tree: Any, tensors: dict[str, np.ndarray]) -> Any:
     if not isinstance(tree, dict):
         return tree
     tree = {name: _with_rounding(item, tensors) for name, item in tree.items()}
-    if tree.get("class") == "Table":
+    if tree.get("class") in TABLES:
         path = tree["values"]["tensor"].removesuffix(".values")
         if f"{path}.scale" in tensors:
+            before = 0 if tree["class"] == "Table" else tensors[f"{path}.values"].shape[-1]
             tree["lsbs"] = int(math.log2(tensors[f"{path}.scale"]))
-            tree["first"] = -int(tensors[f"{path}.zero_point"])
+            tree["first"] = before - int(tensors[f"{path}.zero_point"])
     return tree
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
-from circuits.lookups import Table, table_of
+from circuits.lookups import Table, antiperiodic_abs, table_of
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized.functions import distances, inhibit
@@ -64,12 +64,20 @@ class ScoreTable:
         """What a padded key adds to its score: beyond the reach of every real one."""
         return (self._last + 1) << self.lsbs
 
-    def to_table(self, n_offsets: int) -> Table:
-        """Return one table per offset, the upper half for padded keys."""
-        table = tabulate(self.function, n_offsets, self.table_bits, self.lsbs)
+    def to_table(self, n_offsets: int, zero: int = 0) -> Table:
+        """Return one table per offset, the upper half for padded keys.
+
+        zero: the sum that stands for score 0. Raises InputError if it is no multiple of 2^lsbs.
+        """
+        if zero % (1 << self.lsbs):
+            raise InputError(
+                f"scores begin at {zero} and are rounded to multiples of {1 << self.lsbs}: take a "
+                "wider lookup for sums, or more channels of a key"
+            )
+        table = tabulate(self.function, n_offsets, 1 << self.table_bits, self.lsbs)
         values = table.values[:, : 2 * self._last + 2].copy()
         values[:, self._last + 1 :] = self.padded
-        return Table(values, 0, self.lsbs)
+        return Table(values, zero >> self.lsbs, self.lsbs)
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,8 @@ class QuantizedInhibitor:
     gamma: `[1]`, shift: `[n_offsets]`, eta: `[1]` or None. key_step: codes of queries and keys,
     or of distances to a constant query. max_keys: most keys that one query reads. window: how far
     from itself it reads, 0 without bound. keys_per_sum: how many keys are added before a lookup
-    that saturates, or 0 for all.
+    that saturates, or 0 for all. antiperiodic: whether |q - k| and |v - Z| are read from tables of
+    the operands' own bits; then twice what is kept comes out of the thresholds.
     """
 
     gamma: Tensor
@@ -166,12 +175,17 @@ class QuantizedInhibitor:
     window: int
     keys_per_sum: int
     table_bits: int
+    antiperiodic: bool = False
+    constant_query: bool = False
 
     def __post_init__(self) -> None:
-        largest = self.value_step.high
+        self.furthest = self.key_step.high - self.key_step.low
         self.score = ScoreTable(
-            self.key_dim * self.key_step.high, self.table_bits, self._inhibition, largest
+            self.key_dim * self.furthest, self.table_bits, self._inhibition, self.value_step.high
         )
+        self.unit = 2 if self.antiperiodic else 1
+        self.deepest = self.value_step.high - (0 if self.eta is not None else self.value_step.low)
+        largest = self.unit * self.deepest
         lowest = 0 if self.eta is None else -largest
         n_sums, self.sum_unit, self.partial = self.max_keys, 1, None
         if self.keys_per_sum:
@@ -203,35 +217,47 @@ class QuantizedInhibitor:
         """Return the sum over keys of what z `[B, n_q, m]` leaves of v."""
         signed = self.eta is not None
         if self.partial is None:
-            return inhibit(v, z, self.window, signed)
+            return self.unit * inhibit(v, z, self.window, signed)
         v, z = readable(v, z.shape[1], self.window), z[..., None]
         kept = (v - z).clamp(min=0)
         if signed:
             kept = kept - (-v - z).clamp(min=0)
-        return self.partial(kept, noise_std)
+        return self.partial(self.unit * kept, noise_std)
 
     def _inhibition(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return Z in steps of v."""
+        """Return Z in steps of v; of an unsigned v, in its codes."""
         factor = self.gamma * self.key_step.size / math.sqrt(self.key_dim)
         z = score * factor - (self.shift if shift is None else shift)
+        if self.eta is None:
+            return self.value_step.integers(z)
         return round_ste(clamp_leaky(z / self.value_step.size, 0, self.value_step.high))
 
     def _output(self, total: Tensor) -> Tensor:
         """Requantize a sum over keys."""
         eta = 1.0 if self.eta is None else self.eta
-        real = self.value_step.size * self.sum_unit * (total - self.sum_offset)
+        real = self.value_step.size * self.sum_unit / self.unit * (total - self.sum_offset)
         return self.output_step(eta * real)
 
     def to_circuit(self, value_dim: int) -> InhibitorParameters:
         """Return the clear integer parameters of the head."""
-        code, value = self.key_step.high, self.value_step.high
+        value = self.deepest
         lowest = -value if self.eta is None else -2 * value
+        distance, threshold, zero = (
+            table_of(abs, -self.furthest, self.furthest),
+            table_of(lambda x: x.clip(min=0), lowest, value),
+            0,
+        )
+        if self.antiperiodic:
+            distance = antiperiodic_abs(self.furthest.bit_length())
+            threshold = antiperiodic_abs((-lowest).bit_length())
+            if not self.constant_query:
+                zero = self.key_dim * int(distance.values.min())
         return InhibitorParameters(
-            distance=table_of(abs, -code, code),
-            inhibition=self.score.to_table(len(self.shift)),
-            threshold=table_of(lambda x: x.clip(min=0), lowest, value),
+            distance=distance,
+            inhibition=self.score.to_table(len(self.shift), zero),
+            threshold=threshold,
             padding_score=self.score.padding_score,
-            output=tabulate(self._output, value_dim, self.table_bits, self.sum_lsbs),
+            output=tabulate(self._output, value_dim, 1 << self.table_bits, self.sum_lsbs),
             output_offset=to_integers(torch.full((value_dim,), float(self.sum_offset))),
             partial=partial_sums(self.partial),
         )
@@ -359,12 +385,12 @@ class QuantizedDotProduct:
             score_offset=self.score_offset,
             padding_score=self.score.padding_score,
             weighted=make_product(weight, (0, value), (1, 0), (2, -value)),
-            total=tabulate(self._reciprocal, 1, self.table_bits, self.total_lsbs),
+            total=tabulate(self._reciprocal, 1, 1 << self.table_bits, self.total_lsbs),
             total_offset=0,
-            mean=tabulate(self._mean, value_dim, self.table_bits, self.mean_lsbs),
+            mean=tabulate(self._mean, value_dim, 1 << self.table_bits, self.mean_lsbs),
             mean_offset=vector(self.mean_offset),
             normalised=make_product(self.sum_step.range, self.reciprocal_step.range),
-            output=tabulate(self._output, value_dim, self.table_bits, self.output_lsbs),
+            output=tabulate(self._output, value_dim, 1 << self.table_bits, self.output_lsbs),
             output_offset=vector(self.output_offset),
             partial_total=partial_sums(self.partial_total),
             partial_mean=partial_sums(self.partial_mean),

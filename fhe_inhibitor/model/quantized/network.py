@@ -36,6 +36,10 @@ from fhe_inhibitor.model.quantized.steps import (
 )
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass
 class QuantizedLayer:
     """One layer; `block` is the transformer block that it was made from.
@@ -134,20 +138,16 @@ class QuantizedNetwork:
             attention_output=self._linear(
                 attention.out_lin,
                 JoinedSteps(tuple(attention.output_steps)),
-                lambda x: block.attended_step(block.sa_layer_norm(x)),
+                block.attended_step,
+                block.sa_layer_norm,
                 residual=None if shape.constant_query else step,
             ),
         )
         if block.shape.hidden_dim:
             ffn, attended = block.ffn, block.attended_step
-            layer.hidden = self._linear(
-                ffn.lin1, attended, lambda x: ffn.hidden_step(ffn.activation(x))
-            )
+            layer.hidden = self._linear(ffn.lin1, attended, ffn.hidden_step, ffn.activation)
             layer.output = self._linear(
-                ffn.lin2,
-                ffn.hidden_step,
-                lambda x: block.output_step(block.output_layer_norm(x)),
-                residual=attended,
+                ffn.lin2, ffn.hidden_step, block.output_step, block.output_layer_norm, attended
             )
         return layer
 
@@ -158,12 +158,20 @@ class QuantizedNetwork:
             return self._linear(k_lin, step, steps)
         query = attention.query
         if attention.kind != "dot_product":
-            return self._linear(k_lin, step, lambda x: steps((x - query).abs()))
+            return self._linear(k_lin, step, steps, lambda x: (x - query).abs(), monotone=False)
         # A product with a constant query is linear: one output per head.
         by_head = query.unflatten(0, (shape.n_heads, 1, -1))
         weight = by_head @ k_lin.weight.unflatten(0, (shape.n_heads, -1))
         bias = by_head @ k_lin.bias.unflatten(0, (shape.n_heads, -1, 1))
-        return self._linear_of(weight.flatten(0, 1), bias.flatten(), step, steps)
+        return TableLinear(
+            weight.flatten(0, 1),
+            bias.flatten(),
+            step,
+            _unchanged,
+            steps,
+            self.bits,
+            calibrating=self.calibrating,
+        )
 
     def _attention(
         self, attention: nn.Module, head: int
@@ -185,7 +193,12 @@ class QuantizedNetwork:
         }
         if attention.kind != "dot_product":
             eta = attention.eta[head] if attention.kind == "inhibitor_signed" else None
-            return QuantizedInhibitor(eta=eta, **common)
+            return QuantizedInhibitor(
+                eta=eta,
+                antiperiodic=self.bits.saturating,
+                constant_query=shape.constant_query,
+                **common,
+            )
         return QuantizedDotProduct(
             constant_query=shape.constant_query,
             weight_step=attention.weight_steps[head],
@@ -197,21 +210,23 @@ class QuantizedNetwork:
     def _linear(
         self,
         module: nn.Linear,
-        step: Step | JoinedSteps,
-        entry: Callable[[Tensor], Tensor],
+        input_step: Step | JoinedSteps,
+        output_step: Step | JoinedSteps,
+        function: Callable[[Tensor], Tensor] = _unchanged,
         residual: Step | None = None,
+        monotone: bool = True,
     ) -> TableLinear:
-        return self._linear_of(module.weight, module.bias, step, entry, residual)
-
-    def _linear_of(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        step: Step | JoinedSteps,
-        entry: Callable[[Tensor], Tensor],
-        residual: Step | None = None,
-    ) -> TableLinear:
-        return TableLinear(weight, bias, step, entry, self.bits, residual, self.calibrating)
+        return TableLinear(
+            module.weight,
+            module.bias,
+            input_step,
+            function,
+            output_step,
+            self.bits,
+            residual,
+            self.calibrating,
+            monotone,
+        )
 
     def _logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return integer weight `[n_labels, dim]`, integer offset `[n_labels]` and logit scale."""
@@ -223,16 +238,18 @@ class QuantizedNetwork:
         if 0 < bits.classifier_fan_in < weight.shape[1]:
             heaviest = weight.detach().abs().sum(dim=0)
             weight = weight * (heaviest >= heaviest.topk(bits.classifier_fan_in).values[-1])
-        span = torch.full((weight.shape[1],), float(step.high - step.low))
+        codes = float(step.high - step.low)
+        span = torch.full((weight.shape[1],), codes)
         largest = float((1 << (bits.logit_bits - 1)) - 1)
         bounds = Bounds((1 << (bits.weight_bits - 1)) - 1, bits.weight_norm, 2 * largest)
         scale = row_scales(weight, span, bounds).max()
         while True:
             integers, offset = round_ste(weight / scale), round_ste(bias / scale)
             fixed = integers.detach()
-            reach = [step.high * side.clamp(min=0).sum(dim=1) for side in (fixed, -fixed)]
+            reach = [codes * side.clamp(min=0).sum(dim=1) for side in (fixed, -fixed)]
             if (torch.maximum(*reach) + offset.detach().abs()).max() <= largest:
-                return integers, offset, scale
+                # What stands for 0 is the smallest code.
+                return integers, offset - step.low * integers.sum(dim=1), scale
             scale = 1.02 * scale
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from circuits.linear import Linear
-from circuits.lookups import Table
+from circuits.lookups import Table, saturating
 from fhe_inhibitor.model.configuration import QuantizationConfig
 from fhe_inhibitor.model.quantized.functions import (
     Bounds,
@@ -97,9 +97,10 @@ class Step(nn.Module):
         return cls(channels, -half, half - 1, has_zero_point=has_zero_point)
 
     @classmethod
-    def symmetric(cls, channels: int, n_bits: int) -> Step:
+    def symmetric(cls, channels: int, n_bits: int, has_zero_point: bool = False) -> Step:
         """Integers -(2^(b-1) - 1) ... 2^(b-1) - 1."""
-        return cls(channels, 1 - (1 << (n_bits - 1)), (1 << (n_bits - 1)) - 1)
+        high = (1 << (n_bits - 1)) - 1
+        return cls(channels, -high, high, has_zero_point=has_zero_point)
 
     @classmethod
     def unsigned(cls, channels: int, n_bits: int, has_zero_point: bool = False) -> Step:
@@ -111,6 +112,12 @@ class Step(nn.Module):
         """Codes 0 ... 2^b - 1 for values (code - (2^b - 1) / 2) size, symmetric around 0."""
         high = (1 << n_bits) - 1
         return cls(channels, 0, high, high / 2)
+
+    @classmethod
+    def balanced(cls, channels: int, n_bits: int, has_zero_point: bool = False) -> Step:
+        """Codes -(2^(b-1) - 1) ... 2^(b-1) - 1, the lowest for 0: for values not negative."""
+        high = (1 << (n_bits - 1)) - 1
+        return cls(channels, -high, high, -high, has_zero_point)
 
     @property
     def size(self) -> Tensor:
@@ -168,7 +175,7 @@ class Step(nn.Module):
         best = least_error(sample, sizes, zeros, self.low, self.high)[None]
         self.log_size.copy_(sizes.gather(0, best)[0].log())
         if self.zero_point is not None:
-            self.zero_point.copy_(zeros.gather(0, best)[0])
+            self.zero_point.copy_(zeros.gather(0, best)[0] - self.centre)
 
     def _candidates(self, sample: Tensor, middle: float) -> Tensor:
         """Return sizes to try, `[35, channels]`: of the whole range of the sample, and parts."""
@@ -188,12 +195,17 @@ def lookup_lsbs(span: float, table_bits: int) -> int:
 def lookup_limit(table_bits: int, lsbs: int) -> int:
     """Return the largest accumulator that stays in a table of 2^table_bits entries.
 
-    Rounding noise may read the entry above an accumulator; none may lie above the last entry.
-
     >>> lookup_limit(5, 0), lookup_limit(5, 4)
     (31, 495)
     """
-    last = (1 << table_bits) - 1
+    return index_limit((1 << table_bits) - 1, lsbs)
+
+
+def index_limit(last: int, lsbs: int) -> int:
+    """Return the largest accumulator whose index is at most `last`.
+
+    Rounding noise may read the entry above an accumulator; none may lie above the last one.
+    """
     return (last << lsbs) - (lsbs > 0)
 
 
@@ -256,10 +268,23 @@ class TableLinear:
     weight: Tensor
     bias: Tensor
     input_step: Step | JoinedSteps
-    entry: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Tensor]
+    output_step: Step | JoinedSteps
     bits: QuantizationConfig
     residual_step: Step | None = None
     calibrating: bool = False
+    monotone: bool = True
+
+    @property
+    def saturates(self) -> bool:
+        """Whether sums may reach beyond the entries of the circuit's table."""
+        return self.monotone and self.bits.saturating
+
+    @property
+    def n_indices(self) -> int:
+        """How many rounded sums there may be."""
+        entries = 1 << self.bits.table_bits
+        return 2 * round(entries * self.bits.sum_reach / 2) if self.saturates else entries
 
     @cached_property
     def integers(self) -> IntegerWeights:
@@ -276,14 +301,17 @@ class TableLinear:
         largest = float((1 << (bits.weight_bits - 1)) - 1)
         # Mean magnitude of a typical row: 0.4 of its largest weight, 0.8 of its root mean square.
         typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(fan_in))
-        entries = (1 << bits.table_bits) - 1
-        lsbs = max(0, round(math.log2(typical * float(span.mean()) * fan_in / entries)))
-        bounds = Bounds(largest, bits.weight_norm, float(lookup_limit(bits.table_bits, lsbs)))
+        last = self.n_indices - 1
+        lsbs = max(0, round(math.log2(typical * float(span.mean()) * fan_in / last)))
+        limit = index_limit(last, lsbs)
+        bounds = Bounds(largest, bits.weight_norm, float(limit))
         weight, scale = integer_rows(
             rows, span, bounds, fan_in, keep_last=self.residual_step is not None
         )
         fixed = weight.detach()
         offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)
+        if self.saturates:  # the sums lie around the middle, where the table isn't flat
+            offset = offset + ((limit - fixed.abs() @ span) / 2).floor()
         zero = offset + weight[:, : len(shift)] @ shift
         if self.residual_step is not None:
             zero = zero + weight[:, -1] * self.residual_step.shift
@@ -296,7 +324,7 @@ class TableLinear:
         accumulator = torch.nn.functional.linear(x, weight, integers.offset)
         if residual is not None:
             accumulator = accumulator + residual * integers.weight[:, n_inputs]
-        if self.calibrating:  # the entry fits its step to what it is given
+        if self.calibrating:  # the step is fitted to what it is given
             return self._entries(round_to_step(accumulator, integers.lsbs, noise_std))
         return read_table(accumulator, *self._table(), integers.lsbs, noise_std)
 
@@ -305,16 +333,30 @@ class TableLinear:
 
         A batch looks each entry up many times: it is computed once.
         """
-        index = table_index(len(self.bias), self.bits.table_bits, self.integers.lsbs)
+        index = table_index(len(self.bias), self.n_indices, self.integers.lsbs)
         if not torch.is_grad_enabled():
-            return self._entries(index), torch.zeros_like(index)
-        table = self._entries(index.requires_grad_())
+            return self._indexed(index), torch.zeros_like(index)
+        table = self._indexed(index.requires_grad_())
         (slope,) = torch.autograd.grad(table.sum(), index, retain_graph=True)
         return table, slope
 
     def _entries(self, accumulator: Tensor) -> Tensor:
         """Return the output integers of rounded accumulators."""
-        return self.entry(self._real(accumulator))
+        return self.output_step(self.function(self._real(accumulator)))
+
+    def _indexed(self, index: Tensor) -> Tensor:
+        """Return the entries of all rounded sums `[n_indices, out]`, flat where they have to be."""
+        codes = self._entries(index)
+        if not self.saturates:
+            return codes
+        entries, top = 1 << self.bits.table_bits, self.output_step.range[1]
+        fixed = codes.detach().clone()
+        end = top * torch.where(fixed[-1] >= fixed[0], 1.0, -1.0)
+        fixed[: self.n_indices - entries], fixed[entries:] = -end, end
+        leak = CLIP_LEAK * (codes - codes.detach())
+        flat = torch.ones(len(codes), 1, dtype=torch.bool)
+        flat[self.n_indices - entries : entries] = False
+        return torch.where(flat, fixed + leak, codes)
 
     def _real(self, accumulator: Tensor) -> Tensor:
         """Return the real pre-activation of a rounded accumulator."""
@@ -325,15 +367,11 @@ class TableLinear:
         """Return the clear integer parameters, the table computed entry by entry."""
         n_inputs, integers = self.weight.shape[1], self.integers
         weight = to_integers(integers.weight)
+        table = tabulate(self._indexed, len(self.bias), self.n_indices, integers.lsbs)
         return Linear(
             weight=np.ascontiguousarray(weight[:, :n_inputs].T),
             offset=to_integers(integers.offset),
-            table=tabulate(
-                self._entries,
-                len(self.bias),
-                self.bits.table_bits,
-                integers.lsbs,
-            ),
+            table=saturating(table, self.bits.table_bits) if self.saturates else table,
             residual=None if self.residual_step is None else weight[:, n_inputs],
         )
 
@@ -343,16 +381,16 @@ def to_integers(x: Tensor) -> np.ndarray:
     return x.detach().round().to(torch.int64).numpy()
 
 
-def table_index(channels: int, table_bits: int, lsbs: int) -> Tensor:
-    """Return what the entries of a table stand for, 0, 2^lsbs, ...: `[2^table_bits, channels]`."""
-    index = torch.arange(1 << table_bits, dtype=torch.float32) * float(1 << lsbs)
+def table_index(channels: int, entries: int, lsbs: int) -> Tensor:
+    """Return what the entries of a table stand for, 0, 2^lsbs, ...: `[entries, channels]`."""
+    index = torch.arange(entries, dtype=torch.float32) * float(1 << lsbs)
     return index[:, None].expand(-1, channels).contiguous()
 
 
 @torch.no_grad()
 def tabulate(
-    function: Callable[[Tensor], Tensor], channels: int, table_bits: int, lsbs: int
+    function: Callable[[Tensor], Tensor], channels: int, n_entries: int, lsbs: int
 ) -> Table:
-    """Tabulate `function` of `[entries, channels]` on 0, 2^lsbs, ..., (2^table_bits - 1) 2^lsbs."""
-    entries = function(table_index(channels, table_bits, lsbs))
+    """Tabulate `function` of `[n_entries, channels]` on 0, 2^lsbs, ..., (n_entries - 1) 2^lsbs."""
+    entries = function(table_index(channels, n_entries, lsbs))
     return Table(np.ascontiguousarray(to_integers(entries).T), first=0, lsbs=lsbs)

@@ -47,9 +47,7 @@ def linear(residual: bool, fan_in: int) -> tuple[TableLinear, list[Tensor]]:
     bias = torch.randn(6, requires_grad=True)
     residual_step = Step.signed(6, 4) if residual else None
     bits = QuantizationConfig(weight_bits=4, weight_norm=9.0, table_bits=5, fan_in=fan_in)
-    layer = TableLinear(
-        weight, bias, step, lambda x: output(torch.nn.functional.gelu(x)), bits, residual_step
-    )
+    layer = TableLinear(weight, bias, step, torch.nn.functional.gelu, output, bits, residual_step)
     learned = [weight, bias, step.log_size, output.log_size, output.zero_point]
     return layer, learned + ([residual_step.log_size] if residual_step else [])
 
