@@ -105,11 +105,13 @@ class AsyncRemoteClient:
     async def make_keys(self) -> Path:
         """Make keys for the server's model, unless there are some; return its public files' folder.
 
-        From now on the server must have this model. Raises InputError if they can't be written.
+        From now on the server must have this model. Raises ModelMismatch for a model whose keys
+        would not be secure, InputError if keys can't be written.
         """
         model, (folder, _) = await self.connect(), await self._fetch()
         digest = model.circuits_hash
         async with self._preparing:
+            await self._accept(folder)
             if not self.keyring.path(digest).exists():
                 self._setup.begin("keygen")
                 await make_keys_elsewhere(
@@ -170,19 +172,25 @@ class AsyncRemoteClient:
         folder = await self.make_keys()
         model = await self.connect()
         async with self._preparing:
-            if self._side is None:
-                side = await self._load_keys(model, folder)
+            side = await self._accept(folder)
+            if not self._evaluation_keys:
+                await self._load_keys(side, model)
                 await self._upload_keys(side, model)
-                self._side = side
-            return self._side
+            return side
 
-    async def _load_keys(self, model: ModelInfo, folder: Path) -> ClientSide:
+    async def _accept(self, folder: Path) -> ClientSide:
+        """Check the files of a model before it is pinned and keys for it are made or loaded."""
+        if self._side is None:
+            self._setup.begin("check circuits")
+            self._side = await self._in_thread(ClientSide, folder)
+            self._setup.stop()
+        return self._side
+
+    async def _load_keys(self, side: ClientSide, model: ModelInfo) -> None:
         self._setup.begin("load keys")
-        side = await self._in_thread(ClientSide, folder)
         keys = self.keyring.path(model.circuits_hash)
         await self._in_thread(side.client.load_keys, keys, self.options.passphrase)
         self._setup.stop()
-        return side
 
     async def _upload_keys(self, side: ClientSide, model: ModelInfo) -> None:
         self._setup.begin("send evaluation keys")

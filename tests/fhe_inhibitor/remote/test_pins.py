@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fastapi import Response
 
 from demos.relay import UP
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.remote.errors import ModelMismatch
 from fhe_inhibitor.remote.pins import PINS_FILE, Pins
+from fhe_inhibitor.runtime.keyring import Keyring
+from fhe_inhibitor.runtime.manifest import SPECS_FILE
 from fhe_inhibitor.runtime.protocol import (
     MODEL_FILES,
     FileInfo,
@@ -19,6 +26,7 @@ from fhe_inhibitor.runtime.protocol import (
     ModelList,
     circuits_hash,
 )
+from tests.fhe_inhibitor.conftest import Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, Wire
 from tests.fhe_inhibitor.remote.test_connection import (  # noqa: F401 a fixture
     MODEL,
@@ -134,6 +142,48 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written"):
         Pins(tmp_path / "file").pin("https://elsewhere", MODEL)
+
+
+def offer_insecure(scripted: Scripted, circuits: Path) -> ModelInfo:
+    """Have a server offer a model, all files as its hash says, whose keys would have no noise."""
+    contents = {name: (circuits / name).read_bytes() for name in MODEL_FILES}
+    contents[SPECS_FILE] = re.sub(
+        rb'"variance": *[^,}]+', b'"variance":1e-60', contents[SPECS_FILE]
+    )
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    files = [FileInfo(name=n, size=len(contents[n]), sha256=digests[n]) for n in MODEL_FILES]
+    model = MODEL.model_copy(update={"circuits_hash": circuits_hash(digests), "files": files})
+    offer(scripted, model)
+    for name, content in contents.items():
+        scripted.answers[f"GET /models/{model.name}/files/{name}"] = [Response(content)]
+    return model
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize("with_keys", [False, True])
+@pytest.mark.parametrize("call", [RemoteClient.make_keys, RemoteClient.prepare])
+def test_a_model_that_is_refused_is_not_pinned(
+    scripted: Scripted,
+    tiny: Tiny,
+    tmp_path: Path,
+    call: Callable[[RemoteClient], object],
+    with_keys: bool,
+) -> None:
+    """with_keys: there are keys for it, from before its parameters were checked."""
+    model, keyring = offer_insecure(scripted, tiny.circuits), Keyring(tmp_path)
+    keys = keyring.path(model.circuits_hash)
+    if with_keys:
+        keys.parent.mkdir()
+        keys.write_bytes(b"keys")
+    options = RemoteOptions(keys_dir=tmp_path, cache_dir=tmp_path / "cache")
+    with (
+        RemoteClient(scripted.url, "token", options) as client,
+        pytest.raises(ModelMismatch, match="the server's circuits can't be used: .*log2"),
+    ):
+        call(client)
+    assert not (tmp_path / PINS_FILE).exists()
+    assert keys.exists() == with_keys
+    assert {name.split()[0] for name, _ in scripted.asked} == {"GET"}  # no keys were sent
 
 
 @pytest.mark.fhe
