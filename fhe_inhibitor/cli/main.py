@@ -50,7 +50,6 @@ for command in (
     distill.distill,
     export.export,
     service.serve,
-    service.token,
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")

@@ -1,6 +1,6 @@
 """The commands of a server's operator: `fhe-inhibitor serve` and `fhe-inhibitor tokens ...`.
 
-tokens new      make a token for a user; `fhe-inhibitor token USER` is the same
+tokens new      make a token for a user
 tokens list     whose tokens the server takes
 tokens revoke   take back all tokens of a user
 """
@@ -76,8 +76,8 @@ def options() -> None:
     """Make, list and revoke the tokens of a server's users."""
 
 
-@tokens.command(name="new")
-def token(
+@tokens.command()
+def new(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose keys and jobs it opens.")],
     data: DataOption = None,
     config: ConfigOption = None,

@@ -119,7 +119,7 @@ def test_the_commands_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[st
             main([*arguments, *data])
         return int(exit_.value.code or 0), capsys.readouterr().out
 
-    tokens = [run("token", "alice"), run("tokens", "new", "bob")]
+    tokens = [run("tokens", "new", "alice"), run("tokens", "new", "bob")]
     users = Tokens(tmp_path / "tokens")
     assert [users.user(f"Bearer {token.strip()}") for _, token in tokens] == ["alice", "bob"]
     digests = [digest for _, digest in list_tokens(tmp_path / "tokens")]
@@ -133,6 +133,15 @@ def test_the_commands_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run("tokens", "revoke", "alice") == (0, "revoked 1 token of alice\n")
     assert run("tokens", "revoke", "alice")[0] == 2
     assert run("tokens", "list") == (0, f"{digests[1][:12]}  bob\n")
+
+
+def test_the_older_name_of_a_command_leads_to_the_new_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["token", "alice"])
+    assert exit_.value.code == 2
+    assert "Did you mean 'tokens'?" in capsys.readouterr().err
 
 
 def test_a_rate_is_each_users_own(monkeypatch) -> None:
