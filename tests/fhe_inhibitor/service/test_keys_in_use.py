@@ -8,34 +8,52 @@ from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES, pack_keys
+from fhe_inhibitor.runtime.manifest import Encryption, Manifest, Program, Task
+from fhe_inhibitor.runtime.messages import KEYS_HEADER_BYTES, Request, pack_keys
 from fhe_inhibitor.runtime.protocol import NewKeys, Status
-from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
-from fhe_inhibitor.service.jobs import Jobs, NewJob
 from fhe_inhibitor.service.refusals import Refused
+from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import load_settings
-from fhe_inhibitor.service.storage import DiskFullError, Storage
-from fhe_inhibitor.service.uploads import UNDER_WAY_S, Uploads
+from fhe_inhibitor.service.storage import DiskFullError
+from fhe_inhibitor.service.uploads import UNDER_WAY_S
 
 MODEL, KEYS = "a" * 64, "b" * 64
 SIZE = KEYS_HEADER_BYTES + 100
 
 
+TASK = Task("classify", "classify", ("x.0",), ("logits",), {4: 1})
+MANIFEST = Manifest(
+    model_hash=MODEL,
+    keys_hash=MODEL,
+    p_error=0.1,
+    exact_rounding=False,
+    dim=1,
+    n_labels=2,
+    input_range=(0, 1),
+    logit_range=(0, 1),
+    programs={4: Program((Encryption("x.0", "x", "classify", 0),), (TASK,))},
+    benchmarks={},
+    benchmark_size=1,
+)
+
+
 class Parts:
-    """Keys and jobs of a service, without the rest of it."""
+    """A service that isn't started: its keys and jobs, and circuits that nobody runs."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        settings = {"reserved_bytes": 0, "keys_ttl_s": 1e-9, "max_keys": 1000, **settings}
-        self.settings = load_settings(data_dir=folder, **settings)
-        self.database = Database(folder / "service.db")
-        self.storage = Storage(folder, self.settings.reserved_bytes)
-        self.jobs = Jobs(self.database, max_unfinished=1000, ttl_s=0.0)
-        self.uploads = Uploads(self.database, self.storage, self.settings)
+        unbounded = {"reserved_bytes": 0, "max_keys": 1000, "max_unfinished_jobs": 1000}
+        at_once = {"keys_ttl_s": 1e-9, "job_ttl_s": 1e-9}
+        settings = {**unbounded, **at_once, **settings}
+        self.service = Service(load_settings(data_dir=folder, **settings), [])
+        self.service._by_hash[MODEL] = SimpleNamespace(manifest=MANIFEST)
+        self.database, self.storage = self.service.database, self.service.storage
+        self.jobs, self.uploads = self.service.jobs, self.service.uploads
 
     def add_keys(self, sha256: str = KEYS) -> None:
         """Have complete keys, as after an upload."""
@@ -43,15 +61,9 @@ class Parts:
         self.storage.write(self.storage.keys("ann", sha256), bytes(SIZE))
         self.uploads._complete("ann", sha256)
 
-    def submit(self, sha256: str = KEYS, before: Callable[[], None] = lambda: None) -> str:
-        """Submit a job as the service does; before: called when it is about to be added."""
-
-        def admit(job: str) -> None:
-            self.uploads.use("ann", sha256, MODEL)
-            before()
-
-        new = NewJob("ann", MODEL, sha256, 4, 3, "0" * 64, None)
-        return self.jobs.submit(new, admit).id
+    def submit(self, sha256: str = KEYS) -> str:
+        body = Request(4, {"x.0": b"ciphertext"}).to_bytes()
+        return self.service.submit("ann", MODEL, sha256, body, None).id
 
     def clean(self) -> None:
         clean(self.database, self.storage, self.jobs, self.uploads)
@@ -90,20 +102,25 @@ def at_once(*calls: Callable[[], object]) -> list[str]:
     return refusals
 
 
-def test_keys_are_not_removed_between_check_and_job(parts: Parts) -> None:
+def test_keys_are_not_removed_between_check_and_job(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever removes them waits until the job is there, and is refused."""
+    right = parts.uploads.use
     parts.add_keys()
     answers: list[str] = []
     remover = threading.Thread(
         target=lambda: answers.append(refusal(lambda: parts.uploads.remove("ann", KEYS)))
     )
 
-    def remove_meanwhile() -> None:
+    def then_remove(*arguments: str) -> None:
+        right(*arguments)
         remover.start()
         remover.join(0.3)
         assert answers == []
 
-    job = parts.submit(before=remove_meanwhile)
+    monkeypatch.setattr(parts.uploads, "use", then_remove)
+    job = parts.submit()
     remover.join()
     assert answers == ["keys_in_use"]
     assert parts.storage.keys("ann", KEYS).exists()
@@ -128,12 +145,12 @@ def test_what_is_needed_does_not_end_a_round_of_cleaning(
     names = [f"{number:064x}" for number in range(3)]
     for name in names:
         parts.add_keys(name)
-    right = parts.database.rows
+    right, jobs = parts.database.rows, list[str]()
 
     def then_one_is_needed(query: str, *values: Any) -> list:
         rows = right(query, *values)
         if "used_at <" in query:
-            parts.submit(names[0])
+            jobs.append(parts.submit(names[0]))
             parts.uploads.remove("ann", names[1])
         return rows
 
@@ -142,7 +159,7 @@ def test_what_is_needed_does_not_end_a_round_of_cleaning(
     parts.clean()
     assert [state.sha256 for state in parts.uploads.list_of("ann")] == [names[0]]
     assert parts.storage.all_keys() == [("ann", names[0])]
-    assert parts.storage.jobs() == []
+    assert parts.storage.jobs() == jobs and len(jobs) == 1
 
 
 def test_keys_that_were_used_meanwhile_are_not_idle(
