@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fhe_inhibitor.cli.options import JsonOption
+from fhe_inhibitor.cli.options import JsonOption, LabelsOption
 from fhe_inhibitor.cli.view import Page
 from fhe_inhibitor.system.extras import needs
 
@@ -23,6 +23,7 @@ def distill(
         ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="A GLUE task such as sst2, or imdb.")] = None,
+    labels: LabelsOption = None,
     teacher: Annotated[
         str | None, typer.Option(metavar="NAME|DIR", help="minilm if not given.")
     ] = None,
@@ -51,6 +52,7 @@ def distill(
     options = {
         "recipe": recipe,
         "task": task,
+        "labels": None if labels is None else labels.split(","),
         "teacher": teacher,
         "data": data,
         "text": text,

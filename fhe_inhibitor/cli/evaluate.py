@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fhe_inhibitor.cli.options import (
     JsonOption,
+    LabelsOption,
     ModelOption,
     ModeOption,
     TokensOption,
@@ -23,12 +24,16 @@ from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText, read_tsv
 
+if TYPE_CHECKING:
+    from fhe_inhibitor.text.tasks import Task
+
 
 def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.tsv", help="Labelled texts; with --task also a folder, or the hub."
+            metavar="FILE.tsv",
+            help="Labelled texts; with --task or --labels also a folder, with --task the hub.",
         ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
@@ -36,6 +41,7 @@ def evaluate(
         str | None,
         typer.Option(help="Measure a float model by this task's metric: sst2, cola, rte, ..."),
     ] = None,
+    labels: LabelsOption = None,
     mode: ModeOption = "disable",
     rounding_noise: Annotated[
         bool, typer.Option(help="In mode disable, draw the noise of encrypted rounding.")
@@ -51,13 +57,14 @@ def evaluate(
     """Measure accuracy over labelled texts; encrypted, also agreement with the integer model."""
     from fhe_inhibitor.cli.view import Display, print_evaluation
 
-    if task is not None:
+    if task is not None or labels is not None:
+        given = "--labels" if task is None else "--task"
         if mode != "disable" or tokens is not None:
             raise InputError(
-                "--task measures a float model, in the clear and on all tokens: "
+                f"{given} measures a float model, in the clear and on all tokens: "
                 "drop --mode and --tokens"
             )
-        _evaluate_task(task, data, model, limit, skip_invalid, as_json)
+        _evaluate_task(_find_task(task, labels), data, model, limit, skip_invalid, as_json)
         return
     if data is None:
         raise InputError("no data: pass --data FILE.tsv, or --task for a float model")
@@ -136,8 +143,17 @@ class Skipped:
         return {} if self.on_invalid is None else {"left_out": self.reasons}
 
 
+def _find_task(name: str | None, labels: str | None) -> Task:
+    """Return the task of that name, or the one of texts with these labels."""
+    from fhe_inhibitor.text.tasks import find_task, own_task
+
+    if name is not None and labels is not None:
+        raise InputError(f"the task {name} has labels of its own: drop --labels, or --task")
+    return find_task(name) if name is not None else own_task((labels or "").split(","))
+
+
 def _evaluate_task(
-    name: str,
+    task: Task,
     data: Path | None,
     model: str,
     limit: int | None,
@@ -148,26 +164,25 @@ def _evaluate_task(
     from fhe_inhibitor.cli.view import Display
 
     skipped = Skipped(skip_invalid)
-    rows = _measure_task(name, data, model, limit, skipped)
+    rows = _measure_task(task, data, model, limit, skipped)
     left_out = skipped.tell(Display())
     if as_json:
-        print_json({"model": model, "task": name, "rows": rows, **left_out})
+        print_json({"model": model, "task": task.name, "rows": rows, **left_out})
     else:
         print_rows(rows)
 
 
 def _measure_task(
-    name: str, data: Path | None, model: str, limit: int | None, skipped: Skipped
+    task: Task, data: Path | None, model: str, limit: int | None, skipped: Skipped
 ) -> list[dict[str, Any]]:
     """Measure a float model by a task's metrics on a file, or on its development sets."""
     # Here, because the other commands can spare torch.
     with needs("train"):
         from fhe_inhibitor.cli.distill import silence_transformers
-        from fhe_inhibitor.text.tasks import TRAIN, find_task, load_task, read_examples
+        from fhe_inhibitor.text.tasks import TRAIN, load_task, read_examples
         from fhe_inhibitor.training.rows import encode_examples, load_classifier, measure_rows
 
     silence_transformers()
-    task = find_task(name)
     if data is not None and data.is_file():
         splits = {data.name: read_examples(task, data, skipped.on_invalid)}
     else:
@@ -177,7 +192,7 @@ def _measure_task(
             raise InputError(f"{split}: no line can be read; {skipped.reasons[0]}")
     classifier, tokenizer = load_classifier(model, task)
     return [
-        {"recipe": model, "task": name, "split": split, "metric": metric, "value": value}
+        {"recipe": model, "task": task.name, "split": split, "metric": metric, "value": value}
         for split, examples in splits.items()
         if split != TRAIN
         for metric, value in measure_rows(

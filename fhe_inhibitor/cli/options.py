@@ -49,6 +49,12 @@ PErrorOption = Annotated[
         help="How likely one lookup errs, the model's own if not given; less is slower.",
     ),
 ]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME,...", help="Of the classes 0, 1, ... in texts of your own, in --data."
+    ),
+]
 TokensOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),

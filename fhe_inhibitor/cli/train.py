@@ -49,6 +49,8 @@ def train(
         from fhe_inhibitor.training import recipe
         from fhe_inhibitor.training.hyperparameters import SIZES, Recipe
 
+    from fhe_inhibitor.text.tasks import check_labels
+
     silence_transformers()
     if size not in SIZES:
         raise InputError(f"no size {size!r}; wanted one of {', '.join(SIZES)}")
@@ -56,7 +58,7 @@ def train(
         data=data,
         teacher=teacher,
         sentences=str(sentences) if sentences else None,
-        labels=_read_labels(labels),
+        labels=check_labels(labels.split(",")),
         held_out=held_out,
         size=SIZES[size],
         seed=seed,
@@ -64,14 +66,3 @@ def train(
     with Display() as display:
         results = recipe.train(chosen, out, work, baselines, display)
     print_json(results)
-
-
-def _read_labels(text: str) -> tuple[str, ...]:
-    """Return the names in a list. Raises InputError for fewer than two, or one that is no name."""
-    labels = tuple(label.strip() for label in text.split(","))
-    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
-        raise InputError(
-            f"--labels {text!r} names no classes: pass two or more, each once, such as "
-            "negative,neutral,positive"
-        )
-    return labels

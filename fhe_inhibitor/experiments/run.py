@@ -36,7 +36,7 @@ from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import read_sentences
-from fhe_inhibitor.text.tasks import TRAIN, Task, find_task
+from fhe_inhibitor.text.tasks import TRAIN, Task
 from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, LayerFit, derive
 from fhe_inhibitor.training.rows import load_classifier, measure_rows
 from fhe_inhibitor.training.static_norm import make_static
@@ -55,7 +55,7 @@ def run(experiment: Experiment, out: str | Path, observer: Observer | None = Non
     be used, and for a folder of another experiment.
     """
     out = Path(out)
-    task, recipe = find_task(experiment.task), experiment.changed_recipe()
+    task, recipe = experiment.chosen_task(), experiment.changed_recipe()
     if find_spec("accelerate") is None:
         raise InputError("distilling needs accelerate; run `pip install 'fhe-inhibitor[train]'`")
     check_folder(out, experiment)

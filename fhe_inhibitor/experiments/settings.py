@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.recipes import TUNING, DistillationRecipe, find_recipe
 from fhe_inhibitor.system.files import to_utf8
 from fhe_inhibitor.text.batches import MAX_TOKENS
+from fhe_inhibitor.text.tasks import OWN, Task, find_task, own_task
 from fhe_inhibitor.training.phases import Phase, TrainingSettings
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
 
@@ -22,8 +23,9 @@ from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
 class Experiment(TrainingSettings):
     """Everything that decides what `run` makes, but for the folder it is made in.
 
-    data: a folder of TSV files, or None for the hub. text: a file of unlabelled texts, or None
-    for the task's own. student: a folder to start from in place of the teacher's weights.
+    labels: names of the classes 0, 1, ... in texts of one's own, whose task is `own`; None for the
+    task's. data: a folder of TSV files, or None for the hub. text: a file of unlabelled texts, or
+    None for the task's own. student: a folder to start from in place of the teacher's weights.
     initial: of gamma, eta and delta; "default" is 1, 1 and the configuration's shift.
     normalization: "static" makes the student's static before its phases begin, and bits
     fake-quantizes its weights and activations (see `fake_quantization`); None is float.
@@ -33,6 +35,7 @@ class Experiment(TrainingSettings):
 
     recipe: str
     task: str
+    labels: tuple[str, ...] | None = None
     teacher: str = OFFLINE_TEACHER
     data: str | None = None
     text: str | None = None
@@ -46,6 +49,25 @@ class Experiment(TrainingSettings):
     held_out: NonNegativeInt = 0
     limit: PositiveInt | None = None
     phases: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_own_task(cls, content: Any) -> Any:
+        """Whoever names labels need not name the task."""
+        if isinstance(content, dict) and content.get("labels") is not None:
+            return {"task": OWN, **content}
+        return content
+
+    def chosen_task(self) -> Task:
+        """Return the task. Raises InputError for an unknown one, and for one with other labels."""
+        if self.labels is None:
+            return find_task(self.task)
+        if self.task != OWN:
+            raise InputError(
+                f"the task {self.task} has labels of its own: drop the labels "
+                f"{', '.join(self.labels)}, or the task"
+            )
+        return own_task(self.labels)
 
     def changed_recipe(self) -> DistillationRecipe:
         """Return the recipe with this experiment's changes of its phases.

@@ -1,7 +1,8 @@
 """GLUE's tasks and IMDb by name: columns, labels, metrics, and loading them.
 
-To `data`, which reads sentences with a class, this adds pairs of sentences and regression. A task
-comes from the hub, or from a folder of tab-separated files: train.tsv and dev.tsv (MNLI has two
+To `data`, which reads sentences with a class, this adds pairs of sentences and regression. Texts
+with classes of a user's own are a task too, `own_task`, which no hub has. Any other one comes from
+the hub, or from a folder of tab-separated files: train.tsv and dev.tsv (MNLI has two
 development sets, dev_matched.tsv and dev_mismatched.tsv), with a header that names the column
 `label` and those of the texts as the hub does. Classes are integers in the hub's order: RTE's
 entailment is 0.
@@ -29,6 +30,7 @@ from fhe_inhibitor.text.data import (
 )
 
 TRAIN = "train"
+OWN = "own"  # what the task of a user's own labels is called
 UNKNOWN = float("nan")  # the label of a text that nobody labelled
 
 
@@ -116,15 +118,38 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes. Raises InputError for fewer than two, or one that is no name."""
+    named = tuple(label.strip() for label in labels)
+    if len(named) < 2 or len(set(named)) < len(named) or not all(named):
+        raise InputError(
+            f"labels {','.join(labels)!r} name no classes: pass two or more, each once, such as "
+            "negative,neutral,positive"
+        )
+    return named
+
+
+def own_task(labels: Sequence[str]) -> Task:
+    """Return the task of single texts, in the column `sentence`, with classes of a user's own.
+
+    labels: names of the classes 0, 1, ... in the data. Raises InputError as `check_labels` does.
+    """
+    return Task(OWN, ("sentence",), check_labels(labels))
+
+
 def load_task(
     task: Task, source: str | Path | None = None, on_invalid: OnInvalid | None = None
 ) -> Splits:
     """Return the splits: "train", then the development sets under the hub's names.
 
-    source: a folder of TSV files, or None for the hub. on_invalid: see `read_examples`. Raises
-    InputError for a folder that doesn't exist, files that aren't this task's, and where the hub
-    can't be reached.
+    source: a folder of TSV files, or None for the hub, which has no texts of a user's own.
+    on_invalid: see `read_examples`. Raises InputError for a folder that doesn't exist, files that
+    aren't this task's, and where the hub can't be reached.
     """
+    if source is None and task.name == OWN:
+        raise InputError(
+            f"labels {', '.join(task.labels)} are of texts of your own: pass their folder as --data"
+        )
     if source is None:
         return _load_from_hub(task)
     folder = Path(source)

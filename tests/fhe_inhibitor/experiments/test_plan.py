@@ -143,6 +143,23 @@ def test_distill_and_evaluate_from_the_command_line(run, plan: Path, tmp_path: P
     assert "matthews" in run(*evaluated[:-2], "--data", data).out
 
 
+def test_own_labels_go_through_distill_and_evaluate(run, plan: Path, tmp_path: Path) -> None:  # noqa: F811
+    labels = ("--labels", "dull, fine")
+    settings, teacher = tmp_path / "e.yaml", tmp_path / "teacher"
+    settings.write_text(f"recipe: teacher\nphases: {{teacher: {SHORT}}}\n")
+    arguments = (*labels, "--teacher", teacher, "--config", settings, "--json")
+    data = tmp_path / "data" / "cola"
+    outcome = run("distill", "--out", tmp_path / "s", "--data", data, *arguments)
+    assert outcome.code == 0
+    scores = [r["value"] for r in json.loads(outcome.out)["rows"] if r["metric"] == "score"]
+    evaluated = ("evaluate", "--model", tmp_path / "s", "--json", "--data")
+    for given in (data, data / "dev.tsv"):
+        done = json.loads(run(*evaluated, given, *labels).out)
+        assert done["task"] == "own"
+        assert [r["value"] for r in done["rows"] if r["metric"] == "score"] == scores
+    assert_refused(run(*evaluated, data, "--labels", "fine,dull"), "labels of", "are dull, fine")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -155,6 +172,10 @@ def test_distill_and_evaluate_from_the_command_line(run, plan: Path, tmp_path: P
             "no model could be loaded from '/no/such'",
         ),
         (("evaluate", "--task", "cola", "--model", "/no/such", "--data", "DATA"), "no model could"),
+        (("distill", "--recipe", "aligned", "--labels", "a,b"), "pass their folder as --data"),
+        (("evaluate", "--task", "cola", "--labels", "a,b"), "drop --labels, or --task"),
+        (("evaluate", "--labels", "a", "--data", "DATA"), "labels 'a' name no classes"),
+        (("evaluate", "--labels", "a,b", "--tokens", "8"), "--labels measures a float model"),
         (("evaluate",), "no data: pass --data FILE.tsv"),
         (("experiments", "run", "--plan", "none.yaml"), "no plan of experiments"),
     ],

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,16 @@ PHASES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_task(folder: Path) -> Path:
+OWN_LABELS = ("bad", "so-so", "good")
+
+
+def write_task(folder: Path, words: Sequence[tuple[str, int]] = WORDS) -> Path:
     folder.mkdir()
     lines = [
         f"{label}\t{start} {word} {end}".strip()
         for start in STARTS
         for end in ENDS
-        for word, label in WORDS
+        for word, label in words
     ]
     random.Random(0).shuffle(lines)
     for name, chosen in (("train", lines[:144]), ("dev", lines[144:])):
@@ -63,6 +67,19 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data = write_task(folder / "data")
     return {
         "task": "cola", "teacher": str(teacher), "data": str(data), "log_steps": 5,
+        "save_steps": 10,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a task of one's own: three classes, and a random teacher of as many."""
+    folder = tmp_path_factory.mktemp("own")
+    weights = {"initializer_range": 0.2, "dropout": 0.0, "num_labels": len(OWN_LABELS)}
+    teacher = save_teacher(tiny_teacher(**weights), folder / "teacher")
+    data = write_task(folder / "data", (("fine", 2), ("poor", 0), ("dullish", 1), ("very fine", 2)))
+    return {
+        "labels": OWN_LABELS, "teacher": str(teacher), "data": str(data), "log_steps": 5,
         "save_steps": 10,
     }  # fmt: skip
 
@@ -95,6 +112,48 @@ def test_a_student_has_its_task_s_labels(agnostic: Path) -> None:
     """Its teacher called them LABEL_0 and LABEL_1."""
     config = json.loads((agnostic / "config.json").read_text())
     assert config["id2label"] == {"0": "unacceptable", "1": "acceptable"}
+
+
+def test_own_labels_give_a_student_of_as_many(own: dict[str, Any], tmp_path: Path) -> None:
+    run(make(own, "teacher"), tmp_path / "teacher")
+    tuned = make(own, "aligned", teacher=str(tmp_path / "teacher"))
+    result = run(tuned, tmp_path / "student")
+    for folder in ("teacher", "student"):
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert config["id2label"] == {str(index): name for index, name in enumerate(OWN_LABELS)}
+    scores = {row.recipe: row.value for row in result.rows if row.metric == "accuracy"}
+    # Half of the texts are of the most frequent class.
+    assert scores["teacher"] > 0.8 and scores["aligned"] > 0.7, scores
+    assert {row.task for row in result.rows} == {"own"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "cola"}, "the task cola has labels of its own"),
+        ({"labels": ["good"]}, "labels 'good' name no classes"),
+        ({"labels": ["good", "good"]}, "each once"),
+        ({"labels": ["good", " "]}, "name no classes"),
+        ({"labels": ["bad", "good"]}, "has 3 outputs; wanted 2: bad, good"),
+        ({"labels": [*OWN_LABELS, "superb"]}, "has 3 outputs; wanted 4"),
+        ({"data": None}, "pass their folder as --data"),
+        ({"labels": None, "task": "own"}, "no task 'own'"),
+    ],
+)
+def test_own_labels_that_fit_nothing_are_refused(
+    own: dict[str, Any], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(make({**own, **changes}, "aligned"), tmp_path / "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_class_without_a_name_is_named_with_its_line(
+    own: dict[str, Any], base: dict[str, Any], tmp_path: Path
+) -> None:
+    experiment = make(own, "aligned", labels=("bad", "good"), teacher=base["teacher"])
+    with pytest.raises(InputError, match=r"line \d+: label '2'; wanted an integer from 0 to 1"):
+        run(experiment, tmp_path / "student")
 
 
 def test_the_loss_of_each_layer_falls(agnostic: Path) -> None:
