@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from concrete.fhe.compilation.configuration import SecurityLevel
 
 import compile.module
 from circuits.counts import count_lookups
 from circuits.network import Network, run
 from circuits.plan import network_stages
 from compile.manifests import network_digest
-from compile.module import CompiledNetwork, CompileOptions, build_module
+from compile.module import CompiledNetwork, CompileOptions, build_module, configuration
 from compile.report import describe
 from compile.verifier import VerificationError
 from fhe_inhibitor.errors import InputError
@@ -45,6 +46,13 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def compiled(network: Network) -> CompiledNetwork:
     return build_module(network, (4, 6))
+
+
+def test_concrete_is_told_the_security_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own default is 128 bits as well, until it is another."""
+    stronger = SecurityLevel.SECURITY_132_BITS
+    monkeypatch.setattr("compile.module.SECURITY", stronger)
+    assert configuration(2.0**-20).security_level is stronger
 
 
 def test_golden_report(compiled: CompiledNetwork) -> None:

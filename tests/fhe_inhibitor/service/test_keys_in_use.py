@@ -6,6 +6,7 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +52,8 @@ class Parts:
         at_once = {"keys_ttl_s": 1e-9, "job_ttl_s": 1e-9}
         settings = {**unbounded, **at_once, **settings}
         self.service = Service(load_settings(data_dir=folder, **settings), [])
-        self.service._by_hash[MODEL] = SimpleNamespace(manifest=MANIFEST)
+        circuits: Any = SimpleNamespace(manifest=MANIFEST)  # of a ServedModel, what a job asks for
+        self.service._by_hash[MODEL] = circuits
         self.database, self.storage = self.service.database, self.service.storage
         self.jobs, self.uploads = self.service.jobs, self.service.uploads
 
@@ -106,22 +108,30 @@ def test_keys_are_not_removed_between_check_and_job(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever removes them waits until the job is there, and is refused."""
-    right = parts.uploads.use
+    use, transaction = parts.uploads.use, parts.database.transaction
+    begun: list[str] = []
     parts.add_keys()
     answers: list[str] = []
     remover = threading.Thread(
         target=lambda: answers.append(refusal(lambda: parts.uploads.remove("ann", KEYS)))
     )
 
+    def named_transaction() -> AbstractContextManager:
+        begun.append(threading.current_thread().name)
+        return transaction()
+
     def then_remove(*arguments: str) -> None:
-        right(*arguments)
+        use(*arguments)
+        begun.clear()
         remover.start()
         remover.join(0.3)
         assert answers == []
 
+    monkeypatch.setattr(parts.database, "transaction", named_transaction)
     monkeypatch.setattr(parts.uploads, "use", then_remove)
     job = parts.submit()
     remover.join()
+    assert begun == [remover.name], "the job is added in another transaction"
     assert answers == ["keys_in_use"]
     assert parts.storage.keys("ann", KEYS).exists()
     assert parts.jobs.get("ann", job).status is Status.QUEUED
