@@ -70,29 +70,32 @@ class CompiledNetwork:
     ranges: Mapping[int, list[StageRange]]
     compile_s: float
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, simulated: bool = False) -> None:
         """Write what `Server` and `Client` load: the folder appears whole or not at all.
 
-        Raises InputError if `folder` exists and is not empty.
+        simulated: write the circuits that simulate encryption instead, which Concrete compiles
+        when they are first asked for. Raises InputError if `folder` exists and is not empty.
         """
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder} is not empty: name a new folder or remove it")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".circuits-", dir=folder.parent) as unfinished:
-            self._write(Path(unfinished) / "new")
+            self._write(Path(unfinished) / "new", simulated)
             os.replace(Path(unfinished) / "new", folder)
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: Path, simulated: bool) -> None:
+        module = self.module
+        runtime = (module.simulation_runtime if simulated else module.execution_runtime).val
         server = folder / SERVER_FOLDER
         server.mkdir(parents=True)
         # Concrete saves a zip, which each load would unpack into a folder that nobody removes.
         archive = folder / "server.zip"
-        self.module.server.save(archive)
+        runtime.server.save(archive)
         shutil.unpack_archive(archive, server)
         archive.unlink()
         (server / "staticlib.a").unlink(missing_ok=True)
-        (folder / SPECS_FILE).write_bytes(self.module.client.specs.serialize())
+        (folder / SPECS_FILE).write_bytes(runtime.client.specs.serialize())
         self.manifest.write(folder)
 
 

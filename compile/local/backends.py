@@ -8,16 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from concrete import fhe
+from concrete.compiler import Library
 
-from compile.local.prepared import Prepared, compile_model
+from compile.local.prepared import Prepared, prepare_circuits
 from compile.lookup_times import measure_lookups
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost, total_by_name
 from fhe_inhibitor.runtime.execution import TaskDone, run_tasks
-from fhe_inhibitor.runtime.manifest import Manifest
+from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Manifest, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import to_response
 from fhe_inhibitor.system.progress import Observer, Stopwatch
@@ -87,12 +90,15 @@ class Execution:
 class Simulation:
     """Concrete's simulation of the same circuits: its noise and rounding, no keys, no secrecy."""
 
-    def __init__(self, model: IntegerModel, observer: Observer) -> None:
+    def __init__(
+        self, model: IntegerModel, cache_dir: str | Path | None, observer: Observer
+    ) -> None:
         self._model = model
         steps = Stopwatch(observer)
-        compiled = compile_model(model, steps)
-        self._functions = compiled.module.functions()
-        self.manifest = compiled.manifest
+        folder = prepare_circuits(model, cache_dir, steps, simulated=True)
+        self.manifest = read_manifest(folder, model.hash)
+        self._server = fhe.Server(Library(str(folder / SERVER_FOLDER)), True, None)
+        self._client = fhe.Client(self._server.client_specs, is_simulated=True)
         self.setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
         self.evaluation_keys_bytes = 0
 
@@ -110,7 +116,9 @@ class Simulation:
         return {}
 
     def _simulate(self, function: str, arguments: list[Any]) -> tuple[Any, ...]:
-        outputs = self._functions[function].simulate(*arguments)
+        given = self._client.simulate_encrypt(*arguments, function_name=function)
+        results = self._server.run(given, function_name=function)
+        outputs: Any = self._client.simulate_decrypt(results, function_name=function)
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fhe_inhibitor.runtime.client import Client
     from fhe_inhibitor.runtime.server import EvaluationKeys, Server
 
-CIRCUITS_PART, MODULE_FOLDER = "circuits", "module"
+CIRCUITS_PART, SIMULATION_PART, MODULE_FOLDER = "circuits", "simulation", "module"
 OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 kept them
 # The modules whose code decides what is compiled: an edit of one makes circuits anew.
 CODE = (
@@ -101,15 +101,19 @@ def prepare(
 
 
 def prepare_circuits(
-    model: IntegerModel, cache_dir: str | Path | None = None, observer: Observer | None = None
+    model: IntegerModel,
+    cache_dir: str | Path | None = None,
+    observer: Observer | None = None,
+    simulated: bool = False,
 ) -> Path:
     """Return the folder with circuits, client specifications and public part; makes no keys.
 
-    Raises InputError if the cache folder cannot be written, or no code in it can be run.
+    simulated: of circuits that simulate encryption, which need no public part. Raises InputError
+    if the cache folder cannot be written, or no code in it can be run.
     """
     observer = observer or Observer()
     entry = cache_entry(model, cache_dir)
-    part, made_from = entry / CIRCUITS_PART, _made_from(model)
+    part, made_from = entry / (SIMULATION_PART if simulated else CIRCUITS_PART), _made_from(model)
     module = part / MODULE_FOLDER
     with locked(entry, observer.note):
         _refuse_noexec(entry)
@@ -118,8 +122,9 @@ def prepare_circuits(
             if part.exists():
                 observer.note(f"the circuits in the cache are {reason}; making new ones")
             with published(part, made_from) as unfinished:
-                compile_model(model, observer).save(unfinished / MODULE_FOLDER)
-                model.write_public(unfinished / MODULE_FOLDER)
+                compile_model(model, observer).save(unfinished / MODULE_FOLDER, simulated)
+                if not simulated:
+                    model.write_public(unfinished / MODULE_FOLDER)
     return module
 
 

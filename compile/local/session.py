@@ -128,7 +128,7 @@ class Session:
                 from compile.local.prepared import prepare
 
             if self.mode == "simulate":
-                self._backend = Simulation(self.model, self._observer)
+                self._backend = Simulation(self.model, self._cache_dir, self._observer)
                 return self._backend
             prepared = prepare(
                 self.model, self.keyring, self._passphrase, self._cache_dir, self._observer

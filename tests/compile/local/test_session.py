@@ -125,12 +125,19 @@ def test_encrypted_logits_are_those_of_the_integer_model(model, cache: Path) -> 
 
 
 @pytest.mark.fhe
-def test_simulation_takes_the_same_lookups(model: IntegerModel) -> None:
-    session = Session(model, "simulate")
-    results = session.classify_many(TEXTS)
-    assert_within_rounding(model, results)
-    assert_costs_the_formula(model, results)
-    assert session.cost().evaluation_keys_bytes == 0
+def test_simulation_takes_the_same_lookups_and_is_compiled_once(
+    model: IntegerModel, tmp_path: Path
+) -> None:
+    for is_first in (True, False):
+        recorder = Recorder()
+        session = Session(model, "simulate", cache_dir=tmp_path, observer=recorder)
+        results = session.classify_many(TEXTS)
+        assert_within_rounding(model, results)
+        assert_costs_the_formula(model, results)
+        assert session.cost().evaluation_keys_bytes == 0
+        assert any(step.startswith("compile") for step in recorder.steps) == is_first
+    (entry,) = tmp_path.iterdir()
+    assert {path.name for path in entry.iterdir()} == {".lock", "simulation"}
 
 
 @pytest.mark.fhe
