@@ -27,6 +27,7 @@ ROOMS = (
     "fhe_inhibitor.benchmark",
     "compile",
     "compile.local",
+    "compile.evaluation",
     "compile.benchmark",
     "demos",
     "fhe_inhibitor.cli",

@@ -39,10 +39,12 @@ class Answer:
 class Backend(Protocol):
     """What answers for a session.
 
-    setup: what preparing it took. evaluation_keys_bytes: as sent, 0 without keys.
+    circuits_hash: None where nothing is encrypted. setup: what preparing it took.
+    evaluation_keys_bytes: as sent, 0 without keys.
     """
 
     manifest: Manifest
+    circuits_hash: str | None
     setup: tuple[StageCost, ...]
     evaluation_keys_bytes: int
 
@@ -63,6 +65,7 @@ class Execution:
         self._client, self._server = prepared.client, prepared.server
         self._evaluation_keys = prepared.evaluation_keys
         self.manifest = self._server.manifest
+        self.circuits_hash: str | None = prepared.circuits_hash
         self.setup = prepared.setup
         self.evaluation_keys_bytes = prepared.evaluation_keys_bytes
 
@@ -99,6 +102,7 @@ class Simulation:
         self.manifest = read_manifest(folder, model.hash)
         self._server = fhe.Server(Library(str(folder / SERVER_FOLDER)), True, None)
         self._client = fhe.Client(self._server.client_specs, is_simulated=True)
+        self.circuits_hash: str | None = None
         self.setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
         self.evaluation_keys_bytes = 0
 

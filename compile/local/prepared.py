@@ -62,11 +62,12 @@ class Compilable(Protocol):
 class Prepared:
     """A client with keys, a server with circuits, and the evaluation keys that it was sent.
 
-    setup: the time of making them, or of loading them.
+    circuits_hash: of the circuits. setup: the time of making them, or of loading them.
     """
 
     client: Client
     server: Server
+    circuits_hash: str
     evaluation_keys: EvaluationKeys
     evaluation_keys_bytes: int
     setup: tuple[StageCost, ...]
@@ -92,12 +93,13 @@ def prepare(
     folder = prepare_circuits(model, cache_dir, steps)
     client, server = Client(folder, model.hash), Server(folder, model.hash)
     _move_old_keys(cache_entry(model, cache_dir) / OLD_KEYS, keyring, steps)
-    keyring.load_or_make(client, folder_hash(folder), model.name, passphrase, steps)
+    digest = folder_hash(folder)
+    keyring.load_or_make(client, digest, model.name, passphrase, steps)
     steps.begin("send evaluation keys")
     data = client.evaluation_keys()
     evaluation_keys = server.read_evaluation_keys(data)
     setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
-    return Prepared(client, server, evaluation_keys, len(data), setup)
+    return Prepared(client, server, digest, evaluation_keys, len(data), setup)
 
 
 def prepare_circuits(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -101,15 +101,19 @@ class Session:
     ) -> list[Classification]:
         """Classify texts, one after the other, as `Classifier.classify_many` says."""
         tokens = self.model.tokenize_many(texts, max_tokens, strict, self._observer)
+        return list(self.classify_each(texts, tokens))
+
+    def classify_each(
+        self, texts: Sequence[str], tokens: Sequence[Tokens]
+    ) -> Iterator[Classification]:
+        """Classify texts as `IntegerModel.tokenize` read them, one whenever one is asked for."""
         inputs = [self.model.encode(read) for read in tokens]
         backend = self.prepare()
         if backend:
             tasks = [task for x, _ in inputs for task in backend.manifest.program(len(x)).tasks]
             self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
-        return [
-            self._classify(text, read, *encoded)
-            for text, read, encoded in zip(texts, tokens, inputs, strict=True)
-        ]
+        for text, read, encoded in zip(texts, tokens, inputs, strict=True):
+            yield self._classify(text, read, *encoded)
 
     def prepare(self) -> Backend | None:
         """Make circuits and keys, or find them; None in mode `disable`.
@@ -138,6 +142,11 @@ class Session:
                 self._observer.begin("time lookups")
                 self._lookup_s = self._backend.measure_lookups()
         return self._backend
+
+    @property
+    def circuits_hash(self) -> str | None:
+        """The hash of the circuits; None before `prepare`, and where nothing is encrypted."""
+        return self._backend.circuits_hash if self._backend else None
 
     def cost(self) -> SessionCost:
         """Return what the session cost so far beyond its texts."""

@@ -1,7 +1,11 @@
-"""The command `fhe-inhibitor evaluate`: accuracy of integers, encrypted runs and float models."""
+"""The command `fhe-inhibitor evaluate`: accuracy of integers, encrypted runs and float models.
+
+`evaluate-report` makes a page of what `evaluate --out` kept.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +31,8 @@ from fhe_inhibitor.text.data import LabelledText, read_tsv
 if TYPE_CHECKING:
     from fhe_inhibitor.text.tasks import Task
 
+DRAWS, KEPT_DRAWS = 3, 16
+
 
 def evaluate(
     data: Annotated[
@@ -46,31 +52,56 @@ def evaluate(
     rounding_noise: Annotated[
         bool, typer.Option(help="In mode disable, draw the noise of encrypted rounding.")
     ] = True,
-    draws: Annotated[int, typer.Option(min=1, help="Passes over the texts, a seed each.")] = 3,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How often noise is drawn for each text; 3, with --out 16.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read only the first texts.")] = None,
     tokens: TokensOption = None,
     skip_invalid: Annotated[
         bool, typer.Option(help="Leave out lines that can't be read, and name them.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="Keep each text's logits here; goes on with what is missing."
+        ),
+    ] = None,
+    timed: Annotated[
+        bool, typer.Option("--timed", help="With --out: the machine is quiet, so times count.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure accuracy over labelled texts; encrypted, also agreement with the integer model."""
+    """Measure accuracy over labelled texts; encrypted, also agreement with the integer model.
+
+    With --out each text's logits are kept as soon as they are decrypted, and a run that was stopped
+    goes on. `evaluate-report` makes a page of such files.
+    """
     from fhe_inhibitor.cli.view import Display, print_evaluation
 
     if task is not None or labels is not None:
         given = "--labels" if task is None else "--task"
-        if mode != "disable" or tokens is not None:
+        if mode != "disable" or tokens is not None or out is not None:
             raise InputError(
                 f"{given} measures a float model, in the clear and on all tokens: "
-                "drop --mode and --tokens"
+                "drop --mode, --tokens and --out"
             )
         _evaluate_task(_find_task(task, labels), data, model, limit, skip_invalid, as_json)
         return
     if data is None:
         raise InputError("no data: pass --data FILE.tsv, or --task for a float model")
+    if timed and (out is None or mode != "execute"):
+        raise InputError("--timed is said of an encrypted run that is kept: add --out FILE.jsonl")
+    n_draws = (draws or (DRAWS if out is None else KEPT_DRAWS)) if rounding_noise else 0
     with Display() as display:
-        if mode == "disable":
-            n_draws = draws if rounding_noise else 0
+        if out is not None:
+            kept = EvaluateInto(data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed)
+            done = kept.run(display) if mode == "disable" else in_worker(kept, display)
+        elif mode == "disable":
             integers = EvaluateIntegers(data, model, tokens, limit, skip_invalid, n_draws)
             done = integers.run(display)
         else:
@@ -100,6 +131,7 @@ class EvaluateIntegers:
 
         model = IntegerModel.load(self.model)
         rows, left_out = _read(self, len(model.labels), observer)
+        rows = rows[: self.limit]
         accuracy = evaluation.evaluate(model, rows, self.max_tokens, self.n_draws, observer)
         return {"accuracy": asdict(accuracy), "rounding_noise": self.n_draws > 0, **left_out}
 
@@ -117,14 +149,53 @@ class EvaluateEncrypted:
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return accuracy, agreement with the integer model, and times."""
-        from compile.local.evaluation import evaluate_encrypted
+        from compile.evaluation.run import evaluate_encrypted
         from compile.local.session import Session
 
         model = IntegerModel.load(self.model)
         rows, left_out = _read(self, len(model.labels), observer)
+        rows = rows[: self.limit]
         passphrase = passphrase_in_environment()
         with Session(model, self.mode, observer=observer, passphrase=passphrase) as session:
             return {**asdict(evaluate_encrypted(session, rows, self.max_tokens)), **left_out}
+
+
+@dataclass(frozen=True)
+class EvaluateInto:
+    """Measures in any mode, and keeps each text's logits in the file `out`.
+
+    n_draws: of rounding noise, for each text. timed: whether the machine is quiet.
+    """
+
+    data: Path
+    model: str
+    max_tokens: int | None
+    limit: int | None
+    skip_invalid: bool
+    mode: str
+    out: Path
+    n_draws: int
+    timed: bool
+
+    def run(self, observer: Observer) -> dict[str, Any]:
+        """Return what the file says of the texts that were asked for, old and new."""
+        from compile.evaluation.run import Asked, evaluate_into, summarize
+        from compile.local.session import Session
+
+        with suppress(ImportError):
+            from fhe_inhibitor.cli.distill import silence_transformers
+
+            silence_transformers()
+        model = IntegerModel.load(self.model)
+        rows, left_out = _read(self, len(model.labels), observer)
+        asked = Asked(self.data, len(rows), self.model, self.max_tokens, self.n_draws, self.timed)
+        rows = rows[: self.limit]
+        passphrase = passphrase_in_environment()
+        with Session(
+            model, self.mode, observer=observer, passphrase=passphrase, benchmark=self.timed
+        ) as session:
+            found = evaluate_into(self.out, session, rows, asked, observer)
+        return {"out": str(self.out), **summarize(found, rows), **left_out}
 
 
 class Skipped:
@@ -202,11 +273,11 @@ def _measure_task(
 
 
 def _read(
-    asked: EvaluateIntegers | EvaluateEncrypted, n_labels: int, observer: Observer
+    asked: EvaluateIntegers | EvaluateEncrypted | EvaluateInto, n_labels: int, observer: Observer
 ) -> tuple[list[LabelledText], dict[str, Any]]:
-    """Return the texts, and what is to be said of lines that were left out."""
+    """Return all texts of the file, and what is to be said of lines that were left out."""
     skipped = Skipped(asked.skip_invalid)
     rows = read_tsv(asked.data, n_labels, skipped.on_invalid)
     if not rows:
         raise InputError(f"{asked.data}: no line can be read; {skipped.reasons[0]}")
-    return rows[: asked.limit], skipped.tell(observer)
+    return rows, skipped.tell(observer)

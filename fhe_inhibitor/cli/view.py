@@ -146,10 +146,13 @@ def print_evaluation(result: dict[str, Any]) -> None:
             f"{agreement['max_difference']} integer steps, "
             f"{agreement['relative_difference']:.2f} of the mean margin",
         )
-        table.add_row(
-            "seconds per text",
-            f"{result['seconds_per_text']:.2f}, at most {result['max_seconds']:.2f}",
-        )
+        if result["seconds_per_text"] is not None:
+            table.add_row(
+                "seconds per text",
+                f"{result['seconds_per_text']:.2f}, at most {result['max_seconds']:.2f}",
+            )
+    if "out" in result:
+        table.add_row("each text's logits", result["out"])
     console.print(table)
 
 

@@ -63,9 +63,7 @@ def predict(
     max_tokens: as in `IntegerModel.tokenize`. seed: draws the noise of encrypted rounding;
     None rounds exactly. observer: is told of each text.
     """
-    lookup: Lookup = exact_lookup
-    if seed is not None:
-        lookup = noisy_lookup(np.random.default_rng(seed), model.noise_std)
+    lookup = exact_lookup if seed is None else draw_noise(model, seed)
     logits = []
     texts = [row.text for row in rows]
     for tokens in model.tokenize_many(texts, max_tokens, strict=False, observer=Observer()):
@@ -74,6 +72,11 @@ def predict(
         if observer:
             observer.finish(1)
     return np.stack(logits)
+
+
+def draw_noise(model: IntegerModel, seed: int | Sequence[int]) -> Lookup:
+    """Return a lookup that draws the noise of encrypted rounding, the model's, from a seed."""
+    return noisy_lookup(np.random.default_rng(seed), model.noise_std)
 
 
 def evaluate(

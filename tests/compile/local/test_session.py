@@ -22,7 +22,7 @@ import pytest
 from circuits.counts import count_lookups
 from circuits.intervals import interval, interval_lookup
 from circuits.network import run
-from compile.local.evaluation import evaluate_encrypted
+from compile.evaluation.run import evaluate_encrypted
 from compile.local.session import Session
 from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.errors import InputError

@@ -1,0 +1,263 @@
+"""The file of an evaluation: what is evaluated, then a line for each sitting and each text.
+
+    {"format": "fhe-inhibitor evaluation", "version": 1, "mode": "execute", "model": ...}
+    {"kind": "sitting", "timed": false, "machine": {...}, ...}
+    {"kind": "text", "index": 0, "label": 1, "logits": [-9, 14], ...}
+
+Lines are JSON. A line is on the disk before the next text begins, so an interrupted evaluation goes
+on where it stopped; each start is a sitting of its own. A line without an end, which a crash
+leaves, is dropped. Texts themselves are not in the file: an index is a text's place among those of
+the data, whose SHA-256 the first line has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.machine import Machine
+
+VERSION = 1
+BEGINNING = b'{"format":"fhe-inhibitor evaluation"'
+NAMES = ("model", "data")  # of the same things under another name
+HASH_DIGITS = 12  # that a message shows
+
+Mode = Literal["disable", "simulate", "execute"]
+
+
+class Header(Record):
+    """What is evaluated. Texts of two files can be compared if all of it is equal.
+
+    model, data: names. circuits_hash: None where nothing is encrypted. data_sha256: of the file of
+    texts, of which `n_texts` can be read. max_tokens: read of a text. labels, logit_scale,
+    noise_std: the model's. n_draws: of rounding noise, for each text. float_sha256: of the float
+    student's weights, None without one.
+    """
+
+    format: Literal["fhe-inhibitor evaluation"] = "fhe-inhibitor evaluation"
+    version: int = VERSION
+    mode: Mode
+    model: str
+    model_hash: str
+    circuits_hash: str | None
+    p_error: float
+    data: str
+    data_sha256: str
+    n_texts: int
+    max_tokens: int
+    labels: tuple[str, ...]
+    logit_scale: float
+    noise_std: float
+    n_draws: int
+    float_sha256: str | None
+
+
+class Sitting(Record):
+    """One start of the command.
+
+    timed: whether who started it said that the machine is quiet. lookup_s: of one lookup by bit
+    width, if timed. began: UTC.
+    """
+
+    kind: Literal["sitting"] = "sitting"
+    timed: bool
+    machine: Machine
+    lookup_s: dict[int, float] = {}
+    began: str
+
+
+class TextRecord(Record):
+    """What came of one text.
+
+    sitting: which one, from 0. label: the true one. logits: decrypted or simulated, None in mode
+    `disable`; clear_logits: of the integer model, exact; drawn_logits: with rounding noise, one row
+    a draw. These are integers in steps of the header's `logit_scale`. n_tokens: of the text;
+    n_read: of those; n_positions: of the circuits. stages: seconds by name; seconds: from
+    encryption to the logits. done: UTC.
+    """
+
+    kind: Literal["text"] = "text"
+    index: int = Field(ge=0)
+    sitting: int = Field(ge=0)
+    label: int
+    logits: tuple[int, ...] | None
+    clear_logits: tuple[int, ...]
+    drawn_logits: tuple[tuple[int, ...], ...]
+    float_logits: tuple[float, ...] | None
+    n_tokens: int
+    n_read: int
+    n_positions: int
+    stages: dict[str, float]
+    seconds: float
+    done: str
+
+
+Line = TypeAdapter(Annotated[Sitting | TextRecord, Field(discriminator="kind")])
+
+
+@dataclass
+class Evaluation:
+    """What a file holds. texts: by index. n_bytes: of whole lines, 0 for a file to be begun."""
+
+    header: Header | None = None
+    sittings: list[Sitting] = field(default_factory=list)
+    texts: dict[int, TextRecord] = field(default_factory=dict)
+    n_bytes: int = 0
+
+    def add(self, line: Sitting | TextRecord) -> None:
+        """Add a line. Raises ValueError for a text that is there, or whose sitting isn't."""
+        if isinstance(line, Sitting):
+            self.sittings.append(line)
+        elif line.index in self.texts:
+            raise ValueError(f"text {line.index} is there twice")
+        elif line.sitting >= len(self.sittings):
+            raise ValueError(f"there is no sitting {line.sitting}")
+        else:
+            self.texts[line.index] = line
+
+
+def read_evaluation(path: Path) -> tuple[Header, Evaluation]:
+    """Return what a file holds, its header apart.
+
+    Raises InputError for a file that can't be read, isn't one of an evaluation, or is damaged.
+    """
+    try:
+        found = _parse(path.read_bytes(), path)
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror})") from None
+    if found.header is None:
+        raise InputError(f"{path} holds no evaluation yet: run evaluate with --out {path.name}")
+    return found.header, found
+
+
+class EvaluationFile:
+    """A file that is written to, by one process at a time; see `open_evaluation`."""
+
+    def __init__(self, path: Path, handle: int, found: Evaluation, n_dropped: int) -> None:
+        self.path, self.found, self.n_dropped = path, found, n_dropped
+        self._handle = handle
+
+    def check(self, header: Header) -> None:
+        """Raise InputError if the file holds an evaluation of something else.
+
+        A circuits hash is compared where both have one: it is known late.
+        """
+        found = self.found.header
+        if found is None:
+            return
+        late = [] if found.circuits_hash and header.circuits_hash else ["circuits_hash"]
+        changes = [
+            f"{name} {_short(getattr(found, name))}, now {_short(getattr(header, name))}"
+            for name in Header.model_fields
+            if name not in (*NAMES, *late) and getattr(found, name) != getattr(header, name)
+        ]
+        if changes:
+            raise InputError(
+                f"{self.path} holds the evaluation of something else ({'; '.join(changes)}): name "
+                "another --out"
+            )
+
+    def begin(self, header: Header, sitting: Sitting) -> int:
+        """Begin a sitting; return its number. Raises InputError as `check` does."""
+        self.check(header)
+        os.ftruncate(self._handle, self.found.n_bytes)
+        if self.found.header is None:
+            self.found.header = header
+            self._write(header)
+        self.append(sitting)
+        return len(self.found.sittings) - 1
+
+    def append(self, line: Sitting | TextRecord) -> None:
+        """Write a line, which is on the disk then."""
+        self.found.add(line)
+        self._write(line)
+
+    def _write(self, line: Record) -> None:
+        data = line.model_dump_json().encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+            os.fsync(self._handle)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} can't be written ({error.strerror}): what is in it is kept; make "
+                "room and start again"
+            ) from None
+
+
+@contextmanager
+def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
+    """Open a file to go on with, made where it is missing; hold it for this process alone.
+
+    Nothing is written to it before `begin`. Raises InputError for a file that can't be written,
+    that another process writes to, that is damaged, or that is something else.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise InputError(
+            f"can't write to {path} ({error.strerror}): name another file with --out"
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"another process writes to {path}: let it finish") from None
+        content = path.read_bytes()
+        found = _parse(content, path)
+        yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
+    finally:
+        if os.fstat(handle).st_size == 0:
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _parse(content: bytes, path: Path) -> Evaluation:
+    """Return what whole lines hold; whatever follows them was half-written."""
+    lines = content.split(b"\n")
+    unfinished = lines.pop()
+    found = Evaluation(n_bytes=len(content) - len(unfinished))
+    if not lines:
+        if not (unfinished.startswith(BEGINNING) or BEGINNING.startswith(unfinished)):
+            raise _no_evaluation(path)
+        return found
+    if not lines[0].startswith(BEGINNING):
+        raise _no_evaluation(path)
+    number = 1
+    try:
+        found.header = Header.model_validate_json(lines[0])
+        if found.header.version != VERSION:
+            raise ValueError(f"version {found.header.version}, this one reads {VERSION}")
+        for line in lines[1:]:
+            number += 1
+            found.add(Line.validate_json(line))
+    except ValueError as error:
+        detail = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise InputError(
+            f"{path}, line {number}, can't be read ({detail}): remove the line, or name another "
+            "file"
+        ) from None
+    return found
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+
+
+def _no_evaluation(path: Path) -> InputError:
+    return InputError(f"{path} is no file of an evaluation, and is left as it is: name another one")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:HASH_DIGITS] if len(text) == 64 else text
