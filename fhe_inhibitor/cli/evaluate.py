@@ -1,7 +1,4 @@
-"""The command `fhe-inhibitor evaluate`: accuracy of integers, encrypted runs and float models.
-
-`evaluate-report` makes a page of what `evaluate --out` kept.
-"""
+"""The command `fhe-inhibitor evaluate`: accuracy of integers, encrypted runs and float models."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from fhe_inhibitor.cli import (
     compile,
     distill,
     evaluate,
+    evaluation_report,
     experiments,
     export,
     keys,
@@ -45,6 +46,7 @@ app = typer.Typer(
 for command in (
     classify.classify,
     evaluate.evaluate,
+    evaluation_report.evaluate_report,
     compile.compile,
     train.train,
     distill.distill,

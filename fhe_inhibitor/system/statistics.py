@@ -1,8 +1,9 @@
-"""Repeated measurements: medians with intervals, ratios of pairs, growth with length.
+"""Repeated measurements: medians with intervals, ratios of pairs, growth with length; shares.
 
 summary = summarize(seconds)                  # median and its 95% interval
 ratio = compare(of_dot_product, of_inhibitor) # ratio of medians, repetitions paired
 growth = fit_growth(lengths, medians)         # exponent of n
+accuracy = share(741, 872)                    # with Wilson's interval
 """
 
 from __future__ import annotations
@@ -40,6 +41,35 @@ class Growth(Record):
     low: float | None
     high: float | None
     points: int
+
+
+class Share(Record):
+    """A share of n things, 0 to 1, and its interval of confidence 0.95."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def share(count: float, n: int) -> Share:
+    """Return count / n with Wilson's score interval (1927), which holds near 0 and 1 too.
+
+    With z the normal quantile and p = count / n:
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). count may be a mean of
+    counts. For n = 0 nothing is known: 0 to 1.
+
+    >>> half = share(5, 10)
+    >>> round(half.low, 4), half.value, round(half.high, 4)
+    (0.2366, 0.5, 0.7634)
+    """
+    if n == 0:
+        return Share(value=math.nan, low=0.0, high=1.0, n=0)
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    p = count / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    margin = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
+    return Share(value=p, low=max(0.0, middle - margin), high=min(1.0, middle + margin), n=n)
 
 
 def summarize(values: Sequence[float]) -> Summary:
