@@ -72,6 +72,7 @@ COMMANDS = {
     "benchmark attention --quick": "benchmark",
     "benchmark plaintext": "benchmark",
     "benchmark report": "benchmark",
+    "evaluate-report x.jsonl": "benchmark",
 }
 
 

@@ -8,7 +8,7 @@ A label is the largest logit, the first of equal ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -21,6 +21,7 @@ from fhe_inhibitor.system.statistics import Share, Summary, share, summarize
 DECRYPTED, INTEGERS, DRAWN, FLOAT = "decrypted", "integers", "noise drawn", "float student"
 REST = "rest"
 N_BINS = 10  # of confidence
+MIN_DRAWS = 3  # whose range says something
 CALIBRATED_DRAWS = 2000
 
 
@@ -83,12 +84,20 @@ class Spread(Record):
 
 
 class Differences(Record):
-    """Logits of one label less the exact ones. stds_of_draws: of each draw of noise by itself."""
+    """Logits of one label less the exact ones.
+
+    stds_of_draws: of each draw of noise by itself. inside: the share of texts whose decrypted logit
+    lies between the least and the largest of all draws but one; inside_of_draws: the same of that
+    one draw, the mean over which one it is. If encryption is as noisy as the draws, both are equal
+    but for chance. None for fewer than 3 draws.
+    """
 
     label: str
     decrypted: Spread
     drawn: Spread | None
     stds_of_draws: tuple[float, ...]
+    inside: Share | None
+    inside_of_draws: float | None
 
 
 class ConfidenceBin(Record):
@@ -256,7 +265,25 @@ def compare_logits(logits: Logits, labels: Sequence[str]) -> Iterator[Difference
             decrypted=_spread(decrypted[:, index]),
             drawn=_spread(of_draws.ravel()) if of_draws.size else None,
             stds_of_draws=tuple(of_draws.std(axis=0).tolist()),
+            **_inside(decrypted[:, index], of_draws),
         )
+
+
+def _inside(decrypted: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    """Count values `[n]` within the range of all draws `[n, n_draws]` but one, and those draws."""
+    n, n_draws = drawn.shape
+    if n_draws < MIN_DRAWS:
+        return {"inside": None, "inside_of_draws": None}
+    counts, of_draws = [], []
+    for left_out in range(n_draws):
+        others = np.delete(drawn, left_out, axis=1)
+        low, high = others.min(axis=1), others.max(axis=1)
+        counts.append(np.sum((low <= decrypted) & (decrypted <= high)))
+        of_draws.append(np.mean((low <= drawn[:, left_out]) & (drawn[:, left_out] <= high)))
+    return {
+        "inside": share(float(np.mean(counts)), n),
+        "inside_of_draws": float(np.mean(of_draws)),
+    }
 
 
 def calibrate(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:

@@ -98,13 +98,17 @@ def _read(path: Path) -> Run:
 
 
 def _overview(runs: Sequence[Run]) -> list[str]:
-    head = ["model", "tokens", "texts", DECRYPTED, INTEGERS, DRAWN, FLOAT, "labels changed"]
+    head = [
+        "model", "tokens", "texts", DECRYPTED, INTEGERS, DRAWN, FLOAT, "labels changed",
+        "texts an hour",
+    ]  # fmt: skip
     rows = []
     for run in runs:
         found = run.analysis
         cells = [_percent(found.accuracy.get(name)) for name in (DECRYPTED, INTEGERS, DRAWN, FLOAT)]
         changed = f"{found.changes.total} of {found.n_texts}"
-        rows.append([run.header.model, run.header.max_tokens, _texts(run), *cells, changed])
+        cells += [changed, f"{found.times.per_hour:,.0f}" if found.times else ""]
+        rows.append([run.header.model, run.header.max_tokens, _texts(run), *cells])
     return markdown_table(head, rows)
 
 
@@ -195,9 +199,9 @@ def _changes(run: Run) -> list[str]:
     lines = [
         "### Labels that encryption changed",
         "",
-        f"{changes.total} of {found.n_texts} labels are others than those of the exact integers: "
-        f"{changes.right_to_wrong} right ones became wrong, {changes.wrong_to_right} wrong ones "
-        f"right{p_value}.",
+        f"{changes.total} of {found.n_texts} labels are others than those of the exact integers; "
+        f"from right to wrong {changes.right_to_wrong}, from wrong to right "
+        f"{changes.wrong_to_right}{p_value}.",
     ]
     if changes.of_draws:
         mean = sum(changes.of_draws) / len(changes.of_draws)
@@ -229,19 +233,25 @@ def _changes(run: Run) -> list[str]:
 def _differences(run: Run) -> list[str]:
     rows = []
     for differences in run.analysis.differences:
-        rows.append([differences.label, DECRYPTED, *_cells(differences.decrypted), ""])
+        inside = _percent(differences.inside)
+        rows.append([differences.label, DECRYPTED, *_cells(differences.decrypted), "", inside])
         if differences.drawn is not None:
             low, high = min(differences.stds_of_draws), max(differences.stds_of_draws)
-            cells = [*_cells(differences.drawn), f"{low:.2f} to {high:.2f}"]
+            share = differences.inside_of_draws
+            inside = "" if share is None else f"{share:.1%}"
+            cells = [*_cells(differences.drawn), f"{low:.2f} to {high:.2f}", inside]
             rows.append([differences.label, DRAWN, *cells])
     head = [
         "label", "logits", "values", "mean", "standard deviation", "5% to 95%", "largest",
-        "standard deviation, by draw",
+        "standard deviation, by draw", "inside",
     ]  # fmt: skip
     return [
         "### Logits against exact rounding",
         "",
-        "Each logit less the exact integers' one, in integer steps.",
+        "Each logit less the exact integers' one, in integer steps. Inside: how many lie between "
+        "the least and the largest of all draws but one, for the same text. For noise drawn, it is "
+        "the draw left out that is looked for: if encryption is as noisy as what is drawn, both "
+        "shares are equal but for chance.",
         "",
         *markdown_table(head, rows),
         "",
@@ -290,8 +300,8 @@ def _times(run: Run) -> list[str]:
         return [
             "### Time",
             "",
-            "No times were taken: the machine had other work beside it. `--timed` says that it "
-            "hasn't.",
+            "No times are told: of no sitting it was said, by `--timed`, that the machine had "
+            "nothing else to do.",
         ]
     lengths = times.lengths
     stages = dict.fromkeys(name for length in lengths for name in length.stages)
@@ -328,8 +338,8 @@ def _total(length: LengthTimes) -> str:
 def _quiet(run: Run) -> str:
     """Say how quiet the machine was when timed sittings began, and what one lookup took."""
     timed = [sitting for sitting in run.found.sittings if sitting.timed]
-    loads = [sitting.machine.load_average for sitting in timed]
-    told = f"Load average when they began: {min(loads):g} to {max(loads):g}. "
+    loads = sorted({sitting.machine.load_average for sitting in timed})
+    told = f"Load average when they began: {', '.join(f'{load:g}' for load in loads)}. "
     if lookup_s := timed[-1].lookup_s:
         times = ", ".join(f"{bits} bits {1e3 * s:.2f} ms" for bits, s in sorted(lookup_s.items()))
         told += f"One lookup, in the last of them: {times}. "

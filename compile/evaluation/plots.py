@@ -85,6 +85,7 @@ def plot_margins(analysis: Analysis) -> Any:
         axes.plot(
             *zip(*expected, strict=True), linestyle="", marker=MARKERS[DRAWN],
             markeredgecolor="white", color=COLOURS[DRAWN], label=f"{DRAWN}, mean of draws",
+            clip_on=False,
         )  # fmt: skip
     for i, s in enumerate(shares):
         axes.annotate(
@@ -163,6 +164,7 @@ def plot_stages(times: Times) -> Any:
         range(len(times.lengths)),
         [f"{length.n_positions} positions" for length in times.lengths],
     )
+    axes.set_ylim(-1, len(times.lengths))
     axes.set_xlabel("mean seconds of a text, stage after stage")
     axes.legend(
         list(shown.values()), list(shown), fontsize=8, ncols=4,

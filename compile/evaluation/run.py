@@ -36,6 +36,7 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
 
 PACKAGES = ("concrete-python", "numpy", "fhe-inhibitor")
+MAX_LOAD = 0.5  # of each core, of a machine that is quiet
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,12 @@ def _evaluate(
     asked: Asked,
     observer: Observer,
 ) -> None:
+    machine = describe_machine(PACKAGES)  # before our own work adds to its load
+    if asked.timed and machine.load_average > MAX_LOAD * machine.cores:
+        observer.note(
+            f"the load average is {machine.load_average:g} on {machine.cores} cores: with --timed "
+            "nothing else should run"
+        )
     chosen = [tokens[index] for index in missing]
     observer.begin("float student")
     floats = _float_logits(session.model, asked, chosen, observer)
@@ -166,7 +173,7 @@ def _evaluate(
         _header(session, asked),
         Sitting(
             timed=asked.timed,
-            machine=describe_machine(PACKAGES),
+            machine=machine,
             lookup_s=dict(session.cost().lookup_s),
             began=_now(),
         ),

@@ -69,7 +69,10 @@ def share(count: float, n: int) -> Share:
     p = count / n
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     margin = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
-    return Share(value=p, low=max(0.0, middle - margin), high=min(1.0, middle + margin), n=n)
+    # Rounding of floats may put an end that is p itself, as for p = 0, to its other side.
+    return Share(
+        value=p, low=max(0.0, min(p, middle - margin)), high=min(1.0, max(p, middle + margin)), n=n
+    )
 
 
 def summarize(values: Sequence[float]) -> Summary:

@@ -1,0 +1,149 @@
+"""The file of an evaluation: goes on after a crash, and is never mistaken for another one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from pathlib import Path
+
+import pytest
+
+from compile.evaluation.records import open_evaluation, read_evaluation
+from fhe_inhibitor.errors import InputError
+from tests.compile.evaluation.records import header, sitting, text, write
+
+TEXTS = [text(0, 1, [0, 3]), text(2, 0, [4, -4], float_logits=None)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "file.jsonl", header(), TEXTS)
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    of, found = read_evaluation(path)
+    assert of == header()
+    assert found.sittings == [sitting()]
+    assert found.texts == {0: TEXTS[0], 2: TEXTS[1]}
+    kinds = [json.loads(line).get("kind") for line in path.read_text().splitlines()]
+    assert kinds == [None, "sitting", "text", "text"]
+
+
+@pytest.mark.parametrize("n_bytes", [1, 40, 250])
+def test_a_half_written_line_is_dropped_and_written_anew(path: Path, n_bytes: int) -> None:
+    """250 bytes are nearly all of the last line, 1 is its end alone."""
+    whole = path.read_bytes()
+    assert len(whole.splitlines()[-1]) > 250
+    path.write_bytes(whole[:-n_bytes])
+    assert list(read_evaluation(path)[1].texts) == [0]
+    with open_evaluation(path) as file:
+        assert file.n_dropped > 0
+        assert file.begin(header(), sitting(timed=True)) == 1
+        file.append(TEXTS[1].model_copy(update={"sitting": 1}))
+    of, found = read_evaluation(path)
+    assert list(found.texts) == [0, 2]
+    assert [s.timed for s in found.sittings] == [False, True]
+    assert path.read_bytes().count(b"\n") == 5
+
+
+@pytest.mark.parametrize("n_bytes", [0, 5, 36, 200])
+def test_a_half_written_header_is_begun_anew(path: Path, n_bytes: int) -> None:
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(InputError, match="holds no evaluation yet"):
+        read_evaluation(path)
+    with open_evaluation(path) as file:
+        file.begin(header(), sitting())
+    assert read_evaluation(path)[0] == header()
+
+
+def test_nothing_stays_of_a_file_that_was_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_evaluation(tmp_path / "file.jsonl"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", [b"sentence\tlabel\na film\t1\n", b"no end", b'{"format":"other"}\n', b"\x00\x01\n"]
+)
+def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "dev.tsv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no file of an evaluation"), open_evaluation(path):
+        pass
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_hash": "e" * 64}, f"model_hash {'a' * 12}, now {'e' * 12})"),
+        ({"circuits_hash": "e" * 64}, "circuits_hash"),
+        ({"data_sha256": "e" * 64}, "data_sha256"),
+        ({"max_tokens": 5}, "max_tokens 4, now 5"),
+        ({"mode": "simulate"}, "mode execute, now simulate"),
+        ({"n_draws": 3}, "n_draws 2, now 3"),
+        ({"float_sha256": None}, "float_sha256 dddddddddddd, now None"),
+    ],
+)
+def test_an_evaluation_of_something_else_is_refused(path: Path, changes: dict, words: str) -> None:
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=re.escape(words)), open_evaluation(path) as file:
+        file.begin(header(**changes), sitting())
+    assert path.read_bytes() == before
+
+
+def test_other_names_of_the_same_are_none_of_something_else(path: Path) -> None:
+    with open_evaluation(path) as file:
+        file.check(header(model="renamed", data="copy.tsv", circuits_hash=None))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{}", "line 5, can't be read"),
+        (b"\xff", "line 5"),
+        (TEXTS[0].model_dump_json().encode(), "text 0 is there twice"),
+        (text(3, 0, [0, 0], sitting=1).model_dump_json().encode(), "there is no sitting 1"),
+        (b'{"kind": "text", "index": -1}', "index"),
+    ],
+)
+def test_a_damaged_line_is_refused_with_its_number(path: Path, line: bytes, words: str) -> None:
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(InputError, match=words):
+        read_evaluation(path)
+
+
+def test_another_version_is_refused(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+    with pytest.raises(InputError, match="version 2, this one reads 1"):
+        read_evaluation(path)
+
+
+def hold(path: Path, ready: object, done: object) -> None:
+    with open_evaluation(path):
+        ready.set()  # type: ignore[attr-defined]
+        done.wait(60)  # type: ignore[attr-defined]
+
+
+def test_two_processes_do_not_write_to_one_file(path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(path, ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(InputError, match="another process writes"), open_evaluation(path):
+            pass
+    finally:
+        done.set()
+        other.join()
+    with open_evaluation(path):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--out"), open_evaluation(tmp_path / "no" / "file"):
+        pass
+    with pytest.raises(InputError, match="can't be read"):
+        read_evaluation(tmp_path / "missing.jsonl")
