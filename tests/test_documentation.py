@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 MAX_WORDS = 900
 GENERATED = {
-    "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy", "experiments", "plaintext",
+    "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy", "experiments",
+    "plaintext",
 }  # fmt: skip
 PAGES = [
     README,

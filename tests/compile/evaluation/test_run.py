@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def evaluate(
-    out: Path, model: IntegerModel, data: Path, mode: str = "disable", **changes: object
+    out: Path, model: IntegerModel, data: Path, mode: str = "disable", **changes: Any
 ) -> Evaluation:
     """Evaluate the first `limit` texts of a file, or all."""
     rows = read_tsv(data)

@@ -149,6 +149,7 @@ def test_encrypted_evaluation_agrees_with_the_integer_model(model, cache: Path) 
     assert result.agreement.n_equal_labels == 2
     assert result.accuracy.value == result.integer_accuracy.value == 0.5
     assert result.agreement.max_difference <= MAX_DIFFERENCE
+    assert result.seconds_per_text is not None and result.max_seconds is not None
     assert 0 < result.seconds_per_text <= result.max_seconds
     with pytest.raises(InputError, match="disable"):
         evaluate_encrypted(Session(model, "disable"), rows)
