@@ -87,9 +87,10 @@ def plot_margins(analysis: Analysis) -> Any:
             markeredgecolor="white", color=COLOURS[DRAWN], label=f"{DRAWN}, mean of draws",
             clip_on=False,
         )  # fmt: skip
-    for i, s in enumerate(shares):
+    for i, margin in enumerate(bins):
+        top = 100 * max(margin.changed.high, margin.expected or 0.0)
         axes.annotate(
-            f"n = {s.n}", (i, 100 * s.high), textcoords="offset points", xytext=(0, 3),
+            f"n = {margin.changed.n}", (i, top), textcoords="offset points", xytext=(0, 5),
             ha="center", fontsize=7,
         )  # fmt: skip
     axes.set_xticks(x, [margin_name(margin.low, margin.high) for margin in bins])
