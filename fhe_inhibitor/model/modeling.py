@@ -121,7 +121,7 @@ class SelfAttention(nn.Module):
             make_value = {
                 "inhibitor": Step.balanced if bits.saturating else Step.unsigned,
                 "inhibitor_signed": Step.symmetric,
-                "dot_product": Step.centred,
+                "dot_product": Step.symmetric if bits.saturating else Step.centred,
             }[self.kind]
             make_output = Step.unsigned if self.kind == "inhibitor" else Step.signed
             self.key_steps = nn.ModuleList(
@@ -142,7 +142,9 @@ class SelfAttention(nn.Module):
         """Quantize queries and keys, or what a constant query makes of the keys."""
         if not self.shape.constant_query:
             return Step.symmetric(1, n_bits) if saturating else Step.centred(1, n_bits)
-        return Step.centred(1, 4) if self.kind == "dot_product" else Step.unsigned(1, n_bits)
+        if self.kind == "dot_product":
+            return Step.symmetric(1, 4) if saturating else Step.centred(1, 4)
+        return Step.unsigned(1, n_bits)
 
     def thresholds(self, n_queries: int, n: int) -> Tensor:
         """Return the shift of each pair: `[n_heads, n_queries or 1, n or 1]`."""

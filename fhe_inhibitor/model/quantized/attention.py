@@ -263,9 +263,28 @@ class QuantizedInhibitor:
         )
 
 
+class Factor:
+    """The integers that codes of a quantizer are multiplied as: symmetric around 0.
+
+    multiple: how many of them a step of the codes is, 2 where 0 has no code of its own.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.multiple = 1 if step.low == -step.high else 2
+        self.terms = self.multiple, -(step.low + step.high)
+        self.largest = self.multiple * step.high - (step.low + step.high)
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Return the integers of codes."""
+        return self.terms[0] * codes + self.terms[1]
+
+
 @dataclass
 class QuantizedDotProduct:
-    """A softmax head on integers: codes of q, k, v stand for (2 code - high) / 2 steps.
+    """A softmax head on integers.
+
+    Codes 0 ... high of q, k, v stand for (2 code - high) / 2 steps, and 2 code - high is
+    multiplied; symmetric ones stand for themselves (`Factor`).
 
     weight_step: exp(score) to integers. sum_step: sums of weight times value code.
     reciprocal_step: 1 / sum of weights. The rest as `QuantizedInhibitor`.
@@ -287,14 +306,17 @@ class QuantizedDotProduct:
     table_bits: int
 
     def __post_init__(self) -> None:
-        code = self.key_step.high
-        self.score_offset = 0 if self.constant_query else self.key_dim * code * code
-        largest = code if self.constant_query else 2 * self.score_offset
+        self.keys, self.values = Factor(self.key_step), Factor(self.value_step)
+        self.score_offset = self.key_dim * self.keys.largest**2
+        largest = 2 * self.score_offset
+        if self.constant_query:
+            self.score_offset = -self.key_step.low
+            largest = self.key_step.high - self.key_step.low
         self.score = ScoreTable(largest, self.table_bits, self._weight, 0)
         n_sums, self.total_unit, self.mean_unit = self.max_keys, 1, 1
         self.partial_total = self.partial_mean = None
         largest = self.weight_step.high
-        largest_mean = largest * self.value_step.high
+        largest_mean = largest * self.values.largest
         if self.keys_per_sum:
             n_sums = -(-n_sums // self.keys_per_sum)
             sums = partial(SaturatingSums, self.keys_per_sum, table_bits=self.table_bits)
@@ -315,20 +337,15 @@ class QuantizedDotProduct:
     ) -> Tensor:
         """Attend: integers `[B, n_q, d_v]`; arguments as `QuantizedInhibitor`."""
         k, v = (readable(x, mask.shape[1], self.window) for x in (k, v))
-        if q is None:
-            score = k[..., 0]
-        else:
-            high = self.key_step.high
-            product = (2 * q[:, :, None, :] - high) * (2 * k - high)
-            score = product.sum(dim=-1) + self.score_offset
+        products = k if q is None else self.keys(q[:, :, None, :]) * self.keys(k)
+        score = products.sum(dim=-1) + self.score_offset
         score = round_to_step(score, self.score.lsbs, noise_std)
         if self.weight_step.calibrating:
             self._calibrate_weights(score, self.shift[offset], mask)
         weight = (self._weight(score, self.shift[offset]) * mask)[..., None]  # [B, n_q, m, 1]
         total = add_keys(weight, self.partial_total, noise_std)  # [B, n_q, 1]
         total = round_to_step(total, self.total_lsbs, noise_std)
-        codes = 2 * v - self.value_step.high
-        mean = add_keys(weight * codes, self.partial_mean, noise_std) + self.mean_offset
+        mean = add_keys(weight * self.values(v), self.partial_mean, noise_std) + self.mean_offset
         if self.reciprocal_step.calibrating:
             self._calibrate_reciprocal(total, mask)
         mean = self._mean(round_to_step(mean, self.mean_lsbs, noise_std))
@@ -343,9 +360,10 @@ class QuantizedDotProduct:
 
     def _exponent(self, score: Tensor, shift: Tensor) -> Tensor:
         if self.constant_query:
-            real = (score - self.key_step.centre) * self.key_step.size
+            real = (score - self.score_offset - self.key_step.centre) * self.key_step.size
         else:
-            real = (score - self.score_offset) * self.key_step.size.square() / 4
+            unit = (self.key_step.size / self.keys.multiple).square()
+            real = (score - self.score_offset) * unit
         return self.gamma * real / math.sqrt(self.key_dim) + shift
 
     @torch.no_grad()
@@ -368,23 +386,23 @@ class QuantizedDotProduct:
         return self.sum_step(self.mean_unit * (mean - self.mean_offset))
 
     def _output(self, product: Tensor) -> Tensor:
-        factor = self.sum_step.size * self.reciprocal_step.size * self.value_step.size / 2
+        value = self.value_step.size / self.values.multiple
+        factor = self.sum_step.size * self.reciprocal_step.size * value
         return self.output_step((product - self.output_offset) * factor)
 
     def to_circuit(self, value_dim: int) -> DotProductParameters:
         """Return the clear integer parameters of the head."""
-        code, value = self.key_step.high, self.value_step.high
-        weight = self.weight_step.range
+        weight, key, value = self.weight_step.range, self.keys.terms, self.values.terms
 
         def vector(x: int) -> np.ndarray:
             return to_integers(torch.full((value_dim,), float(x)))
 
         return DotProductParameters(
-            score=make_product((0, code), (0, code), (2, -code), (2, -code)),
+            score=make_product(self.key_step.range, self.key_step.range, key, key),
             exponential=self.score.to_table(len(self.shift)),
             score_offset=self.score_offset,
             padding_score=self.score.padding_score,
-            weighted=make_product(weight, (0, value), (1, 0), (2, -value)),
+            weighted=make_product(weight, self.value_step.range, (1, 0), value),
             total=tabulate(self._reciprocal, 1, 1 << self.table_bits, self.total_lsbs),
             total_offset=0,
             mean=tabulate(self._mean, value_dim, 1 << self.table_bits, self.mean_lsbs),
