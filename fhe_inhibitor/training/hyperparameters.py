@@ -17,28 +17,20 @@ NANO: dict[str, Any] = {
     "n_layers": 2,
     "n_heads": 2,
     "hidden_dim": 0,
-    "key_head_dim": [1, 4],
+    "key_head_dim": [2, 4],
     "value_head_dim": [4, 8],
-    "attention_window": [1, 0],
+    "attention_window": [2, 0],
     "threshold": "head_offset",
     "max_relative_offset": 2,
     "classifier_query": "constant",
     "normalization": "static",
     "dropout": 0.0,
     "initializer_range": 0.2,
-    "n_tokens": 16,
+    "n_tokens": 24,
     "default_tokens": 12,
-    "buckets": [8, 10, 12, 16],
+    "buckets": [8, 10, 12, 16, 24],
     "token_importance": "public",
-    # All lookups take 4 bits: a second width makes those of both dearer.
-    "quantization": {
-        "key_bits": 4,
-        "value_bits": 4,
-        "weight_bits": 5,
-        "table_bits": 4,
-        "sum_reach": 1.5,
-        "keys_per_sum": [0, 4],
-    },
+    "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "keys_per_sum": [0, 4]},
 }
 
 # Sizes and activation are the teacher's.
@@ -83,10 +75,7 @@ class Size:
 
 
 SIZES = {
-    "nano": Size(
-        NANO,
-        DistillationConfig(token_counts=(8, 10, 12, 16), token_weights=(0.1, 0.2, 0.4, 0.3)),
-    ),
+    "nano": Size(NANO),
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
