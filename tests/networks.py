@@ -1,12 +1,14 @@
 """Random integer networks whose tables cover their accumulators: what tests compile and run.
 
 Each stage's tables are fitted to the interval of its accumulator, so that a network of any
-shape is consistent by construction, without training or quantization.
+shape is consistent by construction, without training or quantization. Where tables saturate, a
+sum may lie beyond their entries, on either side, as far as they read right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,15 @@ from circuits.dot_product import DotProductParameters, make_product
 from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import Interval, full
 from circuits.linear import Linear
-from circuits.lookups import Lookup, Table, exact_lookup, table_of
+from circuits.lookups import (
+    Lookup,
+    SaturatingTable,
+    Table,
+    antiperiodic_abs,
+    exact_lookup,
+    saturating,
+    table_of,
+)
 from circuits.network import Network
 from circuits.plan import Stage
 from circuits.stages import Classifier, Head, Layer
@@ -34,6 +44,9 @@ class NetworkShape:
     weight_limit: largest weight. plain_logits: whether the logits are sums without a lookup.
     bits: of q, k, v and Z. lookup_bits: widest rounded lookup. max_tokens: largest bucket that
     the sums over keys must hold. keys_per_sum: of the last layer, 0 to add all keys at once.
+    saturating: whether sums reach beyond the entries of tables that are flat at both ends, codes
+    are symmetric around 0, and |q - k| and |v - Z| are antiperiodic; of a dot product, only what
+    linear layers give.
     """
 
     attention: str = "inhibitor"
@@ -54,6 +67,7 @@ class NetworkShape:
     lookup_bits: int = 5
     max_tokens: int = 8
     keys_per_sum: int = 0
+    saturating: bool = False
 
 
 SHIPPED = NetworkShape(dim=32, last_key_dim=8, max_tokens=24, keys_per_sum=4)
@@ -127,7 +141,8 @@ def _head(rng: np.random.Generator, shape: NetworkShape, last: bool, constant: b
     keys = signed if dot else unsigned
     key_width = 1 if dot and constant else key_dim
     query = None if constant else _linear(rng, shape, x, key_dim, keys)[0]
-    key = _linear(rng, shape, x, key_width, keys)[0]
+    # A distance to a constant query rises on both sides.
+    key = _linear(rng, shape, x, key_width, keys, monotone=dot or not constant)[0]
     values = unsigned if shape.attention == "inhibitor" else signed
     value = _linear(rng, shape, x, shape.value_dim, values)[0]
     n_offsets = 1 if last else 2 * shape.max_offset + 1
@@ -157,32 +172,48 @@ def _inhibitor(
 ) -> InhibitorParameters:
     top = (1 << shape.bits) - 1
     signed = shape.attention == "inhibitor_signed"
-    z_top = top // 2 + 1 if signed else top  # the largest |v|
-    score_top = key_dim * top
+    v_low, v_top = (-(top // 2) - 1, top // 2 + 1) if signed else (0, top)  # Z saturates there
+    furthest, unit = top, 1
+    if shape.saturating:
+        v_low, v_top, unit = -(top // 2), top // 2, 2
+        furthest = top if constant else 2 * v_top
+    z_low = 0 if signed else v_low
+    score_top = key_dim * furthest
     padding_score = min(score_top, (1 << shape.lookup_bits) - 1 - score_top)
     if padding_score <= 0:
         raise ValueError(f"key_dim {key_dim} leaves no room for a padded key's score")
     scores = np.arange(score_top + padding_score + 1)
     shifts = rng.integers(0, max(padding_score // 2, 1), (n_offsets, 1))
-    z = np.clip((scores - shifts) * z_top // max(padding_score - shifts.max(), 1), 0, z_top)
-    # The threshold sees v - Z, and -v - Z too where v is signed.
-    v_low, v_top = (-z_top, z_top) if signed else (0, top)
-    low = -z_top if signed else 0
-    kept, n_sums, partial = (low, z_top), keys_per_query, None
+    rising = (scores - shifts) * (v_top - z_low) // max(padding_score - shifts.max(), 1)
+    z = np.clip(rising + z_low, z_low, v_top)
+    lowest = (-v_top if signed else v_low) - v_top  # of v - Z, and of -v - Z where v is signed
+    distance, threshold = table_of(np.abs, -top, top), table_of(_relu, lowest, v_top)
+    first = 0
+    if shape.saturating:
+        distance = antiperiodic_abs(furthest.bit_length())
+        threshold = antiperiodic_abs((-lowest).bit_length())
+        first = 0 if constant else key_dim * int(distance.values.min())
+    kept = (-unit * v_top if signed else 0, unit * (v_top - z_low))
+    n_sums, partial = keys_per_query, None
     if keys_per_sum:
-        partial, kept = _partial(kept, keys_per_sum, shape.lookup_bits)
+        partial, kept = _partial(kept, keys_per_sum, shape.lookup_bits, shape.saturating)
         n_sums = -(-n_sums // keys_per_sum)
     summed = full((1, shape.value_dim), kept[0] * n_sums, kept[1] * n_sums)
-    output, offset, _ = _fitted(rng, summed, INPUT_RANGE, shape.lookup_bits)
+    fit = _fitted_saturating if shape.saturating else _fitted
+    output, offset, _ = fit(rng, summed, INPUT_RANGE, shape.lookup_bits)
     return InhibitorParameters(
-        distance=table_of(np.abs, -top, top),
-        inhibition=Table(z.astype(np.int64)),
-        threshold=table_of(lambda t: np.maximum(t, 0), v_low - z_top, v_top),
+        distance=distance,
+        inhibition=Table(z.astype(np.int64), first),
+        threshold=threshold,
         padding_score=int(padding_score),
         output=output,
         output_offset=offset,
         partial=partial,
     )
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
 
 
 def _dot_product(
@@ -240,13 +271,23 @@ def _dot_product(
     )
 
 
-def _partial(x_range: tuple[int, int], keys: int, bits: int) -> tuple[PartialSums, tuple[int, int]]:
-    """Return partial sums that saturate at the ends of one key's range, and their range."""
+def _partial(
+    x_range: tuple[int, int], keys: int, bits: int, saturates: bool = False
+) -> tuple[PartialSums, tuple[int, int]]:
+    """Return partial sums that saturate at the ends of one key's range, and their range.
+
+    saturates: whether to leave away the flat ends of a table that is symmetric around 0.
+    """
     low, high = x_range
     lsbs = 0
     while (keys * high >> lsbs) + (lsbs > 0) - (keys * low >> lsbs) >= 1 << bits:
         lsbs += 1
     cut = table_of(lambda x: (x >> lsbs).clip(low, high), keys * low, keys * high, lsbs)
+    if saturates and low == -high:
+        for width in range(2, bits):
+            with suppress(ValueError):
+                cut = saturating(cut, width)
+                break
     return PartialSums(keys, cut), cut.range
 
 
@@ -266,8 +307,12 @@ def _linear(
     n_out: int,
     out_range: tuple[int, int],
     residual: Interval | None = None,
+    monotone: bool = True,
 ) -> tuple[Linear, Interval]:
-    """Return a random linear layer fitted to `x`, and its output's range."""
+    """Return a random linear layer fitted to `x`, and its output's range.
+
+    monotone: whether its tables may saturate, where those of the network do.
+    """
     limit = shape.weight_limit
     weight = rng.integers(-limit, limit + 1, (x.shape[-1], n_out))
     accumulator = x @ weight
@@ -275,7 +320,8 @@ def _linear(
     if residual is not None:
         factor = rng.integers(1, limit + 1, n_out)
         accumulator = accumulator + residual * factor
-    table, offset, out = _fitted(rng, accumulator, out_range, shape.lookup_bits)
+    fit = _fitted_saturating if shape.saturating and monotone else _fitted
+    table, offset, out = fit(rng, accumulator, out_range, shape.lookup_bits)
     return Linear(weight, offset, table, factor), out
 
 
@@ -310,3 +356,29 @@ def _fitted(
     values = np.clip(np.round(shaped * (top - bottom) + bottom), bottom, top)
     table = Table(values.astype(np.int64), first, lsbs)
     return table, offset, full((1, *np.shape(low)), bottom, top)
+
+
+def _fitted_saturating(
+    rng: np.random.Generator, accumulator: Interval, out_range: tuple[int, int], bits: int
+) -> tuple[SaturatingTable, np.ndarray, Interval]:
+    """Return what `_fitted` does, for sums that reach 1.5 table lengths: monotone, -c to c.
+
+    A quarter of the entries at each end is flat. Sums that reach less far lie at either end of
+    the table's reach, or in its middle.
+    """
+    low, high = accumulator.low.min(axis=0), accumulator.high.max(axis=0)
+    spread = int((high - low).max())
+    width, lsbs = 2, 0
+    while spread > (3 << (width - 1) + lsbs) - (1 << lsbs) - (lsbs > 0):
+        width, lsbs = (width + 1, 0) if width < bits else (bits, lsbs + 1)
+    entries, quarter, channels = 1 << width, 1 << (width - 2), len(low)
+    c = (out_range[1] - out_range[0]) // 2
+    centre = rng.uniform(quarter, 3 * quarter, (channels, 1))
+    ramp = (np.arange(entries) - centre) / rng.uniform(0.2, 1.0, (channels, 1)) / quarter
+    values = np.clip(np.round(c * ramp), -c, c).astype(np.int64)
+    values[:, :quarter], values[:, -quarter:] = -c, c
+    values *= rng.choice([-1, 1], (channels, 1))
+    table = SaturatingTable(values, int(rng.integers(-entries, 1)), lsbs)
+    slack = table.domain[1] - table.domain[0] - (high - low)
+    offset = table.domain[0] - low + slack * rng.integers(0, 3, channels) // 2
+    return table, offset, full((1, channels), -c, c)

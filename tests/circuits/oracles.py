@@ -7,7 +7,7 @@ import numpy as np
 from circuits.dot_product import DotProductParameters
 from circuits.inhibitor import InhibitorParameters
 from circuits.linear import Linear
-from circuits.lookups import Table
+from circuits.lookups import AntiperiodicTable, SaturatingTable, Table
 from circuits.network import Network
 from circuits.stages import Layer
 from circuits.sums import PartialSums
@@ -72,18 +72,24 @@ def inhibitor(
     v: np.ndarray,
     padding: np.ndarray,
 ) -> list[int]:
-    """Return one query's output; a padded key is left out."""
+    """Return one query's output; a padded key is left out.
+
+    The first entry of `inhibition` is that of score 0. An absolute value counts double: it stands
+    for half of what the threshold keeps.
+    """
+    unit = 2 if isinstance(p.threshold, AntiperiodicTable) else 1
     out = []
     for channel in range(v.shape[1]):
         kept = []
         for j, s in zip(keys, scores, strict=True):
-            z, value = entry(p.inhibition, s, offset_row(layer, i, j)), int(v[j, channel])
+            z = entry(p.inhibition, s + p.inhibition.first, offset_row(layer, i, j))
+            value = int(v[j, channel])
             if padding[j]:
                 kept.append(0)
             elif layer.attention == "inhibitor":
-                kept.append(max(value - z, 0))
+                kept.append(unit * max(value - z, 0))
             else:  # soft threshold
-                kept.append(max(abs(value) - z, 0) * (1 if value > 0 else -1))
+                kept.append(unit * max(abs(value) - z, 0) * (1 if value > 0 else -1))
         total = add(kept, p.partial) + int(p.output_offset[channel])
         out.append(entry(p.output, total, channel))
     return out
@@ -135,11 +141,17 @@ def linear(x: np.ndarray, p: Linear, residual: np.ndarray | None = None) -> np.n
 
 
 def entry(table: Table, x: int, channel: int) -> int:
-    """Return the entry nearest to `x`, the upper one of two, from a channel's table."""
+    """Return the entry nearest to `x`, the upper one of two, from a channel's table.
+
+    A table that saturates goes on as it ends.
+    """
     values = np.atleast_2d(table.values)
     row = values[channel % len(values)]
     step = 2**table.lsbs
-    return int(row[(2 * int(x) + step) // (2 * step) - table.first])
+    index = (2 * int(x) + step) // (2 * step) - table.first
+    if isinstance(table, SaturatingTable):
+        index = min(max(index, 0), len(row) - 1)
+    return int(row[index])
 
 
 def offset_row(layer: Layer, i: int, j: int) -> int:

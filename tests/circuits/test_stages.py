@@ -22,6 +22,7 @@ ATTENTION = ("inhibitor", "inhibitor_signed", "dot_product")
 
 @st.composite
 def shapes(draw: st.DrawFn) -> NetworkShape:
+    saturating = draw(st.booleans())
     return NetworkShape(
         attention=draw(st.sampled_from(ATTENTION)),
         n_layers=draw(st.integers(1, 2)),
@@ -35,6 +36,8 @@ def shapes(draw: st.DrawFn) -> NetworkShape:
         hidden_dim=draw(st.sampled_from((0, 3))),
         plain_logits=draw(st.booleans()),
         keys_per_sum=draw(st.sampled_from((0, 3, 4))),
+        bits=draw(st.sampled_from((2, 3))) if saturating else 2,
+        saturating=saturating,
     )
 
 

@@ -40,6 +40,13 @@ SHAPES = {
     "all queries, feed-forward, sums as logits": NetworkShape(
         window=0, max_offset=0, last_query="all", hidden_dim=6, plain_logits=True, last_key_dim=2
     ),
+    "saturating": NetworkShape(
+        saturating=True, bits=3, last_query="all", hidden_dim=6, keys_per_sum=3
+    ),
+    "saturating, signed": NetworkShape(
+        attention="inhibitor_signed", saturating=True, bits=3, keys_per_sum=3
+    ),
+    "saturating dot product": NetworkShape(attention="dot_product", saturating=True, hidden_dim=6),
 }
 
 
