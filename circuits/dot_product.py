@@ -115,11 +115,13 @@ def make_product(
     y_bits = bit_width(0, y_high - y_low)
     packed = None
     if bit_width(x_low << y_bits, (x_high << y_bits) + y_high - y_low) <= PACKED_BITS:
-        packed = table_of(
-            lambda t: (a * (t >> y_bits) + b) * (c * ((t & ((1 << y_bits) - 1)) + y_low) + d),
-            x_low << y_bits,
-            (x_high << y_bits) + y_high - y_low,
-        )
+        mask = (1 << y_bits) - 1
+
+        def unpacked(t: np.ndarray) -> np.ndarray:
+            y = np.minimum((t & mask) + y_low, y_high)  # no entry beyond y's range, read or not
+            return (a * (t >> y_bits) + b) * (c * y + d)
+
+        packed = table_of(unpacked, x_low << y_bits, (x_high << y_bits) + y_high - y_low)
     unit = gcd(a, c)
     a, c = a // unit, c // unit
     return Product(

@@ -123,6 +123,9 @@ def test_products_are_exact(x_low: int, x_span: int, y_low: int, y_span: int, ra
     x = np.arange(x_low, x_low + x_span + 1)[:, None] + np.zeros((1, y_span + 1), dtype=int)
     y = np.arange(y_low, y_low + y_span + 1)[None, :] + np.zeros((x_span + 1, 1), dtype=int)
     assert (multiply(x, y, product, exact_lookup) == x * y).all()
+    wide = full((1,), x_low, x_low + x_span), full((1,), y_low, y_low + y_span)
+    bound = multiply(*wide, product, interval_lookup)
+    assert (x * y).min() - 1 < bound.low.min() and bound.high.max() < (x * y).max() + 1
 
 
 @settings(deadline=None, max_examples=40)
