@@ -284,7 +284,9 @@ class TableLinear:
     def n_indices(self) -> int:
         """How many rounded sums there may be."""
         entries = 1 << self.bits.table_bits
-        return 2 * round(entries * self.bits.sum_reach / 2) if self.saturates else entries
+        if not self.saturates:
+            return entries
+        return max(2 * round(entries * self.bits.sum_reach / 2), entries + 2)  # a flat end each
 
     @cached_property
     def integers(self) -> IntegerWeights:

@@ -16,6 +16,8 @@ from compile.local.prepared import compile_model
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.model.configuration import ATTENTION_KINDS
+from fhe_inhibitor.model.quantized.network import QuantizedNetwork
 from fhe_inhibitor.onnx.export import export_onnx
 from fhe_inhibitor.onnx.integer_graph import quantized_graph
 from fhe_inhibitor.onnx.reader import read_exported, read_parameters
@@ -23,6 +25,7 @@ from fhe_inhibitor.onnx.runtime import OnnxClassifier
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import read_tsv
 from tests.fhe_inhibitor.integer.test_checkpoint import TEXTS
+from tests.fhe_inhibitor.model.quantized.test_steps import SATURATING, make
 from tests.networks import SHIPPED, NetworkShape, random_network
 from tests.tiny_model import write_tiny_model
 
@@ -89,6 +92,30 @@ def test_logits_are_the_integer_stages_exactly(name: str) -> None:
         expected = [integers(parameters, *row) for row in zip(ids, padded, strict=True)]
         found = classifier.logits(ids, mask)
         assert np.array_equal(found, np.float32(0.01) * np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+def test_a_trained_model_whose_tables_saturate_is_its_graph(kind: str) -> None:
+    model, ids, mask = make(kind, "cls", 10, {**SATURATING, "keys_per_sum": [0, 3]})
+    quantized = QuantizedNetwork(model)
+    network, scale = quantized.to_circuit()
+    embeddings = model.distilbert.embeddings
+    table, positions = (
+        (module.weight / embeddings.step.size + 0.5).floor().int().detach().numpy()
+        for module in (embeddings.word_embeddings, embeddings.position_embeddings)
+    )
+    parameters = {
+        **parameters_of(NetworkShape()),
+        "network": network,
+        "embedding": table,
+        "positions": positions.astype(np.int8),
+        "importance": np.ones(len(table), np.float32),
+        "logit_scale": scale,
+        "buckets": [ids.shape[1]],
+    }
+    found = OnnxClassifier(quantized_graph(parameters)).logits(ids.numpy(), mask.numpy())
+    np.testing.assert_allclose(found, model(ids, mask).logits.detach().numpy(), atol=1e-5)
+    assert len(np.unique(found)) > 4
 
 
 @pytest.mark.parametrize("name", SHAPES)

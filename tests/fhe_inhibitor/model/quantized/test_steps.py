@@ -10,9 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import full, interval_lookup
-from circuits.lookups import exact_lookup, noisy_lookup
+from circuits.linear import linear as linear_circuit
+from circuits.lookups import (
+    AntiperiodicTable,
+    SaturatingTable,
+    Table,
+    exact_lookup,
+    noisy_lookup,
+)
 from circuits.network import run
+from circuits.stages import Head
+from compile.verifier import verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import (
     ATTENTION_KINDS,
@@ -34,6 +44,14 @@ from fhe_inhibitor.model.quantized.steps import (
 torch.set_num_threads(1)  # tensors here are too small to share
 
 N = 10
+SATURATING = {
+    "sum_reach": 1.5,
+    "table_bits": 4,
+    "key_bits": 3,
+    "value_bits": 3,
+    "weight_bits": 5,
+    "fan_in": 3,  # a sum of few inputs often reaches far
+}
 
 
 @given(st.floats(-1e3, 1e3, width=32))
@@ -158,9 +176,143 @@ def test_conversion_is_exact(
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 @pytest.mark.parametrize("query", ["cls", "constant"])
-@pytest.mark.parametrize("keys_per_sum", [0, 4])
-def test_no_input_and_no_noise_leaves_the_tables(kind: str, query: str, keys_per_sum: int) -> None:
-    model, _, _ = make(kind, query, 10, {"keys_per_sum": [0, keys_per_sum]})
+@pytest.mark.parametrize(("hidden_dim", "zero_points"), [(0, False), (10, False), (10, True)])
+@pytest.mark.parametrize("key_bits", [2, 3])
+def test_conversion_is_exact_where_tables_saturate(
+    kind: str, query: str, hidden_dim: int, zero_points: bool, key_bits: int
+) -> None:
+    """Sums that lie beyond a table's entries, which training clamps, read the same."""
+    bits = {
+        **SATURATING,
+        "key_bits": key_bits,
+        "keys_per_sum": [0, 3],
+        "zero_points": zero_points,
+    }
+    model, ids, mask = make(kind, query, hidden_dim, bits)
+    network, scale = QuantizedNetwork(model).to_circuit()
+    x = QuantizedNetwork(model).embed(ids).detach().numpy().astype(np.int64)
+    n_beyond = 0
+
+    def counting_lookup(accumulator: np.ndarray, table: Table) -> np.ndarray:
+        nonlocal n_beyond
+        if isinstance(table, SaturatingTable):
+            index = (accumulator + ((1 << table.lsbs) >> 1)) >> table.lsbs
+            n_beyond += np.count_nonzero((index < table.first) | (index > table.last))
+        return exact_lookup(accumulator, table)
+
+    integers = np.stack(
+        [run(network, *text, counting_lookup) for text in zip(x, 1 - mask.numpy(), strict=True)]
+    )
+    logits = model(ids, mask).logits.detach().numpy()
+    np.testing.assert_allclose(integers * scale, logits, atol=1e-4)
+    assert len(np.unique(integers)) > 2 and n_beyond > 0
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@pytest.mark.parametrize("query", ["cls", "constant"])
+def test_sums_that_saturate_are_proved_to_fit_narrow_tables(kind: str, query: str) -> None:
+    model, _, _ = make(kind, query, 10, SATURATING)
+    network, _ = QuantizedNetwork(model).to_circuit()
+    products = 5  # bits: two 3-bit values and their signs
+    for stage in verify(network, N, max_bits=products if kind == "dot_product" else 4):
+        assert kind == "dot_product" or stage.widest == 4
+    for layer in network.layers:
+        for head in layer.heads:
+            _check_kinds(head, layer.constant_query, kind)
+    rounded = [layer.attention_output.table for layer in network.layers]
+    rounded += [network.classifier.pre_classifier.table]
+    assert all(isinstance(table, SaturatingTable) for table in rounded)
+    # As wide a domain as 24 entries have, of which there are 16.
+    assert all((t.domain[1] - t.domain[0] + 1) >> t.lsbs >= 23 for t in rounded)
+
+
+def _check_kinds(head: Head, constant_query: bool, kind: str) -> None:
+    """Check which tables of one head are antiperiodic, and how wide they are."""
+    assert isinstance(head.value.table, SaturatingTable)
+    # A distance to a constant query rises on both sides, so that its table isn't -c to c.
+    flat = kind == "dot_product" or not constant_query
+    assert isinstance(head.key.table, SaturatingTable) == flat
+    if isinstance(head.attention, InhibitorParameters):
+        for table in (head.attention.distance, head.attention.threshold):
+            assert isinstance(table, AntiperiodicTable) and table.bit_width <= 3
+
+
+def falling_model(kind: str, bits: dict[str, Any]):
+    """A calibrated model in which every other channel's static normalisation is negative."""
+    model, ids, mask = make(kind, "cls", 10, bits)
+    with torch.no_grad():
+        for block in model.distilbert.transformer.layer:
+            for norm in (block.sa_layer_norm, block.output_layer_norm):
+                norm.weight[::2] *= -1
+    calibrate(model, ids, mask)
+    return model, ids, mask
+
+
+def test_a_falling_function_saturates_with_the_other_sign() -> None:
+    model, ids, mask = falling_model("inhibitor", SATURATING)
+    network, scale = QuantizedNetwork(model).to_circuit()
+    for layer in network.layers:
+        assert layer.output is not None
+        for table in (layer.attention_output.table, layer.output.table):
+            assert table.values[:, 0].tolist() == [7, -7] * 6
+            assert table.values[:, -1].tolist() == [-7, 7] * 6
+    assert verify(network, N, max_bits=4)
+    x = QuantizedNetwork(model).embed(ids).detach().numpy().astype(np.int64)
+    integers = np.stack([run(network, *text) for text in zip(x, 1 - mask.numpy(), strict=True)])
+    np.testing.assert_allclose(integers * scale, model(ids, mask).logits.detach(), atol=1e-4)
+
+
+def saturating_layer(slope: float, sum_reach: float = 1.5) -> TableLinear:
+    """Sixteen inputs of -7 ... 7 added up, of which three or four reach an output's ends."""
+    step, output = Step.symmetric(1, 4), Step.symmetric(2, 4)
+    bits = QuantizationConfig(table_bits=4, weight_bits=4, sum_reach=sum_reach)
+    output.log_size.data.fill_(np.log(4.0))
+    weight = torch.ones(2, 16, requires_grad=True)
+    bias = torch.zeros(2, requires_grad=True)
+    joined = Step.symmetric(16, 4)
+    assert step.range == joined.range
+    return TableLinear(weight, bias, joined, lambda real: slope * real, output, bits)
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_a_clamped_sum_finds_its_way_back(slope: float) -> None:
+    """A flat end has a small gradient, of the sign that the function's slope has."""
+    gradients = []
+    for code in (-7.0, 0.0, 7.0):
+        x = torch.full((1, 16), code, requires_grad=True)
+        out = saturating_layer(slope)(x)
+        assert code == 0 or (out == np.sign(slope * code) * 7).all()
+        out.sum().backward()
+        gradients.append(x.grad * slope)
+    low, middle, high = gradients
+    assert (low > 0).all() and (high > 0).all()
+    assert (torch.maximum(low, high) < 0.1 * middle).all()
+
+
+@pytest.mark.parametrize("sum_reach", [1.01, 1.25, 1.5, 1.75, 1.99])
+def test_every_reach_has_a_table_that_reads_it_right(sum_reach: float) -> None:
+    layer = saturating_layer(1.0, sum_reach)
+    circuit = layer.to_circuit()
+    x = torch.cat([torch.randint(-7, 8, (200, 16)), torch.full((1, 16), 7)]).float()
+    x[:100] = x[:100].abs() * x[:100, :1].sign()
+    wanted = layer(x).detach().numpy()
+    assert np.array_equal(linear_circuit(x.long().numpy(), circuit, exact_lookup), wanted)
+    assert set(np.unique(wanted)) >= {-7, 7} and circuit.table.bit_width == 4
+    low, high = circuit.table.reach
+    assert high - low + 1 >= max(18, int(16 * sum_reach))
+
+
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@pytest.mark.parametrize("query", ["cls", "constant"])
+@pytest.mark.parametrize(
+    "bits",
+    [{}, {"keys_per_sum": [0, 4]}, SATURATING, {**SATURATING, "keys_per_sum": [0, 4]}],
+    ids=["plain", "partial", "saturating", "saturating partial"],
+)
+def test_no_input_and_no_noise_leaves_the_tables(
+    kind: str, query: str, bits: dict[str, Any]
+) -> None:
+    model, _, _ = make(kind, query, 10, bits)
     network, _ = QuantizedNetwork(model).to_circuit()
     low, high = network.input_range
     bounds = run(network, full((N, 12), low, high), full((N,), 0, 1), interval_lookup)
@@ -213,9 +365,10 @@ def test_weights_without_a_scale_are_refused(name: str, value: float) -> None:
         QuantizedNetwork(model).to_circuit()
 
 
-def test_training_reaches_every_parameter() -> None:
+@pytest.mark.parametrize("bits", [{}, SATURATING], ids=["plain", "saturating"])
+def test_training_reaches_every_parameter(bits: dict[str, Any]) -> None:
     for kind in ATTENTION_KINDS:
-        model, ids, mask = make(kind, "cls", 10, {})
+        model, ids, mask = make(kind, "cls", 10, bits)
         model.train()
         model(ids, mask, labels=torch.randint(0, 2, (24,))).loss.backward()
         silent = [name for name, p in model.named_parameters() if p.grad is None]
