@@ -174,6 +174,9 @@ def saturating(table: Table, bits: int) -> SaturatingTable:
     kept = table.values[..., before : before + entries]
     narrow = SaturatingTable(kept, table.first + before, table.lsbs)
     low, high = narrow.reach
+    left, right = table.values[..., :before], table.values[..., before + entries :]
+    if (left != kept[..., :1]).any() or (right != kept[..., -1:]).any():
+        low, high = narrow.first, narrow.last
     if low > table.first or high < table.last:
         raise ValueError(
             f"{entries} entries read {low}..{high} right, wanted {table.first}..{table.last}: let "

@@ -16,11 +16,14 @@ from circuits.dot_product import make_product, multiply
 from circuits.intervals import full, interval, interval_lookup
 from circuits.lookups import (
     AntiperiodicTable,
+    SaturatingTable,
     Table,
     antiperiodic_abs,
     bit_width,
     exact_lookup,
     noisy_lookup,
+    read,
+    saturating,
     table_of,
 )
 from circuits.network import run
@@ -81,6 +84,106 @@ def test_taken_channels_keep_the_kind_of_their_table() -> None:
     assert isinstance(rows, AntiperiodicTable)
     x = np.arange(-3, 4)
     assert exact_lookup(np.stack([x, x], axis=-1), rows)[:, 1].tolist() == [1, 0, -1, -2, -1, 0, 1]
+
+
+def steps(*rows: list[int], first: int = 0, lsbs: int = 0) -> SaturatingTable:
+    """A table that saturates, one row of entries for each channel."""
+    return SaturatingTable(np.array(rows), first, lsbs)
+
+
+# Two entries at either end are flat in the first row, three in the second.
+RISING, FALLING = [-3, -3, -1, 0, 1, 2, 3, 3], [5, 5, 5, 1, -1, -5, -5, -5]
+
+
+def test_a_saturating_table_reaches_as_far_as_its_least_flat_channel() -> None:
+    assert steps(RISING, first=-4).reach == (-4 - 2, 3 + 2)
+    assert steps(FALLING, first=-4).reach == (-4 - 3, 3 + 3)
+    both = steps(RISING, FALLING, first=-4, lsbs=2)
+    assert both.reach == (-6, 5) and both.take(np.array([1])).reach == (-7, 6)
+    assert both.domain == (-24, 19) and both.bit_width == 3 and both.range == (-5, 5)
+    assert steps([-1, -1, 1, 1]).reach == (-2, 5)  # a step: twice its length
+
+
+@given(st.integers(1, 4), st.integers(-40, 40), st.integers(0, 3), st.integers(1, 9), st.data())
+def test_a_saturating_table_goes_on_as_it_ends(
+    width: int, first: int, lsbs: int, c: int, data: st.DataObject
+) -> None:
+    """Beyond the first and the last entry, in both directions, as far as it claims."""
+    inner = st.lists(st.integers(-c, c), min_size=(1 << width) - 2, max_size=(1 << width) - 2)
+    sign = data.draw(st.sampled_from((-1, 1)))
+    table = steps([-sign * c, *data.draw(inner), sign * c], first=first, lsbs=lsbs)
+    low, high = table.reach
+    assert low < table.first and table.last < high
+    index = np.arange(low, high + 1)
+    wanted = table.values[0][np.clip(index - table.first, 0, (1 << width) - 1)]
+    assert read(index[:, None], table)[:, 0].tolist() == wanted.tolist()
+    assert table.range == (wanted.min(), wanted.max())
+    # One further is wrong, in one direction or the other: nothing is claimed too little.
+    beyond = read(np.array([[low - 1], [high + 1]]), table)[:, 0]
+    assert (beyond != [-sign * c, sign * c]).all()
+
+
+@pytest.mark.parametrize(
+    "entries", [[-2, 0, 2], [-2, -2, 0, 1], [0, 0, 1, 3], [2, 1, 0, 2], [-2, -1, 0, 1, 2, 2]]
+)
+def test_entries_that_do_not_saturate_are_refused(entries: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"wanted 2\^b entries from -c to c"):
+        steps(entries)
+    with pytest.raises(ValueError, match=r"wanted 2\^b entries from -c to c"):
+        SaturatingTable(np.array([[-1, -1, 1, 1], [-1, -1, 1, 2]]))
+
+
+def test_noise_reads_a_saturated_end_beyond_the_entries() -> None:
+    table = steps(RISING, first=-4, lsbs=3)
+    low, high = table.domain
+    lookup = noisy_lookup(np.random.default_rng(0), 0.3)
+    outside = np.concatenate([np.arange(low, (-4 << 3) - 4), np.arange((3 << 3) + 5, high + 1)])
+    x = outside.repeat(500)[:, None]
+    assert len(outside) > 20
+    assert (lookup(x, table) == np.where(x < 0, -3, 3)).all()
+    for x in (low - 1, high + 1):
+        for function in (exact_lookup, lookup):
+            with pytest.raises(OverflowError, match=rf"covers {low}\.\.{high}"):
+                function(np.array([[x]]), table)
+
+
+def test_intervals_go_as_far_as_a_saturating_table_reaches() -> None:
+    table = steps(RISING, first=-4, lsbs=3)
+    low, high = table.domain
+    bound = interval_lookup(full((1, 1), low, high), table)
+    assert (bound.low.item(), bound.high.item()) == (-3, 3)
+    for x, wanted in ((low, -3), (high, 3), (-4 << 3, -3), (3 << 3, 3)):
+        point = interval_lookup(full((1, 1), x, x), table)
+        assert point.low.item() == point.high.item() == wanted
+    for ends, reached in (((low - 1, 0), r"-7\.\.1"), ((0, high + 1), r"0\.\.6")):
+        with pytest.raises(OverflowError, match=rf"reach {reached}, the table covers -6\.\.5"):
+            interval_lookup(full((1, 1), *ends), table)
+
+
+def test_a_flat_table_is_narrowed_to_its_middle() -> None:
+    clip = table_of(lambda x: np.clip(x >> 2, -2, 2), -20, 20, lsbs=2)
+    narrow = saturating(clip, 3)
+    assert (narrow.bit_width, narrow.lsbs) == (3, 2) and clip.bit_width == 4
+    x = np.arange(clip.domain[0], clip.domain[1] + 1)
+    assert (exact_lookup(x, narrow) == exact_lookup(x, clip)).all()
+    # Five values need five entries, of which the ends must be among four.
+    with pytest.raises(ValueError, match=r"a saturating table has 4 entries that end in"):
+        saturating(clip, 2)
+
+
+def test_a_table_that_is_not_flat_enough_is_not_narrowed() -> None:
+    steep = Table(np.array([[-2] * 8 + [-1, 1] + [2] * 8]), first=-5)
+    with pytest.raises(ValueError, match=r"4 entries read 1\.\.6 right, wanted -5\.\.12"):
+        saturating(steep, 2)
+
+
+@pytest.mark.parametrize(
+    "bent", [[-1, -2, -2, -1, 0, 1, 2, 2, 2, 2], [-2] * 4 + [0, 1, 2, 2, 2, 1]]
+)
+def test_a_table_that_turns_beyond_its_middle_is_not_narrowed(bent: list[int]) -> None:
+    """Before, the narrow table reached as far, but read other entries there."""
+    with pytest.raises(ValueError, match=r"8 entries read -4\.\.3 right, wanted -5\.\.4"):
+        saturating(Table(np.array([bent]), first=-5), 3)
 
 
 def test_noise_flips_what_lies_near_a_boundary_and_only_there() -> None:
