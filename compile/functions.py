@@ -40,6 +40,9 @@ class DeclaredFunction(FunctionDef):
                     f"{self.name}: a sample reaches {node.bounds}, declared is {low}..{high}: "
                     "widen the table that declares this, or run `verify` first, which proves it"
                 )
+        for node, (low, high) in declared.items():
+            if node.operation == Operation.Constant and not _holds(low, high, node()):
+                node.properties["constant"] = _wrapped(node(), bit_width(low, high))
         self.graph.update_with_bounds(
             {
                 node: {"min": np.int64(low), "max": np.int64(high)}
@@ -92,8 +95,9 @@ def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
     """Return the range of each node that declares one, and of those that it is computed from.
 
     An intermediate sum, and a constant that is added, get no more bits than the sum that a
-    lookup reads: ciphertexts add modulo their width, so sums may leave that range on the way. A
-    sum keeps its sign, which slices and reshapes must not change.
+    lookup reads: ciphertexts add modulo their width, so sums may leave that range on the way, and
+    a constant may be any that is the same modulo that. A sum keeps its sign, which slices and
+    reshapes must not change.
     """
     nodes = graph.query_nodes(ordered=True)
     bits: dict[Node, int] = {}
@@ -101,7 +105,7 @@ def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
         readers = [bits[reader] for reader in graph.graph.successors(node) if reader in bits]
         if DECLARED_RANGE in node.properties:
             bits[node] = bit_width(*node.properties[DECLARED_RANGE])
-        elif readers and node.operation != Operation.Input and _fits(node, max(readers)):
+        elif readers and node.operation != Operation.Input and _fits(graph, node, max(readers)):
             bits[node] = max(readers)
     ranges: dict[Node, tuple[int, int]] = {}
     for node in nodes:
@@ -143,11 +147,32 @@ def _function(
     return declared
 
 
-def _fits(node: Node, bits: int) -> bool:
-    """Whether a constant fits the clear integers of an operation, one bit wider than its sums."""
+def _fits(graph: Graph, node: Node, bits: int) -> bool:
+    """Whether a constant fits the clear integers of an operation, one bit wider than its sums.
+
+    One that is only added or subtracted can be made to (`_wrapped`).
+    """
     if node.operation != Operation.Constant:
         return True
-    return bool(np.abs(node()).max() < 1 << bits)
+    added = all(
+        reader.operation == Operation.Generic and reader.properties["name"] in ("add", "subtract")
+        for reader in graph.graph.successors(node)
+    )
+    return added or _holds(1 - (1 << bits), (1 << bits) - 1, node())
+
+
+def _holds(low: int, high: int, constant: np.ndarray) -> bool:
+    return bool(low <= constant.min() and constant.max() <= high)
+
+
+def _wrapped(constant: np.ndarray, bits: int) -> np.ndarray:
+    """Return what is the same to ciphertexts of `bits` bits, and of the padding bit above them.
+
+    >>> _wrapped(np.array([600, 511, -513]), 9)
+    array([-424,  511,  511])
+    """
+    half = 1 << bits
+    return (constant + half) % (2 * half) - half
 
 
 def _low(wire: Wire) -> int:
