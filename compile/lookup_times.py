@@ -16,10 +16,10 @@ from concrete import fhe
 from circuits.encrypted import encrypted_lookup
 from circuits.lookups import Table
 from compile.functions import DeclaredFunction
+from compile.options import BENCHMARK_SIZE
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server, read_value
 
-BENCHMARK_SIZE = 128
 RUNS = 3
 
 

@@ -31,16 +31,15 @@ from circuits.network import Network
 from compile.folders import compile_tidily
 from compile.functions import DeclaredFunction, StageCall, trace_functions
 from compile.lookup_counts import check_lookups, compiled_lookups
-from compile.lookup_times import BENCHMARK_SIZE, benchmark_name, trace_benchmark
+from compile.lookup_times import benchmark_name, trace_benchmark
 from compile.manifests import keys_digest, network_digest, program
+from compile.options import BENCHMARK_SIZE, DEFAULT_P_ERROR, refusal
 from compile.verifier import MAX_LOOKUP_BITS, StageRange, verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
 from fhe_inhibitor.system.progress import Observer
 
-DEFAULT_P_ERROR = 2.0**-20
 SECURITY = SecurityLevel.SECURITY_128_BITS
-UNREACHABLE = ("NoParametersFound", "Unfeasible noise constraint")  # Concrete's words
 
 
 @dataclass(frozen=True)
@@ -209,9 +208,4 @@ def compile_functions(
     try:
         return compile_tidily(lambda: compiler.compile(None, configuration(p_error)))
     except RuntimeError as error:
-        if not any(reason in str(error) for reason in UNREACHABLE):
-            raise
-        raise InputError(
-            f"no parameters reach p_error {p_error:.3g}: narrow the widest lookup, lower "
-            "the weights' norm or allow a larger p_error"
-        ) from error
+        raise refusal(error, p_error) from error

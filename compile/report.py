@@ -13,8 +13,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
+from typing import Any
 
 from circuits.counts import count_lookups
+from compile.complexity import bootstrap_units, keyswitch_units
 from compile.lookup_times import measure_lookups
 from compile.module import CompiledNetwork
 from compile.noise import ModelNoise
@@ -29,7 +31,7 @@ from fhe_inhibitor.runtime.parameters import (
 )
 from fhe_inhibitor.runtime.security import check, parse
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server
-from fhe_inhibitor.runtime.specifications import Function, Value
+from fhe_inhibitor.runtime.specifications import Function, Keyset, Value
 from fhe_inhibitor.system.pages import markdown_table
 
 BYTES_PER_WORD = 8
@@ -78,8 +80,8 @@ class Report:
 
     p_error: that the noise of one lookup passes half a step. complexity: Concrete's estimate
     for one call of every function, in its own unit. bootstrap_keys_bytes,
-    keyswitch_keys_bytes: unpacked. parameters: of the secret keys. lookup_s: seconds of one lookup
-    by bit width. noise: of rounding, by width, where it was measured.
+    keyswitch_keys_bytes: unpacked. parameters: of the secret keys. lookup_units: complexity of one
+    lookup by bit width. lookup_s: its seconds. noise: of rounding, by width, where it was measured.
     """
 
     model_hash: str
@@ -92,6 +94,7 @@ class Report:
     compile_s: float
     security_bits: int
     parameters: tuple[KeyParameters, ...]
+    lookup_units: Mapping[int, float]
     evaluation_keys_bytes: int | None = None
     lookup_s: Mapping[int, float] | None = None
     noise: tuple[ModelNoise, ...] = ()
@@ -134,6 +137,7 @@ def describe(compiled: CompiledNetwork) -> Report:
         compile_s=compiled.compile_s,
         security_bits=int(compiled.module.configuration.security_level),
         parameters=key_parameters(specifications),
+        lookup_units=_lookup_units(compiled, specifications.keyset),
     )
 
 
@@ -174,6 +178,26 @@ def failure_probability(p_error: float, n_lookups: int) -> float:
     (0.0029, 9)
     """
     return -math.expm1(n_lookups * math.log1p(-p_error))
+
+
+def _lookup_units(compiled: CompiledNetwork, keyset: Keyset) -> dict[int, float]:
+    """Return the complexity of a lookup of each width, from the functions that time it."""
+    bootstraps = {(k.input_id, k.output_id): k for k in keyset.lwe_bootstrap_keys}
+    keyswitches = {(k.input_id, k.output_id): k for k in keyset.lwe_keyswitch_keys}
+    functions, units = compiled.module.functions(), {}
+    for width, name in compiled.manifest.benchmarks.items():
+        total = 0.0
+        for used, count in functions[name].programmable_bootstrap_count_per_parameter.items():
+            total += count * bootstrap_units(bootstraps[_ends(used)].params)
+        for used, count in functions[name].key_switch_count_per_parameter.items():
+            total += count * keyswitch_units(keyswitches[_ends(used)].params)
+        units[width] = total / compiled.manifest.benchmark_size
+    return units
+
+
+def _ends(key: Any) -> tuple[int, int]:
+    """Return the ids of the secret keys that one of Concrete's evaluation keys leads between."""
+    return key.input_secret_key_id(), key.output_secret_key_id()
 
 
 def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Function]) -> LengthReport:

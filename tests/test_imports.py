@@ -26,6 +26,7 @@ ROOMS = (
     "fhe_inhibitor.service",
     "fhe_inhibitor.benchmark",
     "compile",
+    "compile.cost",
     "compile.local",
     "compile.evaluation",
     "compile.benchmark",

@@ -40,7 +40,7 @@ CODE = (
         "lookups", "encrypted",
     )),
     *(f"compile.{name}" for name in (
-        "functions", "lookup_counts", "lookup_times", "manifests", "module",
+        "functions", "lookup_counts", "lookup_times", "manifests", "module", "options",
     )),
 )  # fmt: skip
 

@@ -17,13 +17,9 @@ from torch import Tensor, nn
 from transformers import DistilBertForSequenceClassification, PreTrainedModel
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.blocks import SelfAttention, StaticNorm, TransformerBlock
 from fhe_inhibitor.model.from_distilbert import from_distilbert
-from fhe_inhibitor.model.modeling import (
-    InhibiDistilBertForSequenceClassification,
-    SelfAttention,
-    StaticNorm,
-    TransformerBlock,
-)
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.onnx.graph import FLOAT, INPUTS, Graph, find_pairs, table_rows
 
 ACTIVATIONS = {"relu": "Relu", "gelu": "Gelu"}

@@ -108,6 +108,11 @@ class BootstrapKey(EvaluationKey):
         rows = self.params.input_lwe_dimension * self.params.level_count
         return 8 * rows * (self.params.glwe_dimension + 1) ** 2 * self.params.polynomial_size
 
+    @property
+    def n_bytes_sent(self) -> int:
+        """Size as sent: of a ciphertext with a seed, its masks are left out."""
+        return self.n_bytes // (1 if self.compression == "none" else self.params.glwe_dimension + 1)
+
 
 class KeyswitchKey(EvaluationKey):
     params: KeyswitchParams
@@ -122,6 +127,12 @@ class KeyswitchKey(EvaluationKey):
         """Size, unpacked."""
         rows = self.params.input_lwe_dimension * self.params.level_count
         return 8 * rows * (self.params.output_lwe_dimension + 1)
+
+    @property
+    def n_bytes_sent(self) -> int:
+        """Size as sent: of a ciphertext with a seed, its mask is left out."""
+        columns = self.params.output_lwe_dimension + 1
+        return self.n_bytes // (1 if self.compression == "none" else columns)
 
 
 class Keyset(_Part):

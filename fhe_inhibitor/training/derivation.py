@@ -34,11 +34,8 @@ import torch
 from torch import Tensor
 
 from fhe_inhibitor.model import attention as attention_functions
-from fhe_inhibitor.model.modeling import (
-    ATTENTION,
-    InhibiDistilBertForSequenceClassification,
-    SelfAttention,
-)
+from fhe_inhibitor.model.blocks import ATTENTION, SelfAttention
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.text.batches import pad
 
 READ_IN_FULL = (0.0, 0.05, 0.2, 0.5)  # quantiles of the distance, D0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.modeling import StaticNorm
+from fhe_inhibitor.model.blocks import StaticNorm
 from fhe_inhibitor.text.batches import pad
 
 

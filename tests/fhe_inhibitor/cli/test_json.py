@@ -22,6 +22,7 @@ ARGUMENTS = {
     "classify": ["--mode", "disable", "--model", "{model}", "a good film"],
     "evaluate": ["--model", "{model}", "--data", "{data}/dev.tsv"],
     "compile": ["--model", "{model}", "--out", "{out}", "--no-measure"],
+    "cost": ["--model", "{model}", "--tokens", "3"],
     "distill": ["--recipe", "teacher", "--task", "sst2", "--data", "{data}", "--teacher", "{float}"]
     + ["--config", "{data}/short.yaml", "--out", "{out}"],
     "keys list": [],
@@ -32,6 +33,7 @@ KEYS = {
     "classify": "results",
     "evaluate": "accuracy",
     "compile": "lengths",
+    "cost": "lengths",
     "distill": "rows",
     "benchmark noise": "std",
 }

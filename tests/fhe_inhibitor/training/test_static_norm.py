@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.blocks import StaticNorm
 from fhe_inhibitor.model.configuration import ATTENTION_KINDS
 from fhe_inhibitor.model.from_distilbert import from_distilbert
-from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification, StaticNorm
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.training.derivation import derive
 from fhe_inhibitor.training.static_norm import fit_static, make_static
 from tests.tiny_teacher import tiny_teacher
