@@ -5,8 +5,9 @@ Both run the same tasks of the same circuits, so they cost the same lookups.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +17,13 @@ from concrete import fhe
 from concrete.compiler import Library
 
 from compile.local.prepared import Prepared, prepare_circuits
+from compile.local.resumption import KeptRun, RunOwner, kept_run
 from compile.lookup_times import measure_lookups
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
-from fhe_inhibitor.runtime.costs import StageCost, total_by_name
-from fhe_inhibitor.runtime.execution import TaskDone, run_tasks
-from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Manifest, read_manifest
+from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
+from fhe_inhibitor.runtime.execution import TaskDone, run_tasks, tasks_left
+from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Manifest, Task, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import to_response
 from fhe_inhibitor.system.progress import Observer, Stopwatch
@@ -66,24 +69,86 @@ class Execution:
         self._evaluation_keys = prepared.evaluation_keys
         self.manifest = self._server.manifest
         self.circuits_hash: str | None = prepared.circuits_hash
+        self._circuits_hash = prepared.circuits_hash
         self.setup = prepared.setup
         self.evaluation_keys_bytes = prepared.evaluation_keys_bytes
 
     def answer(self, x: np.ndarray, padding: np.ndarray, observer: Observer) -> Answer:
         """Encrypt, run every task on ciphertexts, decrypt."""
-        observer.begin("encrypt")
-        start = time.perf_counter()
-        request = self._client.encrypt(x, padding, self._model.projections(x)).to_bytes()
-        encrypt = StageCost("encrypt", time.perf_counter() - start)
+        request, encrypt = self._encrypt(x, padding, observer)
         done = list(
             self._server.start(Request.from_bytes(request), self._evaluation_keys, observer)
         )
         received = to_response(len(x), done[-1]).to_bytes()
+        logits, decrypt = self._decrypt(received, observer)
+        return Answer(logits, _stages([encrypt], done, [decrypt]), len(request), len(received))
+
+    def resume(
+        self, x: np.ndarray, padding: np.ndarray, observer: Observer, folder: str | Path
+    ) -> Answer:
+        """Do what `answer` does, after the last task that a folder keeps; keep each one there.
+
+        Costs are those of all tasks, whenever they ran. The folder's files are removed once the
+        logits are there. Raises InputError as `kept_run` does.
+        """
+        with kept_run(folder, self._owner(x, padding), observer) as run:
+            answer = self._go_on(x, padding, observer, run)
+            run.remove()
+        return answer
+
+    def _go_on(
+        self, x: np.ndarray, padding: np.ndarray, observer: Observer, run: KeptRun
+    ) -> Answer:
+        request = run.request()
+        if request is None:
+            data, encrypt = self._encrypt(x, padding, observer)
+            run.keep_request(data, encrypt.seconds)
+            request = Request.from_bytes(data)
+        tasks, values = self._server.tasks(request.n), self._server.read_values(request)
+        values |= run.read_values(tasks)
+        left = tasks_left(tasks, values)
+        seconds = {index: run.seconds(index) for index in range(1, len(tasks) + 1)}
+        _tell_what_is_left(tasks, left, observer, run.folder)
+        for done in self._server.go_on(tasks, values, self._evaluation_keys, observer, left):
+            seconds[done.index] = done.seconds
+            run.keep(tasks, request.n, done)
+        received = to_response(request.n, done).to_bytes()
+        try:
+            logits, decrypt = self._decrypt(received, observer)
+        except InputError as error:
+            raise InputError(f"{error}. Remove {run.folder}, and run it anew") from error
+        costs = [
+            StageCost("encrypt", run.encrypt_s),
+            *(
+                StageCost(stage_name(task.stage), seconds[index], task.lookups)
+                for index, task in enumerate(tasks, start=1)
+            ),
+            decrypt,
+        ]
+        return Answer(logits, total_by_name(costs), len(request.to_bytes()), len(received))
+
+    def _encrypt(
+        self, x: np.ndarray, padding: np.ndarray, observer: Observer
+    ) -> tuple[bytes, StageCost]:
+        observer.begin("encrypt")
+        start = time.perf_counter()
+        request = self._client.encrypt(x, padding, self._model.projections(x)).to_bytes()
+        return request, StageCost("encrypt", time.perf_counter() - start)
+
+    def _decrypt(self, received: bytes, observer: Observer) -> tuple[np.ndarray, StageCost]:
         observer.begin("decrypt")
         start = time.perf_counter()
         logits = self._client.decrypt(Response.from_bytes(received))
-        decrypt = StageCost("decrypt", time.perf_counter() - start)
-        return Answer(logits, _stages([encrypt], done, [decrypt]), len(request), len(received))
+        return logits, StageCost("decrypt", time.perf_counter() - start)
+
+    def _owner(self, x: np.ndarray, padding: np.ndarray) -> RunOwner:
+        """Return what a run belongs to; the text is known by what the model reads of it."""
+        read = b"".join([str(x.shape).encode(), *(a.astype("<i8").tobytes() for a in (x, padding))])
+        return RunOwner(
+            circuits_hash=self._circuits_hash,
+            evaluation_keys=hashlib.sha256(self._client.evaluation_keys()).hexdigest(),
+            text=self._client.keyed_digest(read),
+        )
 
     def measure_lookups(self) -> dict[int, float]:
         """Return the seconds of one lookup by bit width, with the same keys."""
@@ -130,3 +195,13 @@ def _stages(
     before: list[StageCost], tasks: Iterable[TaskDone[Any]], after: list[StageCost]
 ) -> tuple[StageCost, ...]:
     return total_by_name([*before, *(done.cost for done in tasks), *after])
+
+
+def _tell_what_is_left(
+    tasks: Sequence[Task], left: Sequence[int], observer: Observer, folder: Path
+) -> None:
+    """Count the lookups of tasks that need not run, and say how many those are."""
+    if len(left) < len(tasks):
+        done = [task for index, task in enumerate(tasks, start=1) if index not in left]
+        observer.finish(sum(task.n_lookups for task in done))
+        observer.note(f"{folder} keeps {len(done)} of {len(tasks)} tasks: going on after them")

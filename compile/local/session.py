@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from fhe_inhibitor.system.machine import check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
-    from compile.local.backends import Backend
+    from compile.local.backends import Answer, Backend, Execution
 
 MODES = ("disable", "simulate", "execute")
 
@@ -91,10 +91,26 @@ class Session:
         self._backend, self._closed = None, True
 
     def classify(
-        self, text: str, max_tokens: int | None = None, strict: bool = False
+        self,
+        text: str,
+        max_tokens: int | None = None,
+        strict: bool = False,
+        resume: str | Path | None = None,
     ) -> Classification:
-        """Classify one text; arguments as `classify_many`."""
-        return self.classify_many([text], max_tokens, strict)[0]
+        """Classify one text; arguments as `classify_many`.
+
+        resume: a folder that keeps the ciphertexts of each finished task, readable by the owner
+        only, so that the same call goes on after the last one when this process was stopped. It is
+        made if missing, and emptied when the label is there. Raises InputError in another mode than
+        `execute`, for a folder that holds the run of another model, of other keys or of another
+        text, or other files, and for one that others can look into.
+        """
+        if resume is not None and self.mode != "execute":
+            raise InputError(
+                f"mode {self.mode!r} leaves nothing to resume: take mode 'execute', or no folder"
+            )
+        tokens = self.model.tokenize_many([text], max_tokens, strict, self._observer)
+        return next(self._classify_each([text], tokens, resume))
 
     def classify_many(
         self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
@@ -107,13 +123,18 @@ class Session:
         self, texts: Sequence[str], tokens: Sequence[Tokens]
     ) -> Iterator[Classification]:
         """Classify texts as `IntegerModel.tokenize` read them, one whenever one is asked for."""
+        return self._classify_each(texts, tokens)
+
+    def _classify_each(
+        self, texts: Sequence[str], tokens: Sequence[Tokens], resume: str | Path | None = None
+    ) -> Iterator[Classification]:
         inputs = [self.model.encode(read) for read in tokens]
         backend = self.prepare()
         if backend:
             tasks = [task for x, _ in inputs for task in backend.manifest.program(len(x)).tasks]
             self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
         for text, read, encoded in zip(texts, tokens, inputs, strict=True):
-            yield self._classify(text, read, *encoded)
+            yield self._classify(text, read, *encoded, resume)
 
     def prepare(self) -> Backend | None:
         """Make circuits and keys, or find them; None in mode `disable`.
@@ -159,11 +180,16 @@ class Session:
         )
 
     def _classify(
-        self, text: str, tokens: Tokens, x: np.ndarray, padding: np.ndarray
+        self,
+        text: str,
+        tokens: Tokens,
+        x: np.ndarray,
+        padding: np.ndarray,
+        resume: str | Path | None = None,
     ) -> Classification:
         clear = self.model.integer_logits(x, padding)
         start = time.perf_counter()
-        answer = self._backend.answer(x, padding, self._observer) if self._backend else None
+        answer = self._answer(x, padding, resume)
         seconds = time.perf_counter() - start
         label, probability = self.model.label(answer.logits if answer else clear)
         return Classification(
@@ -181,3 +207,13 @@ class Session:
             request_bytes=answer.request_bytes if answer else 0,
             response_bytes=answer.response_bytes if answer else 0,
         )
+
+    def _answer(
+        self, x: np.ndarray, padding: np.ndarray, resume: str | Path | None
+    ) -> Answer | None:
+        if self._backend is None:
+            return None
+        if resume is None:
+            return self._backend.answer(x, padding, self._observer)
+        execution = cast("Execution", self._backend)  # `classify` refuses other modes
+        return execution.resume(x, padding, self._observer, resume)

@@ -58,6 +58,14 @@ def classify(
         bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
     p_error: PErrorOption = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep the ciphertexts of each finished task of one text there; the same command "
+            "goes on after the last one.",
+        ),
+    ] = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
     ] = None,
@@ -73,10 +81,12 @@ def classify(
     sentences = _sentences(texts or [], file)
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
+    if resume is not None:
+        _check_resumable(sentences, mode, server)
     reading = Reading(sentences, tokens, strict)
     work: Work[Classified]
     if server is None:
-        work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark, p_error)
+        work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume)
     else:
         from fhe_inhibitor.cli import remote
 
@@ -99,6 +109,19 @@ def classify(
         print_json(asdict(done))
     else:
         print_classifications(done.results, done.labels, done.cost)
+
+
+def _check_resumable(sentences: list[str], mode: str, server: str | None) -> None:
+    if server is not None:
+        raise InputError("a server keeps a job's finished tasks by itself: drop --resume")
+    if mode != "execute":
+        raise InputError(
+            f"--resume keeps ciphertexts, and --mode {mode} has none: drop one of them"
+        )
+    if len(sentences) > 1:
+        raise InputError(
+            f"--resume keeps one text, and {len(sentences)} came: give each a command and a folder"
+        )
 
 
 def _sentences(texts: list[str], file: Path | None) -> list[str]:
@@ -138,7 +161,8 @@ class Classified:
 class ClassifyHere:
     """Classifies texts in one session; benchmark: time single lookups as well.
 
-    p_error: of `compile.local.p_error`, the model's if None.
+    p_error: of `compile.local.p_error`, the model's if None. resume: a folder that keeps the run of
+    one text.
     """
 
     reading: Reading
@@ -146,6 +170,7 @@ class ClassifyHere:
     mode: str
     benchmark: bool
     p_error: str | None
+    resume: Path | None
 
     def run(self, observer: Observer) -> Classified:
         """Open the session, and return its results."""
@@ -159,9 +184,12 @@ class ClassifyHere:
             benchmark=self.benchmark,
             p_error=self.p_error,
         ) as session:
-            results = session.classify_many(
-                self.reading.texts, self.reading.max_tokens, self.reading.strict
-            )
+            reading = self.reading
+            how = reading.max_tokens, reading.strict
+            if self.resume is None:
+                results = session.classify_many(reading.texts, *how)
+            else:
+                results = [session.classify(reading.texts[0], *how, resume=self.resume)]
             model = session.model
             return Classified(model.name, self.mode, model.labels, results, session.cost())
 

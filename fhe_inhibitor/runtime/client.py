@@ -12,8 +12,11 @@ out right.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from concrete import fhe
@@ -138,6 +141,19 @@ class Client:
         """Return the public keys that a server needs; they don't decrypt."""
         self._need_keys()
         return pack_keys(self.manifest.keys_hash, self._client.evaluation_keys.serialize())
+
+    def keyed_digest(self, data: bytes) -> str:
+        """Return an HMAC-SHA-256 of data in hexadecimal, under a key derived from the secret keys.
+
+        The same keys and data give the same digest. Who lacks the secret keys can't tell by it
+        whether they guessed data right. Raises InputError without keys.
+        """
+        self._need_keys()
+        keyset: Any = self._keys._keyset
+        secrets = keyset.get_client_keys().get_secret_keys()
+        purpose = b"fhe-inhibitor keyed digest"
+        key = hashlib.sha256(b"".join([purpose, *(key.serialize() for key in secrets)])).digest()
+        return hmac.digest(key, data, "sha256").hex()
 
     def encrypt(
         self,

@@ -1,14 +1,14 @@
 """The one loop that runs a program: each task reads named values and gives new ones.
 
-A server runs it on ciphertexts, a worker of the service goes on with it where another one stopped,
-a simulation runs it on clear integers. They differ in what calls a function and in what becomes of
-the outputs, not in the loop.
+A server runs it on ciphertexts, a worker of the service and a session go on with it where another
+one stopped, a simulation runs it on clear integers. They differ in what calls a function and in
+what becomes of the outputs, not in the loop.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -43,17 +43,18 @@ def run_tasks(
     values: Mapping[str, Value],
     call: Callable[[str, list[Value]], Sequence[Value]],
     observer: Observer | None = None,
-    n_done: int = 0,
+    left: Iterable[int] | None = None,
 ) -> Iterator[TaskDone[Value]]:
     """Run tasks in their order, each when the iterator is asked for it; yield each when it is done.
 
-    values: by name, what the first task to run needs: the ciphertexts of a request, and the outputs
-    of the first `n_done` tasks, which are not run again. call: evaluates a function, by name, on
-    its arguments.
+    values: by name, what the tasks start from: the ciphertexts of a request, and the outputs of
+    tasks that are not run again. left: indices of the tasks to run, counted from 1, ascending; all if
+    None. call: evaluates a function, by name, on its arguments.
     """
     observer = observer or Observer()
     known = dict(values)
-    for index, task in enumerate(tasks[n_done:], start=n_done + 1):
+    for index in range(1, len(tasks) + 1) if left is None else left:
+        task = tasks[index - 1]
         observer.begin(task.stage)
         start = time.perf_counter()
         given = call(task.function, [known[name] for name in task.inputs])
@@ -62,3 +63,30 @@ def run_tasks(
         seconds = time.perf_counter() - start
         observer.finish(task.n_lookups)
         yield TaskDone(task, outputs, seconds, index, len(tasks))
+
+
+def tasks_left(tasks: Sequence[Task], known: Container[str]) -> list[int]:
+    """Return the indices of the tasks that the last one still needs, itself included, from 1.
+
+    known: names of the values that are there. A task is left out if nothing that is to run reads a
+    value of it that isn't there.
+    """
+    left: list[int] = []
+    wanted = set(tasks[-1].outputs)
+    for index in range(len(tasks), 0, -1):
+        task = tasks[index - 1]
+        if any(name in wanted and name not in known for name in task.outputs):
+            left.append(index)
+            wanted.update(task.inputs)
+    return left[::-1]
+
+
+def tasks_to_keep(tasks: Sequence[Task], n_done: int) -> set[int]:
+    """Return the indices of the tasks, of the first `n_done`, whose values are worth keeping.
+
+    That is the last of them, and what it or a later one reads. So these are enough to go on with,
+    even if the values of that last one turn out to be damaged.
+    """
+    read = {name for task in tasks[max(n_done - 1, 0) :] for name in task.inputs}
+    done = enumerate(tasks[:n_done], start=1)
+    return {i for i, task in done if i == n_done or read.intersection(task.outputs)}

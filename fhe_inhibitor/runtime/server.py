@@ -13,7 +13,7 @@ native code: load only what you compiled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlir._mlir_libs._concretelang._compiler import Library, ServerProgram
@@ -23,7 +23,7 @@ from mlir._mlir_libs._concretelang._compiler import TransportValue as Value
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.execution import TaskDone, run_tasks
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Task, check_files, read_manifest
-from fhe_inhibitor.runtime.messages import Request, Response, unpack_keys, whole_stream
+from fhe_inhibitor.runtime.messages import Message, Request, Response, unpack_keys, whole_stream
 from fhe_inhibitor.system.progress import Observer
 
 __all__ = ["EvaluationKeys", "Server", "Value"]
@@ -103,14 +103,14 @@ class Server:
         values: Mapping[str, Value],
         evaluation_keys: EvaluationKeys,
         observer: Observer | None = None,
-        n_done: int = 0,
+        left: Iterable[int] | None = None,
     ) -> Iterator[TaskDone[Value]]:
-        """Evaluate tasks after the first `n_done`, whose outputs are among `values`."""
+        """Evaluate the tasks `left`, indices from 1; outputs of the others are in `values`."""
 
         def call(function: str, arguments: list[Value]) -> tuple[Value, ...]:
             return self.call(function, arguments, evaluation_keys)
 
-        return run_tasks(tasks, values, call, observer, n_done)
+        return run_tasks(tasks, values, call, observer, left)
 
     def call(
         self, function: str, arguments: list[Value], evaluation_keys: EvaluationKeys
@@ -129,6 +129,20 @@ class Server:
 def to_response(n: int, done: TaskDone[Value]) -> Response:
     """Return the outputs of a task for n tokens; those of the last one are what the client gets."""
     return Response(n, {name: value.serialize() for name, value in done.outputs.items()})
+
+
+def read_outputs(task: Task, data: bytes) -> dict[str, Value]:
+    """Return the outputs of a task, out of the bytes of what `to_response` gave.
+
+    Raises InputError for anything else, damage and the outputs of another task included.
+    """
+    ciphertexts = Message.from_bytes(data).ciphertexts
+    if set(ciphertexts) != set(task.outputs):
+        raise InputError(
+            f"ciphertexts {sorted(ciphertexts)}, wanted {sorted(task.outputs)}: they are of "
+            "another task"
+        )
+    return {name: read_value(name, content) for name, content in ciphertexts.items()}
 
 
 def read_value(name: str, data: bytes) -> Value:

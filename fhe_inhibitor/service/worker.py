@@ -24,10 +24,9 @@ from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
-from fhe_inhibitor.runtime.manifest import Task
-from fhe_inhibitor.runtime.messages import Message, Request
+from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Failure, TaskEvent, folder_hash
-from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_value, to_response
+from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_outputs, to_response
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
 from fhe_inhibitor.service.logs import fields, log_to_stderr
@@ -116,9 +115,10 @@ class Worker:
         tasks = server.tasks(request.n)
         values = server.read_values(request)
         for index, task in enumerate(tasks[: claim.tasks_done], start=1):
-            values.update(self._read_outputs(claim.job, index, task))
+            values.update(read_outputs(task, self._storage.task(claim.job, index).read_bytes()))
         keys = self._keys.get(claim, server)
-        for done in server.go_on(tasks, values, keys, n_done=claim.tasks_done):
+        left = range(claim.tasks_done + 1, len(tasks) + 1)
+        for done in server.go_on(tasks, values, keys, left=left):
             self._write_outputs(claim.job, request.n, done)
             event = TaskEvent(
                 stage=done.task.stage, seconds=done.seconds, index=done.index, total=done.total
@@ -135,10 +135,6 @@ class Worker:
         last = done.index == done.total
         path = self._storage.result(job) if last else self._storage.task(job, done.index)
         self._storage.write(path, to_response(n, done).to_bytes())
-
-    def _read_outputs(self, job: str, index: int, task: Task) -> dict[str, Value]:
-        message = Message.from_bytes(self._storage.task(job, index).read_bytes())
-        return {name: read_value(name, message.ciphertexts[name]) for name in task.outputs}
 
     def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
         message = message[:MAX_MESSAGE]
