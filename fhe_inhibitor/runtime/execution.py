@@ -48,8 +48,8 @@ def run_tasks(
     """Run tasks in their order, each when the iterator is asked for it; yield each when it is done.
 
     values: by name, what the tasks start from: the ciphertexts of a request, and the outputs of
-    tasks that are not run again. left: indices of the tasks to run, counted from 1, ascending; all if
-    None. call: evaluates a function, by name, on its arguments.
+    tasks that are not run again. left: indices of the tasks to run, counted from 1, ascending; all
+    if None. call: evaluates a function, by name, on its arguments.
     """
     observer = observer or Observer()
     known = dict(values)

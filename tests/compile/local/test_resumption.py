@@ -71,8 +71,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tasks(model: IntegerModel) -> tuple[Task, ...]:
-    backend = Session(model).prepare()
+def session(model: IntegerModel) -> Session:
+    """One for all runs of this process: loading keys for each takes longer than the run."""
+    return Session(model)
+
+
+@pytest.fixture(scope="module")
+def tasks(session: Session) -> tuple[Task, ...]:
+    backend = session.prepare()
     assert backend is not None
     return backend.manifest.program(4).tasks
 
@@ -83,16 +89,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def classify(
-    model: IntegerModel, folder: Path, text: str = TEXT, observer: Observer | None = None
+    session: Session, folder: Path, text: str = TEXT, observer: Observer | None = None
 ) -> Classification:
-    with Session(model, observer=observer) as session:
-        return session.classify(text, resume=folder)
+    session._observer = observer or Observer()
+    return session.classify(text, resume=folder)
 
 
-def stop_after(model: IntegerModel, folder: Path, n: int) -> Recorder:
+def stop_after(session: Session, folder: Path, n: int) -> Recorder:
     observer = StopsAfter(n)
     with pytest.raises(Stop):
-        classify(model, folder, observer=observer)
+        classify(session, folder, observer=observer)
     return observer
 
 
@@ -114,20 +120,20 @@ def task_files(folder: Path) -> set[str]:
 
 @pytest.mark.fhe
 def test_a_run_goes_on_after_each_task_in_turn(
-    model: IntegerModel, folder: Path, tasks: tuple[Task, ...]
+    session: Session, folder: Path, tasks: tuple[Task, ...]
 ) -> None:
     names = [task.stage for task in tasks]
     for n in range(1, len(tasks)):
-        observer = stop_after(model, folder, 1)
+        observer = stop_after(session, folder, 1)
         assert ran(observer) == names[n - 1 : n + 1]  # one was finished, the next one begun
         assert ("encrypt" in observer.steps) == (n == 1)
         assert task_files(folder) == {f"task-{i}" for i in tasks_to_keep(tasks, n)}
         assert (f"keeps {n - 1} of {len(tasks)} tasks" in "".join(observer.notes)) == (n > 1)
     last = Recorder()
-    result = classify(model, folder, observer=last)
+    result = classify(session, folder, observer=last)
     assert ran(last) == names[-1:]
     assert last.planned("lookups") == last.finished("lookups")
-    assert_right(model, result)
+    assert_right(session.model, result)
     lookups = [sum(stage.lookups.values()) for stage in result.stages]
     assert sum(lookups) == sum(task.n_lookups for task in tasks)
     assert all(stage.seconds > 0 for stage in result.stages)
@@ -136,9 +142,9 @@ def test_a_run_goes_on_after_each_task_in_turn(
 
 @pytest.mark.fhe
 def test_nothing_but_ciphertexts_for_the_owner_only(
-    model: IntegerModel, folder: Path, tasks: tuple[Task, ...]
+    session: Session, folder: Path, tasks: tuple[Task, ...]
 ) -> None:
-    stop_after(model, folder, 3)
+    stop_after(session, folder, 3)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -159,9 +165,9 @@ def test_nothing_but_ciphertexts_for_the_owner_only(
 @pytest.mark.fhe
 @pytest.mark.parametrize("spoil", ["flip", "cut", "other", "remove"])
 def test_a_damaged_task_runs_again(
-    model: IntegerModel, folder: Path, tasks: tuple[Task, ...], spoil: str
+    session: Session, folder: Path, tasks: tuple[Task, ...], spoil: str
 ) -> None:
-    stop_after(model, folder, 3)
+    stop_after(session, folder, 3)
     path = folder / "task-3"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -174,7 +180,7 @@ def test_a_damaged_task_runs_again(
     else:
         path.unlink()
     recorder = Recorder()
-    assert_right(model, classify(model, folder, observer=recorder))
+    assert_right(session.model, classify(session, folder, observer=recorder))
     assert ran(recorder) == [task.stage for task in tasks[2:]]
     said = [note for note in recorder.notes if "is damaged" in note and "task-3" in note]
     assert len(said) == (spoil != "remove")
@@ -182,12 +188,12 @@ def test_a_damaged_task_runs_again(
 
 @pytest.mark.fhe
 def test_a_damaged_request_is_encrypted_anew_and_tasks_stay(
-    model: IntegerModel, folder: Path, tasks: tuple[Task, ...]
+    session: Session, folder: Path, tasks: tuple[Task, ...]
 ) -> None:
-    stop_after(model, folder, 2)
+    stop_after(session, folder, 2)
     (folder / "request").write_bytes(b"FHEI")
     recorder = Recorder()
-    assert_right(model, classify(model, folder, observer=recorder))
+    assert_right(session.model, classify(session, folder, observer=recorder))
     assert ran(recorder) == [task.stage for task in tasks[2:]]
     assert "encrypting anew" in recorder.notes[0]
 
@@ -195,7 +201,7 @@ def test_a_damaged_request_is_encrypted_anew_and_tasks_stay(
 @pytest.mark.fhe
 @pytest.mark.parametrize("name", ["request", "run.json", "task-2"])
 def test_a_kill_in_the_middle_of_a_write_costs_that_file_at_most(
-    model: IntegerModel,
+    session: Session,
     folder: Path,
     tasks: tuple[Task, ...],
     monkeypatch: pytest.MonkeyPatch,
@@ -214,31 +220,31 @@ def test_a_kill_in_the_middle_of_a_write_costs_that_file_at_most(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(Stop):
-            classify(model, folder)
+            classify(session, folder)
     assert list(folder.glob(".unfinished-*"))
-    recorder = stop_after(model, folder, 1)
+    recorder = stop_after(session, folder, 1)
     assert not list(folder.glob(".unfinished-*"))
     assert ran(recorder)[0] == tasks[0 if name == "request" else 1].stage
-    assert_right(model, classify(model, folder))
+    assert_right(session.model, classify(session, folder))
     assert not folder.exists()
 
 
 @pytest.mark.fhe
 def test_the_run_of_another_owner_is_refused_and_stays(
-    model: IntegerModel, folder: Path, tmp_path: Path
+    session: Session, model: IntegerModel, folder: Path, tmp_path: Path
 ) -> None:
-    stop_after(model, folder, 1)
+    stop_after(session, folder, 1)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     another = IntegerModel.load(write_tiny_model(tmp_path / "other", seed=7, buckets=(4,)))
     with pytest.raises(InputError, match="a run of another text"):
-        classify(model, folder, OTHER)
+        classify(session, folder, OTHER)
     with pytest.raises(InputError, match="a run of another model"):
-        classify(another, folder)
+        classify(Session(another), folder)
     keys = Session(model, keys_dir=tmp_path / "keys")
     with pytest.raises(InputError, match="a run of other keys"):
         keys.classify(TEXT, resume=folder)
     with FileLock(folder / ".lock"), pytest.raises(InputError, match="another process runs in"):
-        classify(model, folder)
+        classify(session, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -253,24 +259,24 @@ def test_the_run_of_another_owner_is_refused_and_stays(
     ],
 )
 def test_a_folder_that_cannot_be_one_is_refused(
-    model: IntegerModel, folder: Path, spoil: Callable[[Path], Any], words: str
+    session: Session, folder: Path, spoil: Callable[[Path], Any], words: str
 ) -> None:
     folder.mkdir(mode=0o700)
     spoil(folder)
     with pytest.raises(InputError, match=words) as error:
-        classify(model, folder)
+        classify(session, folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.fhe
 def test_the_command_goes_on(
-    model: IntegerModel,
+    session: Session,
     model_folder: Path,
     folder: Path,
     tasks: tuple[Task, ...],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    stop_after(model, folder, 2)
+    stop_after(session, folder, 2)
     with pytest.raises(SystemExit) as exit_:
         main(["classify", "--model", str(model_folder), "--resume", str(folder), "--json", TEXT])
     out, err = capfd.readouterr()
