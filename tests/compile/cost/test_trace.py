@@ -43,7 +43,8 @@ def test_terms_are_the_largest_squared_norm_of_a_row(name: str) -> None:
 def test_values_add_up_and_joined_ones_do_not() -> None:
     x, y = Sum(SHAPE, {"x": 4}), Sum(SHAPE, {"y": 9})
     assert (x - y).terms == {"x": 4, "y": 9}
-    assert list(np.concatenate((x, y), axis=-1).terms.values()) == [9]
+    joined: Any = np.concatenate((x, y), axis=-1)
+    assert list(joined.terms.values()) == [9]
 
 
 def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_declared() -> None:
