@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from compile.local.prepared import CODE
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Each room may import itself and those before it, nothing else. A module is in the room with the
 # longest name that its own begins with. The command line stands last: nothing imports it.
@@ -140,3 +142,18 @@ def test_oracle_finds_what_it_should() -> None:
     """A check of the checker: submodules, plain names and imports inside functions."""
     source = "from circuits import stages\ndef f():\n    import compile.module\n"
     assert find_imports(source, {"circuits.stages"}) == {"circuits.stages", "compile.module"}
+
+
+def test_circuits_are_made_anew_when_any_code_that_they_come_from_changes() -> None:
+    """What is named as such has with it all of `circuits` that it imports."""
+    named = set(CODE)
+    for name in CODE:
+        path = REPOSITORY / Path(*name.split(".")).with_suffix(".py")
+        froms = [
+            n.module or ""
+            for n in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(n, ast.ImportFrom)
+        ]
+        missing = {m for m in froms if m.startswith("circuits.")} - named
+        # Counts are only compared with what was compiled.
+        assert missing <= {"circuits.counts"}, (name, missing)

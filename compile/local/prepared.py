@@ -37,10 +37,10 @@ OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 k
 CODE = (
     *(f"circuits.{name}" for name in (
         "network", "plan", "stages", "linear", "inhibitor", "dot_product", "pairs", "sums",
-        "lookups", "encrypted",
+        "lookups", "encrypted", "intervals",
     )),
     *(f"compile.{name}" for name in (
-        "functions", "lookup_counts", "lookup_times", "manifests", "module", "options",
+        "functions", "lookup_counts", "lookup_times", "manifests", "module", "options", "verifier",
     )),
 )  # fmt: skip
 
