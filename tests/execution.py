@@ -15,7 +15,7 @@ import numpy as np
 from concrete import fhe
 
 from circuits.intervals import interval, interval_lookup
-from circuits.lookups import exact_lookup
+from circuits.lookups import Table, exact_lookup
 from circuits.network import Network
 from circuits.plan import Stage, network_stages
 from compile.module import CompiledNetwork, CompileOptions, build_module
@@ -23,7 +23,7 @@ from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, to_response
-from tests.networks import random_inputs
+from tests.networks import n_beyond, random_inputs
 
 
 @dataclass
@@ -78,23 +78,28 @@ def check_simulated(compiled: CompiledNetwork, x: np.ndarray, padding: np.ndarra
         values.update(zip(stage.outputs, outputs, strict=True))
 
 
-def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) -> None:
-    """Check each stage of one encrypted run, all through bytes."""
+def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) -> int:
+    """Check each stage of one encrypted run, all through bytes.
+
+    Returns how many of its sums lay beyond the entries of their tables.
+    """
     request = Request.from_bytes(execution.client.encrypt(x, padding).to_bytes())
     stages = {stage.name: stage for stage in network_stages(execution.network)}
     values: dict[str, Any] = {"x": x, "padding": padding}
-    server, n_done = Server(execution.folder), 0
+    server, n_done, beyond = Server(execution.folder), 0, 0
     for n_done, done in enumerate(server.start(request, execution.evaluation_keys), start=1):
         stage = stages[done.task.stage]
         outputs = decrypt(execution.client, done)
         inputs = [values[name] for name in stage.inputs]
-        check_stage(stage, inputs, outputs, execution.compiled.manifest.exact_rounding)
+        exact = execution.compiled.manifest.exact_rounding
+        beyond += check_stage(stage, inputs, outputs, exact)
         values.update(zip(stage.outputs, outputs, strict=True))
         assert done.index == n_done
     assert n_done == done.total
     response = to_response(request.n, done)
     logits = execution.client.decrypt(Response.from_bytes(response.to_bytes()))
     assert logits.tolist() == values["logits"][0].tolist()
+    return beyond
 
 
 def decrypt(client: Client, done: TaskDone[Value]) -> tuple[np.ndarray, ...]:
@@ -106,9 +111,19 @@ def decrypt(client: Client, done: TaskDone[Value]) -> tuple[np.ndarray, ...]:
 
 def check_stage(
     stage: Stage, inputs: list[Any], outputs: tuple[np.ndarray, ...], exact: bool
-) -> None:
-    """Check that outputs are those of the integer stage, or within its rounding bounds."""
-    expected = stage.evaluate(inputs, exact_lookup)
+) -> int:
+    """Check that outputs are those of the integer stage, or within its rounding bounds.
+
+    Returns how many sums lie beyond the entries of their tables.
+    """
+    beyond = 0
+
+    def counting_lookup(accumulator: np.ndarray, table: Table) -> np.ndarray:
+        nonlocal beyond
+        beyond += n_beyond(accumulator, table)
+        return exact_lookup(accumulator, table)
+
+    expected = stage.evaluate(inputs, counting_lookup)
     bounds = stage.evaluate([interval(value) for value in inputs], interval_lookup)
     for name, got, clear, bound in zip(stage.outputs, outputs, expected, bounds, strict=True):
         assert got.shape == clear.shape
@@ -116,3 +131,4 @@ def check_stage(
             assert (got == clear).all(), f"{stage.name}: {name} differs"
         inside = (bound.low <= got) & (got <= bound.high)
         assert inside.all(), f"{stage.name}: {name} leaves its bounds"
+    return beyond

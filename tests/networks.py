@@ -106,6 +106,23 @@ def evaluate_stages(
     return known
 
 
+def n_beyond(x: np.ndarray, table: Table) -> int:
+    """Return how many sums lie beyond the entries of a table that saturates."""
+    if not isinstance(table, SaturatingTable):
+        return 0
+    index = (x + ((1 << table.lsbs) >> 1)) >> table.lsbs
+    return int(np.count_nonzero((index < table.first) | (index > table.last)))
+
+
+def worst_inputs(network: Network, n: int) -> np.ndarray:
+    """Return x `[n, dim]` whose rows take sums of the first layer to one end, then the other."""
+    low, high = network.input_range
+    weights = [layer.weight for head in network.layers[0].heads for layer in (head.value, head.key)]
+    columns = np.concatenate(weights, axis=1).T
+    rows = [np.where(sign * w > 0, high, low) for w in columns for sign in (1, -1)]
+    return np.array([rows[i % len(rows)] for i in range(n)])
+
+
 def _layer(rng: np.random.Generator, shape: NetworkShape, index: int) -> Layer:
     last = index == shape.n_layers - 1
     constant = last and shape.last_query == "constant"

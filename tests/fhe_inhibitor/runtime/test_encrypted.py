@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from compile.module import CompileOptions
-from tests.execution import Execution, check_execution, prepare
+from tests.execution import Execution, check_encrypted, check_execution, check_simulated, prepare
 from tests.fhe_inhibitor.runtime.conftest import BUCKETS, SHAPES
-from tests.networks import NetworkShape, random_network
+from tests.networks import NetworkShape, random_inputs, random_network, worst_inputs
 
 # One lookup more for each bit rounded away: shapes as small as they come.
 EXACT = {"inhibitor": "all", "inhibitor_signed": "constant", "dot_product": "constant"}
@@ -36,3 +36,42 @@ def test_with_exact_rounding_all_are_equal(attention: str, tmp_path: Path) -> No
     network = random_network(np.random.default_rng(3), shape)
     execution = prepare(network, (2,), tmp_path / "new", CompileOptions(exact_rounding=True))
     check_execution(execution, 2)
+
+
+def corner_inputs(execution: Execution, n: int) -> list[np.ndarray]:
+    """All at one end, and rows that are the worst cases of single outputs."""
+    low, high = execution.network.input_range
+    shape = (n, execution.network.dim)
+    return [np.full(shape, low), np.full(shape, high), worst_inputs(execution.network, n)]
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize("attention", ["inhibitor", "inhibitor_signed", "dot_product"])
+def test_sums_beyond_the_entries_of_a_table_read_right(attention: str, tmp_path: Path) -> None:
+    """Projections, heads with antiperiodic |q - k| and |v - Z|, and what follows them."""
+    shape = NetworkShape(
+        attention, n_layers=1, last_query="first", n_heads=1, dim=4, last_key_dim=2, value_dim=3,
+        hidden_dim=4, lookup_bits=4, bits=3 if attention != "dot_product" else 2, max_tokens=4,
+        saturating=True,
+    )  # fmt: skip
+    network = random_network(np.random.default_rng(1), shape)
+    execution = prepare(network, (4,), tmp_path / "new", CompileOptions(max_bits=5))
+    rng = np.random.default_rng(2)
+    x, padding = random_inputs(rng, network, 4, n_padded=1)
+    check_simulated(execution.compiled, x, padding)
+    check_encrypted(execution, x, padding)
+    beyond = [check_encrypted(execution, x, 0 * padding) for x in corner_inputs(execution, 4)]
+    assert beyond[-1] >= 4 and sum(beyond) >= 10, beyond
+
+
+@pytest.mark.fhe
+def test_with_exact_rounding_sums_beyond_the_entries_are_equal(tmp_path: Path) -> None:
+    shape = NetworkShape(
+        n_layers=1, last_query="all", n_heads=1, dim=2, last_key_dim=1, value_dim=1,
+        lookup_bits=3, weight_limit=1, max_tokens=2, saturating=True,
+    )  # fmt: skip
+    network = random_network(np.random.default_rng(3), shape)
+    options = CompileOptions(exact_rounding=True)
+    execution = prepare(network, (2,), tmp_path / "new", options)
+    padding = np.zeros(2, np.int64)
+    assert sum(check_encrypted(execution, x, padding) for x in corner_inputs(execution, 2)) > 0

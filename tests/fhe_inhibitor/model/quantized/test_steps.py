@@ -40,6 +40,7 @@ from fhe_inhibitor.model.quantized.steps import (
     round_ste,
     round_to_step,
 )
+from tests.networks import n_beyond
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
@@ -191,13 +192,11 @@ def test_conversion_is_exact_where_tables_saturate(
     model, ids, mask = make(kind, query, hidden_dim, bits)
     network, scale = QuantizedNetwork(model).to_circuit()
     x = QuantizedNetwork(model).embed(ids).detach().numpy().astype(np.int64)
-    n_beyond = 0
+    beyond = 0
 
     def counting_lookup(accumulator: np.ndarray, table: Table) -> np.ndarray:
-        nonlocal n_beyond
-        if isinstance(table, SaturatingTable):
-            index = (accumulator + ((1 << table.lsbs) >> 1)) >> table.lsbs
-            n_beyond += np.count_nonzero((index < table.first) | (index > table.last))
+        nonlocal beyond
+        beyond += n_beyond(accumulator, table)
         return exact_lookup(accumulator, table)
 
     integers = np.stack(
@@ -205,7 +204,7 @@ def test_conversion_is_exact_where_tables_saturate(
     )
     logits = model(ids, mask).logits.detach().numpy()
     np.testing.assert_allclose(integers * scale, logits, atol=1e-4)
-    assert len(np.unique(integers)) > 2 and n_beyond > 0
+    assert len(np.unique(integers)) > 2 and beyond > 0
 
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
