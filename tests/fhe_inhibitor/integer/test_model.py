@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from circuits.lookups import AntiperiodicTable, SaturatingTable
+from circuits.network import run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE, IntegerModel
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from tests.networks import NetworkShape, random_inputs, random_network
 from tests.tiny_model import write_tiny_model
 
 
@@ -39,6 +42,30 @@ def test_written_parameters_come_back(folder: Path, tmp_path: Path) -> None:
     network, copy = parameters["network"], again["network"]
     assert np.array_equal(network.layers[0].heads[0].key.weight, copy.layers[0].heads[0].key.weight)
     assert network.layers[0].heads[0].key.weight.dtype == np.int64
+
+
+@pytest.mark.parametrize("attention", ["inhibitor", "inhibitor_signed", "dot_product"])
+def test_tables_that_saturate_come_back(attention: str, tmp_path: Path) -> None:
+    network = random_network(
+        np.random.default_rng(0), NetworkShape(attention, saturating=True, keys_per_sum=3)
+    )
+    integer_format.write(tmp_path / "model", {"network": network})
+    copy = integer_format.read(tmp_path / "model")[0]["network"]
+    head, own = copy.layers[0].heads[0], network.layers[0].heads[0]
+    assert type(head.value.table) is SaturatingTable
+    assert head.value.table.domain == own.value.table.domain
+    if attention != "dot_product":
+        assert type(head.attention.threshold) is AntiperiodicTable
+    x, padding = random_inputs(np.random.default_rng(1), network, 5, n_padded=1)
+    assert run(copy, x, padding).tolist() == run(network, x, padding).tolist()
+
+
+def test_saturating_tables_without_flat_ends_are_refused(tmp_path: Path) -> None:
+    table = SaturatingTable(np.array([-2, -1, 1, 2]))
+    table.values[-1] = 1  # as in a file that someone else wrote
+    integer_format.write(tmp_path / "model", {"table": table})
+    with pytest.raises(InputError, match="doesn't describe an integer model.*from -c to c"):
+        integer_format.read(tmp_path / "model")
 
 
 def test_a_text_becomes_its_most_important_tokens_in_order(folder: Path) -> None:
