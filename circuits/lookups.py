@@ -116,9 +116,9 @@ class SaturatingTable(AntiperiodicTable):
     -c and the last one is c, that is the right value, so the flat ends need no entries of their
     own: with m entries, flat up to index a and from index b, all of `b - m ... a + m` is right.
 
-    >>> clip = SaturatingTable(np.array([-2, -2, -1, 0, 1, 2, 2, 2]), first=-4)
-    >>> clip.reach, clip.bit_width, exact_lookup(np.array([-7, -5, 0, 4, 5]), clip)
-    ((-7, 5), 3, array([-2, -2,  0,  2,  2]))
+    >>> clip = SaturatingTable(np.array([-2, -2, -2, -1, 0, 1, 2, 2]), first=-4)
+    >>> clip.reach, clip.bit_width, exact_lookup(np.array([-6, -5, 0, 5, 6]), clip)
+    ((-6, 6), 3, array([-2, -2,  0,  2,  2]))
 
     Raises ValueError for entries whose number is no power of 2, or whose ends are not -c and c.
     """

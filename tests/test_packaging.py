@@ -66,7 +66,7 @@ COMMANDS = {
     "experiments run --plan x": "train",
     "experiments report": "train",
     "serve --port 0": "server",
-    "token alice": "server",
+    "tokens new alice": "server",
     "export --out y": "onnx",
     "compile --from-onnx x --out y": "onnx",
     "benchmark attention --quick": "benchmark",
