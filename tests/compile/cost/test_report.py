@@ -38,6 +38,14 @@ QUICK = {
     ),
 }
 BROAD = {
+    "saturating": (NetworkShape(saturating=True, hidden_dim=8, last_query="first"), (4, 6)),
+    "saturating dot product": (
+        NetworkShape("dot_product", saturating=True, bits=3, lookup_bits=4, keys_per_sum=2), (4,)
+    ),
+    "saturating, signed, partial sums": (
+        NetworkShape("inhibitor_signed", saturating=True, lookup_bits=4, keys_per_sum=3, dim=16),
+        (6,),
+    ),
     "3 bits": (NetworkShape(lookup_bits=3, bits=1, last_key_dim=2), (4,)),
     "4 bits": (NetworkShape(lookup_bits=4, key_dim=1, last_key_dim=2), (4,)),
     "4 bits, heavy": (
