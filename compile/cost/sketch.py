@@ -94,6 +94,7 @@ def _options(p_error: float) -> CompilationOptions:
     options.set_security_level(SECURITY_BITS)
     options.set_compress_evaluation_keys(True)
     options.set_compress_input_ciphertexts(True)
+    options.set_loop_parallelize(False)  # of code that nobody runs
     return options
 
 
