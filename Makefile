@@ -18,6 +18,9 @@ TASK ?= sst2
 RECIPE ?= aligned
 # Processes that run unit tests side by side, with one thread each.
 WORKERS ?= 2
+# What test-all runs beside test: first what needs no server, in processes side by side.
+ENCRYPTED := "(fhe or packaging) and not timing and not slow"
+SIDE_BY_SIDE := tests/compile tests/demos tests/fhe_inhibitor/runtime tests/test_packaging.py
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
 
@@ -128,7 +131,8 @@ test: lint test-fast ## lint, types, unit tests, and the shipped model encrypted
 
 .PHONY: test-all
 test-all: test ## that, all encrypted tests, the service's faults and load, the wheel, the docs
-	$(BIN)/pytest -m "(fhe or packaging) and not timing and not slow" tests
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m $(ENCRYPTED) $(SIDE_BY_SIDE)
+	$(BIN)/pytest -m $(ENCRYPTED) $(addprefix --ignore=,$(SIDE_BY_SIDE)) tests
 
 .PHONY: test-timing
 test-timing: $(STAMP) ## tests that compare seconds, for a quiet machine

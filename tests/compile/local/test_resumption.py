@@ -163,7 +163,10 @@ def test_nothing_but_ciphertexts_for_the_owner_only(
 
 
 @pytest.mark.fhe
-@pytest.mark.parametrize("spoil", ["flip", "cut", "other", "remove"])
+@pytest.mark.parametrize(
+    "spoil",
+    ["flip", *(pytest.param(x, marks=pytest.mark.slow) for x in ("cut", "other", "remove"))],
+)
 def test_a_damaged_task_runs_again(
     session: Session, folder: Path, tasks: tuple[Task, ...], spoil: str
 ) -> None:
@@ -199,7 +202,9 @@ def test_a_damaged_request_is_encrypted_anew_and_tasks_stay(
 
 
 @pytest.mark.fhe
-@pytest.mark.parametrize("name", ["request", "run.json", "task-2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("request", marks=pytest.mark.slow), "run.json", "task-2"]
+)
 def test_a_kill_in_the_middle_of_a_write_costs_that_file_at_most(
     session: Session,
     folder: Path,
