@@ -16,7 +16,7 @@ GLUE ?= ../shared/data/glue
 SIZE ?= nano
 TASK ?= sst2
 RECIPE ?= aligned
-# Processes that run unit tests side by side, with one thread each.
+# Processes that run tests side by side; unit tests with one thread each.
 WORKERS ?= 2
 # What test-all runs beside test: first what needs no server, in processes side by side.
 ENCRYPTED := "(fhe or packaging) and not timing and not slow"

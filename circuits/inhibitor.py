@@ -6,10 +6,11 @@ For query i, key j, key channel k and value channel l (Brännvall 2023, eq. 7-8)
     H_il = output( sum_j relu(v_jl - Z_ij) )          one lookup per (i, j, l) and (i, l)
 
 The table `inhibition` holds the head's scale gamma / sqrt(d) and its shift, which may depend
-on the relative offset j - i. Where we depart from the paper: v and Z are unsigned, Z
-saturates at the largest value of v, so a padded key, whose score is raised by
-`padding_score`, contributes exactly nothing; the sum over j may be taken in two steps (see
-`circuits.sums`); and H is requantized by a last lookup.
+on the relative offset j - i. Where we depart from the paper: v and Z are unsigned, or both
+less one constant, which their difference doesn't notice; Z saturates at the largest value of
+v, so a padded key, whose score is raised by `padding_score`, contributes exactly nothing; the
+sum over j may be taken in two steps (see `circuits.sums`); and H is requantized by a last
+lookup.
 
 The signed inhibitor (Zhang & Brännvall 2025, eq. 3) thresholds both sides of a signed v,
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from circuits.intervals import Interval
-from circuits.lookups import AntiperiodicTable, Lookup, Table, read
+from circuits.lookups import AntiperiodicTable, Lookup, Table
 from circuits.pairs import Pairs
 from circuits.sums import PartialSums, sum_over_keys
 
@@ -35,9 +36,9 @@ class InhibitorParameters:
 
     distance: |q - k|, exact; unused where the query is a constant. inhibition: score to Z,
     `[n_offsets, entries]`. threshold: relu(v - Z) of the difference; or, a bit narrower, an
-    antiperiodic |v - Z|, which gives twice as much. padding_score: added to
-    the score of a padded key. output: requantizes the sum over keys, `[value_dim, entries]`;
-    output_offset: int64 `[value_dim]`, centres that sum. partial: None to add all keys at once.
+    antiperiodic |v - Z|, which gives twice as much. padding_score: added to the score of a padded
+    key. output: requantizes the sum over keys, `[value_dim, entries]`; output_offset: int64
+    `[value_dim]`, centres that sum. partial: None to add all keys at once.
     """
 
     distance: Table
@@ -91,14 +92,13 @@ def _inhibition(
 
 
 def _kept(difference: Any, threshold: Table, lookup: Lookup) -> Any:
-    """Return relu(difference); 2 relu(x) = x + |x| where the table holds absolute values."""
+    """Return relu(difference); 2 relu(x) = x + |x| where the table holds |x| less a constant."""
     kept = lookup(difference, threshold)
     if not isinstance(threshold, AntiperiodicTable):
         return kept
     if isinstance(difference, Interval):  # a sum of intervals forgets that both terms read one x
         return Interval(*(2 * np.maximum(x, 0) for x in (difference.low, difference.high)))
-    nearest = int(read(np.zeros(threshold.values.shape[:-1], np.int64), threshold))
-    return difference + kept - nearest
+    return difference + kept - threshold.range[0]
 
 
 def _output(kept: Any, pairs: Pairs, p: InhibitorParameters, lookup: Lookup) -> Any:

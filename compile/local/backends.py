@@ -47,9 +47,11 @@ class Backend(Protocol):
     """
 
     manifest: Manifest
-    circuits_hash: str | None
     setup: tuple[StageCost, ...]
     evaluation_keys_bytes: int
+
+    @property
+    def circuits_hash(self) -> str | None: ...
 
     def answer(self, x: np.ndarray, padding: np.ndarray, observer: Observer) -> Answer:
         """Return the logits of x int `[n, dim]`, padding int `[n]`."""
@@ -68,8 +70,7 @@ class Execution:
         self._client, self._server = prepared.client, prepared.server
         self._evaluation_keys = prepared.evaluation_keys
         self.manifest = self._server.manifest
-        self.circuits_hash: str | None = prepared.circuits_hash
-        self._circuits_hash = prepared.circuits_hash
+        self.circuits_hash = prepared.circuits_hash
         self.setup = prepared.setup
         self.evaluation_keys_bytes = prepared.evaluation_keys_bytes
 
@@ -145,7 +146,7 @@ class Execution:
         """Return what a run belongs to; the text is known by what the model reads of it."""
         read = b"".join([str(x.shape).encode(), *(a.astype("<i8").tobytes() for a in (x, padding))])
         return RunOwner(
-            circuits_hash=self._circuits_hash,
+            circuits_hash=self.circuits_hash,
             evaluation_keys=hashlib.sha256(self._client.evaluation_keys()).hexdigest(),
             text=self._client.keyed_digest(read),
         )
@@ -167,7 +168,7 @@ class Simulation:
         self.manifest = read_manifest(folder, model.hash)
         self._server = fhe.Server(Library(str(folder / SERVER_FOLDER)), True, None)
         self._client = fhe.Client(self._server.client_specs, is_simulated=True)
-        self.circuits_hash: str | None = None
+        self.circuits_hash = None
         self.setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
         self.evaluation_keys_bytes = 0
 

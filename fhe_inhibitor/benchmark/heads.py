@@ -117,7 +117,7 @@ def _inhibitor(circuit: str, n: int, d: int, bits: int) -> GaussianHead:
     v_low, v_top = (-top, top) if signed else (0, 2**bits - 1)
     step, v_step = STEP[bits], STEP[bits] if signed else STEP[bits + 1]
     distance = table_of(np.abs, -2 * top, 2 * top) if exact else antiperiodic_abs(bits)
-    nearest = int(distance.values.min())  # what the table gives for a distance of 0
+    nearest = distance.range[0]  # what the table gives for a distance of 0
     z_top = v_top
     while width and not _fits((v_low - z_top, v_top), width, lsbs=1):
         z_top -= 1  # rounding takes one input: the last value of Z

@@ -46,7 +46,7 @@ def compile(
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The report on compiled circuits, as it was written beside them."""
+    """A report on circuits, as it is printed and written."""
 
     markdown: str
     json: str

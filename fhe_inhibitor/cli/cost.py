@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fhe_inhibitor.cli.compile import WrittenReport
 from fhe_inhibitor.cli.options import JsonOption, PErrorOption
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
@@ -58,14 +59,6 @@ def cost(
 
 
 @dataclass(frozen=True)
-class WrittenCost:
-    """The report as it is printed."""
-
-    markdown: str
-    json: str
-
-
-@dataclass(frozen=True)
 class _Costed:
     """What is asked for: a network, its lengths, and the most tokens that its tables allow."""
 
@@ -89,7 +82,7 @@ class EstimateCost:
     report: Path | None
     p_error: str | None
 
-    def run(self, observer: Observer) -> WrittenCost:
+    def run(self, observer: Observer) -> WrittenReport:
         """Return the report."""
         from compile.cost.report import USUAL, estimate, read_speed
         from compile.local.p_error import with_p_error
@@ -105,7 +98,7 @@ class EstimateCost:
         observer.begin("choose parameters")
         lengths = self.tokens or asked.buckets
         report = estimate(asked.network, lengths, asked.p_error, speed)
-        return WrittenCost(report.to_markdown(), report.to_json())
+        return WrittenReport(report.to_markdown(), report.to_json())
 
     def _load(self) -> _Costed:
         if self.config is None:

@@ -29,7 +29,7 @@ from ml_dtypes import iinfo, int4
 from circuits.dot_product import DotProductParameters, Product
 from circuits.inhibitor import InhibitorParameters
 from circuits.linear import Linear
-from circuits.lookups import AntiperiodicTable, Table, read
+from circuits.lookups import AntiperiodicTable, Table
 from circuits.network import Network
 from circuits.stages import Classifier, Layer
 from circuits.sums import PartialSums
@@ -165,8 +165,7 @@ def _kept(graph: Graph, difference: str, threshold: Table) -> str:
     kept = _lookup(graph, difference, threshold, "threshold")
     if not isinstance(threshold, AntiperiodicTable):
         return kept
-    nearest = float(read(np.array(0), threshold))
-    return graph.add("Sub", graph.add("Add", difference, kept), nearest)
+    return graph.add("Sub", graph.add("Add", difference, kept), float(threshold.range[0]))
 
 
 def _dot_product(graph: Graph, keys: Keys, p: DotProductParameters) -> str:

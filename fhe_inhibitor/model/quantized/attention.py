@@ -175,8 +175,8 @@ class QuantizedInhibitor:
     window: int
     keys_per_sum: int
     table_bits: int
-    antiperiodic: bool = False
-    constant_query: bool = False
+    antiperiodic: bool
+    constant_query: bool
 
     def __post_init__(self) -> None:
         self.furthest = self.key_step.high - self.key_step.low
@@ -242,16 +242,13 @@ class QuantizedInhibitor:
         """Return the clear integer parameters of the head."""
         value = self.deepest
         lowest = -value if self.eta is None else -2 * value
-        distance, threshold, zero = (
-            table_of(abs, -self.furthest, self.furthest),
-            table_of(lambda x: x.clip(min=0), lowest, value),
-            0,
-        )
         if self.antiperiodic:
-            distance = antiperiodic_abs(self.furthest.bit_length())
-            threshold = antiperiodic_abs((-lowest).bit_length())
-            if not self.constant_query:
-                zero = self.key_dim * int(distance.values.min())
+            distance: Table = antiperiodic_abs(self.furthest.bit_length())
+            threshold: Table = antiperiodic_abs((-lowest).bit_length())
+        else:
+            distance = table_of(abs, -self.furthest, self.furthest)
+            threshold = table_of(lambda x: x.clip(min=0), lowest, value)
+        zero = 0 if self.constant_query else self.key_dim * distance.range[0]
         return InhibitorParameters(
             distance=distance,
             inhibition=self.score.to_table(len(self.shift), zero),

@@ -190,17 +190,12 @@ class QuantizedNetwork:
             "window": window,
             "keys_per_sum": shape.keys_per_sum,
             "table_bits": self.bits.table_bits,
+            "constant_query": shape.constant_query,
         }
         if attention.kind != "dot_product":
             eta = attention.eta[head] if attention.kind == "inhibitor_signed" else None
-            return QuantizedInhibitor(
-                eta=eta,
-                antiperiodic=self.bits.saturating,
-                constant_query=shape.constant_query,
-                **common,
-            )
+            return QuantizedInhibitor(eta=eta, antiperiodic=self.bits.saturating, **common)
         return QuantizedDotProduct(
-            constant_query=shape.constant_query,
             weight_step=attention.weight_steps[head],
             sum_step=attention.sum_steps[head],
             reciprocal_step=attention.reciprocal_steps[head],

@@ -351,14 +351,11 @@ class TableLinear:
         codes = self._entries(index)
         if not self.saturates:
             return codes
-        entries, top = 1 << self.bits.table_bits, self.output_step.range[1]
-        fixed = codes.detach().clone()
-        end = top * torch.where(fixed[-1] >= fixed[0], 1.0, -1.0)
-        fixed[: self.n_indices - entries], fixed[entries:] = -end, end
+        entries = 1 << self.bits.table_bits
+        first = self.n_indices - entries  # that isn't flat
+        end = self.output_step.range[1] * torch.where(codes[-1] >= codes[0], 1.0, -1.0)
         leak = CLIP_LEAK * (codes - codes.detach())
-        flat = torch.ones(len(codes), 1, dtype=torch.bool)
-        flat[self.n_indices - entries : entries] = False
-        return torch.where(flat, fixed + leak, codes)
+        return torch.cat([leak[:first] - end, codes[first:entries], leak[entries:] + end])
 
     def _real(self, accumulator: Tensor) -> Tensor:
         """Return the real pre-activation of a rounded accumulator."""

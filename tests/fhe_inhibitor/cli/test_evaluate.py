@@ -8,30 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from compile.evaluation.records import read_evaluation
-from fhe_inhibitor.cli.main import main
 from tests.compile.evaluation.records import header, text, write
+from tests.fhe_inhibitor.cli.test_main import assert_refused, model, run
 from tests.tiny_model import write_tiny_model
+
+__all__ = ["model", "run"]  # fixtures
 
 TSV = "sentence\tlabel\na good film\t1\nit 's dull\t0\nbad\t0\n"
 INVALID = TSV + "no cells\n"
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", seed=175)
 
 
 @pytest.fixture
@@ -39,22 +28,6 @@ def data(tmp_path: Path) -> Path:
     path = tmp_path / "dev.tsv"
     path.write_text(TSV)
     return path
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    def run(*arguments: str | Path) -> Outcome:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        return Outcome(int(exit_.value.code or 0), *capfd.readouterr())
-
-    return run
-
-
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
-    for word in words:
-        assert word in outcome.err
 
 
 def test_a_file_is_made_and_gone_on_with(
