@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from fhe_inhibitor.cli.exit_codes import markdown_table
+
 PAGE = "command_line.md"
-INTRODUCTION = """# Command line
-
-Exit codes: 0; 1 for a failure at run time; 2 for bad input or a missing extra; 130 after Ctrl-C.
-An error is one line on stderr. `FHE_INHIBITOR_TRACEBACK=1` shows where it came from. With `--json`
-a command prints JSON to stdout and nothing else.
-
-"""
+INTRODUCTION = Path(__file__).with_name("command_line_introduction.md")
+EXIT_CODES = "EXIT_CODES"  # where the table goes
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the page to those of the folder."""
-    files.append(File.generated(config, PAGE, content=INTRODUCTION + commands()))
+    files.append(File.generated(config, PAGE, content=introduction() + commands()))
     return files
+
+
+def introduction() -> str:
+    """Return what stands before the reference, with the table of exit codes."""
+    return INTRODUCTION.read_text("utf-8").replace(EXIT_CODES, markdown_table()) + "\n"
 
 
 def commands() -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fhe_inhibitor.remote.async_client import AsyncRemoteClient
     from fhe_inhibitor.remote.client import RemoteClient
     from fhe_inhibitor.remote.options import RemoteOptions
-    from fhe_inhibitor.runtime.classifier import Classification, Classifier
+    from fhe_inhibitor.runtime.classifier import Classification, Classifier, Outcome
     from fhe_inhibitor.runtime.keyring import Keyring
     from fhe_inhibitor.system.progress import Observer
 
@@ -45,6 +45,7 @@ __all__ = [
     "IntegerModel",
     "Keyring",
     "Observer",
+    "Outcome",
     "RemoteClient",
     "RemoteOptions",
     "Session",
@@ -63,6 +64,7 @@ _MODULES = {
     "IntegerModel": "fhe_inhibitor.integer.model",
     "Keyring": "fhe_inhibitor.runtime.keyring",
     "Observer": "fhe_inhibitor.system.progress",
+    "Outcome": "fhe_inhibitor.runtime.classifier",
     "RemoteClient": "fhe_inhibitor.remote.client",
     "RemoteOptions": "fhe_inhibitor.remote.options",
     "Session": "compile.local.session",

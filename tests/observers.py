@@ -26,6 +26,9 @@ class Recorder(Observer):
     def finish(self, amount: int) -> None:
         self.told.append(("finish", amount))
 
+    def deliver(self, part: dict[str, Any]) -> None:
+        self.told.append(("deliver", part))
+
     @property
     def notes(self) -> list[str]:
         return [content[0] for kind, *content in self.told if kind == "note"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
@@ -22,7 +22,7 @@ from compile.local.p_error import with_p_error
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.integer.public import Tokens
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.child import silence_dependencies
@@ -119,6 +119,26 @@ class Session:
         tokens = self.model.tokenize_many(texts, max_tokens, strict, self._observer)
         return list(self.classify_each(texts, tokens))
 
+    def classify_apart(
+        self,
+        texts: Sequence[str],
+        deliver: Callable[[Outcome], None],
+        max_tokens: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Classify texts in their order, as `Classifier.classify_apart` says."""
+        tokens = self.model.tokenize_each(texts, max_tokens, strict, self._observer)
+        self._plan([self.model.encode(read)[0] for read in tokens if isinstance(read, Tokens)])
+        for index, (text, read) in enumerate(zip(texts, tokens, strict=True)):
+            if isinstance(read, InputError):
+                deliver(Outcome(index, text, error=read))
+                continue
+            try:
+                outcome = Outcome(index, text, self._classify(text, read, *self.model.encode(read)))
+            except Exception as error:  # native code raises what it likes
+                outcome = Outcome(index, text, error=error)
+            deliver(outcome)
+
     def classify_each(
         self, texts: Sequence[str], tokens: Sequence[Tokens]
     ) -> Iterator[Classification]:
@@ -129,12 +149,15 @@ class Session:
         self, texts: Sequence[str], tokens: Sequence[Tokens], resume: str | Path | None = None
     ) -> Iterator[Classification]:
         inputs = [self.model.encode(read) for read in tokens]
-        backend = self.prepare()
-        if backend:
-            tasks = [task for x, _ in inputs for task in backend.manifest.program(len(x)).tasks]
-            self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
+        self._plan([x for x, _ in inputs])
         for text, read, encoded in zip(texts, tokens, inputs, strict=True):
             yield self._classify(text, read, *encoded, resume)
+
+    def _plan(self, inputs: Sequence[np.ndarray]) -> None:
+        """Prepare, and tell the observer of the lookups of these inputs."""
+        if backend := self.prepare():
+            tasks = [task for x in inputs for task in backend.manifest.program(len(x)).tasks]
+            self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
 
     def prepare(self) -> Backend | None:
         """Make circuits and keys, or find them; None in mode `disable`.

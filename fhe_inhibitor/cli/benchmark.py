@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, print_json
+from fhe_inhibitor.cli.options import JsonOption, QuietOption, print_json
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 
@@ -59,6 +59,7 @@ def attention(
         typer.Option(help="Lengths to 4, three calls of each; 280 s if no budget is set."),
     ] = False,
     out: OutOption = RESULTS,
+    quiet: QuietOption = False,
 ) -> None:
     """Time encrypted heads of both mechanisms, in turn, at growing lengths."""
     with needs("benchmark"):
@@ -83,7 +84,7 @@ def attention(
     )
     if quick and budget_s is None:
         budget_s = QUICK_BUDGET_S
-    with Display() as display:
+    with Display(quiet) as display:
         results = benchmark_attention(parameters, out, budget_s, display)
     write_attention(results, out)
     print(attention_markdown(results))
@@ -103,6 +104,7 @@ def plaintext(
         bool, typer.Option(help="Also compile without VNNI and without AVX-512, to compare.")
     ] = True,
     out: OutOption = RESULTS,
+    quiet: QuietOption = False,
 ) -> None:
     """Time int16 heads in the clear, one thread: JSON, CSV, Markdown and a plot."""
     with needs("benchmark"):
@@ -118,7 +120,7 @@ def plaintext(
     names = DEFAULT_KERNELS if kernels is None else [name for name in kernels.split(",") if name]
     numbers = _numbers(lengths, "--lengths")
     make_folder(out)
-    with Display() as display:
+    with Display(quiet) as display:
         results = benchmark_plaintext(numbers, names, repetitions, seed, display)
         if ablate:
             display.begin("ablations")

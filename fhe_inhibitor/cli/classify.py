@@ -17,16 +17,18 @@ from fhe_inhibitor.cli.options import (
     JsonOption,
     ModeOption,
     PErrorOption,
+    QuietOption,
     TokenFileOption,
     TokensOption,
     passphrase_in_environment,
     print_json,
+    shipped_models,
 )
 from fhe_inhibitor.cli.worker import Work, in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
 from fhe_inhibitor.remote.options import RemoteOptions
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, Classifier
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.system.child import ends_on_request
 from fhe_inhibitor.system.progress import Observer
@@ -49,6 +51,7 @@ def classify(
             metavar="NAME|DIR",
             help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
             "--server, a name that it offers.",
+            autocompletion=shipped_models,
         ),
     ] = None,
     mode: ModeOption = "execute",
@@ -73,17 +76,29 @@ def classify(
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,
     insecure: InsecureOption = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
+    as_lines: Annotated[
+        bool,
+        typer.Option(
+            "--jsonl",
+            help="Print one JSON object a line for each text, as soon as it is done; the error of "
+            "one text is its line and stops no other.",
+        ),
+    ] = False,
 ) -> None:
     """Encrypt texts, run every layer on ciphertexts, decrypt the labels."""
+    from fhe_inhibitor.cli.lines import Lines
     from fhe_inhibitor.cli.view import Display, print_classifications
 
-    sentences = _sentences(texts or [], file)
+    if as_lines and (as_json or benchmark or resume is not None):
+        raise InputError("--jsonl prints lines alone: drop --json, --benchmark and --resume")
+    sentences = _sentences(texts or [], file, as_lines)
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
     if resume is not None:
         _check_resumable(sentences, mode, server)
-    reading = Reading(sentences, tokens, strict)
+    reading = Reading(sentences, tokens, strict, as_lines)
     work: Work[Classified]
     if server is None:
         work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume)
@@ -99,12 +114,16 @@ def classify(
             model=model, ca=ca, insecure=insecure, accept_new_model=accept_new_model
         )
         work = ClassifyThere(reading, server, token, remote.agree(server, token, options))
-    with Display() as display:
+    lines = Lines(quiet) if as_lines else None
+    with lines or Display(quiet) as display:
         # Integers in the clear need neither Concrete nor a process that it may end.
         if mode == "disable":
             done = work.run(display)
         else:
             done = in_worker(work, display, may_wait=server is not None)
+    if lines:
+        lines.tell_failed()
+        raise typer.Exit(lines.exit_code)
     if as_json:
         print_json(asdict(done))
     else:
@@ -124,8 +143,11 @@ def _check_resumable(sentences: list[str], mode: str, server: str | None) -> Non
         )
 
 
-def _sentences(texts: list[str], file: Path | None) -> list[str]:
-    """Return the texts of the arguments, then those of the file; "-" is stdin in both places."""
+def _sentences(texts: list[str], file: Path | None, each_apart: bool) -> list[str]:
+    """Return the texts of the arguments, then those of the file; "-" is stdin in both places.
+
+    each_apart: whether a line that is no text is to be refused alone, later.
+    """
     from fhe_inhibitor.text.data import parse_sentences, read_sentences
 
     if texts == ["-"] and file is None:
@@ -133,17 +155,31 @@ def _sentences(texts: list[str], file: Path | None) -> list[str]:
     if file is None:
         return texts
     if str(file) == "-":
-        return [*texts, *parse_sentences(sys.stdin.buffer.read(), "stdin")]
-    return [*texts, *read_sentences(file)]
+        return [*texts, *parse_sentences(sys.stdin.buffer.read(), "stdin", each_apart)]
+    return [*texts, *read_sentences(file, each_apart)]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Texts, and how much of them is to be read."""
+    """Texts, how much of them is to be read, and how results come.
+
+    each_apart: as parts, one for each text as soon as it is done, and not all at the end.
+    """
 
     texts: Sequence[str]
     max_tokens: int | None
     strict: bool
+    each_apart: bool
+
+    def classify(self, classifier: Classifier, observer: Observer) -> list[Classification]:
+        """Classify the texts; the results are empty where they were told one by one."""
+        from fhe_inhibitor.cli.lines import line_of
+
+        how = self.max_tokens, self.strict
+        if not self.each_apart:
+            return classifier.classify_many(self.texts, *how)
+        classifier.classify_apart(self.texts, lambda one: observer.deliver(line_of(one)), *how)
+        return []
 
 
 @dataclass(frozen=True)
@@ -187,7 +223,7 @@ class ClassifyHere:
             reading = self.reading
             how = reading.max_tokens, reading.strict
             if self.resume is None:
-                results = session.classify_many(reading.texts, *how)
+                results = reading.classify(session, observer)
             else:
                 results = [session.classify(reading.texts[0], *how, resume=self.resume)]
             model = session.model
@@ -213,8 +249,6 @@ class ClassifyThere:
         with RemoteClient(self.server, self.token, self.options, observer) as client:
             if not client.is_private:
                 observer.note(f"others can read the token on its way to {self.server}")
-            results = client.classify_many(
-                self.reading.texts, self.reading.max_tokens, self.reading.strict
-            )
+            results = self.reading.classify(client, observer)
             public = client.public_model()
             return Classified(public.name, "execute", public.labels, results, client.cost())

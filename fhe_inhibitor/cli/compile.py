@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, ModelOption, PErrorOption
+from fhe_inhibitor.cli.options import JsonOption, ModelOption, PErrorOption, QuietOption
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -34,12 +34,13 @@ def compile(
         ),
     ] = True,
     p_error: PErrorOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write circuits for a server, specifications for its clients, and the per-layer report."""
     from fhe_inhibitor.cli.view import Display
 
-    with Display() as display:
+    with Display(quiet) as display:
         report = in_worker(CompileCircuits(model, from_onnx, out, measure, p_error), display)
     print(report.json if as_json else report.markdown)
 

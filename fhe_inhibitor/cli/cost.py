@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fhe_inhibitor.cli.compile import WrittenReport
-from fhe_inhibitor.cli.options import JsonOption, PErrorOption
+from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -42,6 +42,7 @@ def cost(
         ),
     ] = None,
     p_error: PErrorOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict lookups, complexity, seconds and sizes for each length, without compiling the model.
@@ -53,7 +54,7 @@ def cost(
     if model is not None and config is not None:
         raise InputError("--model and --config are two models; name one")
     work = EstimateCost(model or DEFAULT_MODEL, config, tuple(tokens or ()), report, p_error)
-    with Display() as display:
+    with Display(quiet) as display:
         written = in_worker(work, display)
     print(written.json if as_json else written.markdown)
 

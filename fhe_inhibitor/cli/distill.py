@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fhe_inhibitor.cli.options import JsonOption, LabelsOption
+from fhe_inhibitor.cli.options import JsonOption, LabelsOption, QuietOption
 from fhe_inhibitor.cli.view import Page
 from fhe_inhibitor.system.extras import needs
 
@@ -39,6 +39,7 @@ def distill(
         Path | None,
         typer.Option(metavar="FILE", help="YAML or JSON; options given here come before it."),
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Distil a DistilBERT of full depth to inhibitor attention; goes on where it stopped."""
@@ -59,7 +60,7 @@ def distill(
         "seed": seed,
     }
     experiment = read_experiment(config, options)
-    with Display() as display:
+    with Display(quiet) as display:
         result = run(experiment, out, display)
     if as_json:
         print(result.model_dump_json(indent=1))

@@ -14,6 +14,7 @@ from fhe_inhibitor.cli.options import (
     LabelsOption,
     ModelOption,
     ModeOption,
+    QuietOption,
     TokensOption,
     passphrase_in_environment,
     print_json,
@@ -71,6 +72,7 @@ def evaluate(
     timed: Annotated[
         bool, typer.Option("--timed", help="With --out: the machine is quiet, so times count.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy over labelled texts; encrypted, also agreement with the integer model.
@@ -94,7 +96,7 @@ def evaluate(
     if timed and (out is None or mode != "execute"):
         raise InputError("--timed is said of an encrypted run that is kept: add --out FILE.jsonl")
     n_draws = (draws or (DRAWS if out is None else KEPT_DRAWS)) if rounding_noise else 0
-    with Display() as display:
+    with Display(quiet) as display:
         if out is not None:
             kept = EvaluateInto(data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed)
             done = kept.run(display) if mode == "disable" else in_worker(kept, display)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fhe_inhibitor.cli.options import QuietOption
 from fhe_inhibitor.system.extras import needs
 
 app = typer.Typer(no_args_is_help=True)
@@ -33,6 +34,7 @@ def run(
     only: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="These entries of the plan.")
     ] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Run what has no result yet; an interrupted experiment goes on where it stopped."""
     from fhe_inhibitor.cli.distill import silence_transformers
@@ -43,7 +45,7 @@ def run(
 
     silence_transformers()
     names = only.split(",") if only else None
-    with Display() as display:
+    with Display(quiet) as display:
         run_plan(read_plan(plan), work, results, names, display)
 
 

@@ -18,6 +18,7 @@ from fhe_inhibitor.cli.options import (
     CaOption,
     InsecureOption,
     JsonOption,
+    QuietOption,
     TokenFileOption,
     print_json,
 )
@@ -51,6 +52,7 @@ def new(
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,
     insecure: InsecureOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Make keys; only the public ones among them will be sent."""
     from fhe_inhibitor.cli import remote
@@ -63,7 +65,7 @@ def new(
         model=model, ca=ca, insecure=insecure, accept_new_model=accept_new_model
     )
     chosen = remote.agree_on_new(server, token, options, passphrase)
-    with Display() as display:
+    with Display(quiet) as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display, may_wait=True)
     print(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
 

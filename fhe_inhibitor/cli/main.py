@@ -1,14 +1,13 @@
 """The command `fhe-inhibitor`: parses, calls, prints. Each command is a few calls in Python too.
 
 Imports that take seconds happen inside the commands, so that `--help` and errors are instant.
-Exit codes: 0; 1 for a failure at run time; 2 for bad input; 128 + n after signal n, such as 130
-after Ctrl-C. An error is one line on stderr; FHE_INHIBITOR_TRACEBACK=1 shows where it came from.
+`exit_codes` has the exit codes. An error is one line on stderr; FHE_INHIBITOR_TRACEBACK=1 shows
+where it came from.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from fhe_inhibitor.cli import (
     compile,
     cost,
     distill,
+    doctor,
     evaluate,
     evaluation_report,
     experiments,
@@ -32,17 +32,16 @@ from fhe_inhibitor.cli import (
     service,
     train,
 )
+from fhe_inhibitor.cli.exit_codes import ExitCode
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import TRACEBACK, ChildError
 from fhe_inhibitor.system.progress import printable
 from fhe_inhibitor.system.signals import Ended, exit_code_of, raise_on_signals
 
-INTERRUPTED = exit_code_of(signal.SIGINT)
-
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     help="Classify text that stays encrypted: inhibitor transformers under TFHE.",
+    epilog="Exit codes: 0 done, 1 failed, 2 refused as it stands, 130 after Ctrl-C.",
 )
 for command in (
     classify.classify,
@@ -54,6 +53,7 @@ for command in (
     distill.distill,
     export.export,
     service.serve,
+    doctor.doctor,
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")
@@ -90,24 +90,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str] | None) -> int:
     """Return the exit code; typer itself turns Ctrl-C inside a command into 130."""
     try:
-        code = app(arguments, standalone_mode=False) or 0
+        # By its name shells know what completes it, however it was started.
+        code = app(arguments, prog_name="fhe-inhibitor", standalone_mode=False) or 0
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except Ended as ended:
         print(f"fhe-inhibitor: ended by {ended}; what was finished is kept", file=sys.stderr)
         return exit_code_of(ended.number)
     except InputError as error:
-        return _failed(2, error)
+        return _failed(ExitCode.REFUSED, error)
     except typer.TyperException as error:
         return _failed(error.exit_code, error)
     except BrokenPipeError:
         # Whoever read our output went away; the interpreter would complain on its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print("fhe-inhibitor: nobody reads the output any more", file=sys.stderr)
-        return exit_code_of(signal.SIGPIPE)
+        return ExitCode.NOBODY_READS
     except Exception as error:
-        return _failed(1, error)
-    if code == INTERRUPTED:
+        return _failed(ExitCode.FAILED, error)
+    if code == ExitCode.INTERRUPTED:
         print("fhe-inhibitor: interrupted; what was finished is kept", file=sys.stderr)
     return code
 
@@ -120,8 +121,8 @@ def _failed(code: int, error: Exception) -> int:
     context = getattr(error, "ctx", None)
     if message.startswith("No such option") and context and context.info_name == "classify":
         message += " A text that begins with a dash goes after `--`."
-    kind = "" if code == 2 or isinstance(error, ChildError) else f"{type(error).__name__}: "
-    if message:  # typer has none for a command without arguments, whose help it printed
-        line = printable(" ".join(message.split()))
-        print(f"fhe-inhibitor: {kind}{line}", file=sys.stderr)
+    explained = code == ExitCode.REFUSED or isinstance(error, ChildError)
+    parts = "" if explained else type(error).__name__, printable(" ".join(message.split()))
+    if any(parts):  # typer has no message for a command without arguments, whose help it printed
+        print(f"fhe-inhibitor: {': '.join(filter(None, parts))}", file=sys.stderr)
     return code

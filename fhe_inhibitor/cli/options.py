@@ -5,15 +5,40 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
 
+MODES = ("disable", "simulate", "execute")
+P_ERRORS = ("2^-20", "2^-40", "2^-64", "2^-128")
+
+
+def shipped_models(incomplete: str) -> list[str]:
+    """Return the checkpoints that a shell may complete a name to; it adds folders by itself."""
+    from fhe_inhibitor.integer.model import CHECKPOINTS
+
+    names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what completes a value that is one of these."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Show no progress; notes and errors are shown as ever."),
+]
 TokenFileOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help=f"Holds the server's token; else {TOKEN_VARIABLE} does."),
@@ -32,12 +57,18 @@ InsecureOption = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", metavar="NAME|DIR", help="A shipped checkpoint or a model folder."),
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR",
+        help="A shipped checkpoint or a model folder.",
+        autocompletion=shipped_models,
+    ),
 ]
 ModeOption = Annotated[
     str,
     typer.Option(
-        metavar="disable|simulate|execute",
+        metavar="|".join(MODES),
+        autocompletion=_one_of(MODES),
         help="The integer model without encryption, simulated encryption, or encryption.",
     ),
 ]
@@ -45,7 +76,8 @@ PErrorOption = Annotated[
     str | None,
     typer.Option(
         "--p-error",
-        metavar="2^-20|2^-40|2^-64|2^-128",
+        metavar="|".join(P_ERRORS),
+        autocompletion=_one_of(P_ERRORS),
         help="How likely one lookup errs, the model's own if not given; less is slower.",
     ),
 ]
@@ -71,12 +103,25 @@ def passphrase_in_environment() -> str | None:
 
 def print_json(content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Print what `--json` promises: JSON and nothing else. NaN and infinity, no JSON, are null."""
-    print(json.dumps(_finite(content), indent=1, allow_nan=False))
+    print_now(json.dumps(finite(content), indent=1, allow_nan=False))
 
 
-def _finite(content: Any) -> Any:
+def print_now(text: str, out: TextIO | None = None) -> None:
+    """Print to stdout, or `out`, at once.
+
+    Raises BrokenPipeError without a number for an output that nobody reads any more, which is for
+    `main` to say: one with a number typer takes for its own, and ends the process without a word.
+    """
+    try:
+        print(text, file=out, flush=True)
+    except BrokenPipeError:
+        raise BrokenPipeError from None
+
+
+def finite(content: Any) -> Any:
+    """Return content with null in the place of NaN and infinity, which JSON lacks."""
     if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

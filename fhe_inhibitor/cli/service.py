@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, PErrorOption, print_json
+from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption, print_json
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -47,6 +47,7 @@ def serve(
     ] = None,
     p_error: PErrorOption = None,
     config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Run a server that classifies encrypted text for clients elsewhere."""
     from fhe_inhibitor.cli.view import Display
@@ -66,7 +67,7 @@ def serve(
         certificate_key=certificate_key,
     )
     make_data_folder(settings.data_dir)  # refused before models are compiled, which takes long
-    with Display() as display:
+    with Display(quiet) as display:
         folders = in_worker(PrepareModels(tuple(models or [DEFAULT_MODEL]), p_error), display)
     serve_models(settings, folders)
 

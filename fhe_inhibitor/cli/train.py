@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import print_json
+from fhe_inhibitor.cli.options import QuietOption, print_json
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 
@@ -40,6 +40,7 @@ def train(
         int, typer.Option(min=1, help="Full sentences to keep out of train, to choose by.")
     ] = 1000,
     seed: int = 0,
+    quiet: QuietOption = False,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
     from fhe_inhibitor.cli.distill import silence_transformers
@@ -63,6 +64,6 @@ def train(
         size=SIZES[size],
         seed=seed,
     )
-    with Display() as display:
+    with Display(quiet) as display:
         results = recipe.train(chosen, out, work, baselines, display)
     print_json(results)

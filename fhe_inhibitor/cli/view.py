@@ -20,19 +20,21 @@ from rich.text import Text
 
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
+from fhe_inhibitor.system.diagnosis import Finding
 from fhe_inhibitor.system.progress import Observer, printable
 
 # Text as it is: a server's label may look like rich's markup.
+STATE_STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
 class Display(Observer):
     """A progress line on stderr while it is entered; notes are printed above it.
 
-    Only a terminal gets the line, anything else the notes alone.
+    Only a terminal gets the line, anything else the notes alone, as a terminal does if `quiet`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         self._console = Console(**PLAIN, stderr=True, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -42,7 +44,7 @@ class Display(Observer):
             _RemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
         self._task = self._progress.add_task("loading", total=None, unit="", began=0.0, last=0.0)
 
@@ -127,6 +129,18 @@ def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         model = printable(row["model"])
         table.add_row(row["circuits_hash"][:12], model, made, locked, _size(row["bytes"]))
     console.print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what `doctor` found, and below it what to do."""
+    console = Page(**PLAIN, soft_wrap=True)
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        state = Text(f"{finding.state:8}", style=STATE_STYLES[finding.state])
+        name = f"{finding.name:{width}}"
+        console.print(Text.assemble(state, f" {name}  {printable(finding.found)}"))
+        if finding.remedy:
+            console.print(Text(f"{'':9}{'':{width}}  {printable(finding.remedy)}", style="italic"))
 
 
 def print_evaluation(result: dict[str, Any]) -> None:

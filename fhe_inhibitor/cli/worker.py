@@ -36,7 +36,7 @@ def in_worker(work: Work[Result_co], observer: Observer, may_wait: bool = False)
     child = Child(_given, work)
     try:
         return child.call("run", observer=observer, may_wait=may_wait)
-    except (KeyboardInterrupt, Ended):
+    except (KeyboardInterrupt, Ended, BrokenPipeError):  # the last: nobody reads what we print
         child.stop()
         remove_unfinished()
         raise

@@ -121,12 +121,8 @@ class PublicModel:
         """
         if not isinstance(text, str):
             raise TypeError(f"a text is a string, not {type(text).__name__}: {ascii(text)[:60]}")
-        limit = self.default_tokens if max_tokens is None else max_tokens
+        limit = self.token_limit(max_tokens)
         first = 0 if self.cls_token_id is None else 1
-        if not 1 + first <= limit <= self.max_tokens:
-            raise InputError(
-                f"{limit} tokens asked for, {self.name} reads {1 + first} to {self.max_tokens}"
-            )
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -147,6 +143,40 @@ class PublicModel:
         if self.cls_token_id is not None:
             ids = np.concatenate([[self.cls_token_id], ids])
         return Tokens(ids, tokens, len(encoding.ids))
+
+    def token_limit(self, max_tokens: int | None) -> int:
+        """Return how many tokens are read: max_tokens, `default_tokens` if that is None.
+
+        Raises InputError for a max_tokens that the model doesn't reach.
+        """
+        limit = self.default_tokens if max_tokens is None else max_tokens
+        first = 0 if self.cls_token_id is None else 1
+        if not 1 + first <= limit <= self.max_tokens:
+            raise InputError(
+                f"{limit} tokens asked for, {self.name} reads {1 + first} to {self.max_tokens}"
+            )
+        return limit
+
+    def tokenize_each(
+        self, texts: Sequence[str], max_tokens: int | None, strict: bool, observer: Observer
+    ) -> list[Tokens | InputError]:
+        """Do `tokenize_many`, but with the error of a text in the place of its tokens.
+
+        Raises InputError for a max_tokens that the model doesn't reach.
+        """
+        if isinstance(texts, str):
+            raise TypeError("classify_apart wants a list of texts, not one: pass [text]")
+        self.token_limit(max_tokens)
+        tokens: list[Tokens | InputError] = []
+        for text in texts:
+            try:
+                tokens.append(self.tokenize(text, max_tokens, strict))
+            except InputError as error:
+                tokens.append(error)
+        for number, read in enumerate(tokens, start=1):
+            if isinstance(read, Tokens) and read.n_cut:
+                observer.note(f"text {number} of {len(tokens)}: {read.describe_cut()}")
+        return tokens
 
     def tokenize_many(
         self, texts: Sequence[str], max_tokens: int | None, strict: bool, observer: Observer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,14 +18,15 @@ from typing import Any, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from fhe_inhibitor.integer.public import PublicModel
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.public import PublicModel, Tokens
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import JobFailed, NotFound, RemoteError
 from fhe_inhibitor.remote.exchange import ClientSide, Exchange
 from fhe_inhibitor.remote.model import choose_model, fetch_files
 from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.remote.pins import Pins
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
 from fhe_inhibitor.runtime.protocol import Job, ModelInfo, Status, TaskEvent
@@ -35,6 +36,7 @@ from fhe_inhibitor.system.progress import Observer, Stopwatch
 CANCEL_S = 5.0  # to tell the server that a result isn't wanted any more
 
 Result = TypeVar("Result")
+OnEnd = Callable[[int, JobFailed | None], Awaitable[None]]
 
 
 class AsyncRemoteClient:
@@ -153,6 +155,43 @@ class AsyncRemoteClient:
         # Only now: what a decryption gives must not change what the server sees.
         return [await self._in_thread(side.decrypt, public, exchange) for exchange in exchanges]
 
+    async def classify_apart(
+        self,
+        texts: Sequence[str],
+        deliver: Callable[[Outcome], None],
+        max_tokens: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Classify texts as `Classifier.classify_apart` says, `in_flight` of them at once.
+
+        `deliver` is called in the event loop's thread. What is sent depends on no decryption: the
+        next text follows in the same way after a label and after an error.
+        """
+        public = await self.public_model()
+        tokens = public.tokenize_each(texts, max_tokens, strict, self._observer)
+        side = await self._prepared()
+        places: list[int] = []
+        exchanges: list[Exchange] = []
+        for index, (text, read) in enumerate(zip(texts, tokens, strict=True)):
+            if isinstance(read, Tokens):
+                places.append(index)
+                exchanges.append(side.exchange(public, text, read))
+            else:
+                deliver(Outcome(index, text, error=read))
+
+        async def on_end(i: int, failed: JobFailed | None) -> None:
+            index, text = places[i], exchanges[i].text
+            try:
+                if failed is not None:
+                    raise failed
+                result = await self._in_thread(side.decrypt, public, exchanges[i])
+                outcome = Outcome(index, text, result)
+            except (InputError, JobFailed) as error:
+                outcome = Outcome(index, text, error=error)
+            deliver(outcome)
+
+        await self._exchange_all(public, side, exchanges, on_end)
+
     async def delete_keys(self, evaluation_keys: str) -> None:
         """Remove evaluation keys, known by their SHA-256, from the server."""
         await self._connection.delete_keys(evaluation_keys)
@@ -206,23 +245,44 @@ class AsyncRemoteClient:
         return self.keyring.entry(model.circuits_hash).evaluation_keys
 
     async def _exchange_all(
-        self, public: PublicModel, side: ClientSide, exchanges: Sequence[Exchange]
+        self,
+        public: PublicModel,
+        side: ClientSide,
+        exchanges: Sequence[Exchange],
+        on_end: OnEnd | None = None,
     ) -> None:
-        """Send all requests, at most `in_flight` of them unanswered, and receive all responses."""
+        """Send all requests, at most `in_flight` of them unanswered, and receive all responses.
+
+        on_end: is told the place of each exchange that is over, with the error if the server gave
+        up on it; without one, that error is raised.
+        """
         tasks = [task for exchange in exchanges for task in exchange.tasks]
         self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
         slots = anyio.Semaphore(self.options.in_flight)
+
+        async def exchange_one(i: int) -> None:
+            failed: JobFailed | None = None
+            try:
+                await self._exchange(side, exchanges[i])
+            except JobFailed as error:
+                if on_end is None:
+                    raise
+                failed = error
+            slots.release()
+            if on_end is not None:
+                await on_end(i, failed)
+
         try:
             async with anyio.create_task_group() as group:
-                for exchange in exchanges:
+                for i, exchange in enumerate(exchanges):
                     await slots.acquire()
                     self._observer.begin("encrypt")
                     await self._in_thread(side.encrypt, public, exchange)
-                    group.start_soon(self._exchange, side, exchange, slots)
+                    group.start_soon(exchange_one, i)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _exchange(self, side: ClientSide, exchange: Exchange, slots: anyio.Semaphore) -> None:
+    async def _exchange(self, side: ClientSide, exchange: Exchange) -> None:
         def on_tasks_done(done: int, event: TaskEvent | None) -> None:
             self._observer.finish(exchange.note_task(done, event))
             left = exchange.tasks[exchange.tasks_done :]
@@ -254,7 +314,6 @@ class AsyncRemoteClient:
             raise JobFailed(f"the server gave up on a text, {job.status}: {reason}", job.error)
         exchange.response = await self._connection.result(job.id)
         exchange.ended = time.perf_counter()
-        slots.release()
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:
         async with self._in_use:

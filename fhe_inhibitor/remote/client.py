@@ -5,8 +5,8 @@
 
 The first text fetches the model's public files, makes keys, and uploads those for evaluation; all
 three are kept, so later ones send a request and fetch a result. The secret key never leaves the
-client. Nor does the server learn whether a decryption came out right: what was received is
-decrypted when all has been received, and nothing is sent because of what came out.
+client. Nor does the server learn whether a decryption came out right: nothing is sent, or not
+sent, because of what came out. `classify_many` decrypts when all has been received.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.remote.async_client import CANCEL_S, AsyncRemoteClient
 from fhe_inhibitor.remote.options import RemoteOptions
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.protocol import ModelInfo
 from fhe_inhibitor.system.progress import Observer
@@ -114,6 +114,16 @@ class RemoteClient:
     ) -> list[Classification]:
         """Do `AsyncRemoteClient.classify_many`."""
         return self._call(lambda: self._client.classify_many(texts, max_tokens, strict))
+
+    def classify_apart(
+        self,
+        texts: Sequence[str],
+        deliver: Callable[[Outcome], None],
+        max_tokens: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Do `AsyncRemoteClient.classify_apart`; `deliver` is called where the observer is."""
+        self._call(lambda: self._client.classify_apart(texts, deliver, max_tokens, strict))
 
     def delete_keys(self, evaluation_keys: str) -> None:
         """Do `AsyncRemoteClient.delete_keys`."""

@@ -6,7 +6,7 @@ with Session() as classifier:                     # or RemoteClient(url, token)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -41,6 +41,19 @@ class Classification:
     response_bytes: int
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one of several texts: a result, or the error that it ended with.
+
+    index: its place among the texts, from 0.
+    """
+
+    index: int
+    text: str
+    result: Classification | None = None
+    error: Exception | None = None
+
+
 class Classifier(Protocol):
     """Classifies texts; prepares what it needs at the first one, and is to be closed.
 
@@ -64,6 +77,21 @@ class Classifier(Protocol):
 
         Raises InputError, before any work, for an empty text, one that is not Unicode, one that
         `strict` refuses, and a max_tokens that the model does not reach.
+        """
+        ...
+
+    def classify_apart(
+        self,
+        texts: Sequence[str],
+        deliver: Callable[[Outcome], None],
+        max_tokens: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Classify texts, and tell `deliver` of each as soon as it is done, in whatever order.
+
+        The error of one text, such as an empty one, is its outcome and stops no other. Arguments
+        else as `classify_many`. Raises InputError for a max_tokens that the model does not reach,
+        and what makes all texts fail, such as a server that is gone.
         """
         ...
 

@@ -262,3 +262,6 @@ class _Sender(Observer):
 
     def finish(self, amount: int) -> None:
         self._connection.send(("finish", (amount,)))
+
+    def deliver(self, part: dict[str, Any]) -> None:
+        self._connection.send(("deliver", (part,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 
 class Observer:
@@ -19,6 +20,9 @@ class Observer:
 
     def finish(self, amount: int) -> None:
         """`amount` more of the planned units are done."""
+
+    def deliver(self, part: dict[str, Any]) -> None:
+        """A part of the result is there, such as one text's of many: what JSON can hold."""
 
 
 class Stopwatch(Observer):
@@ -41,6 +45,9 @@ class Stopwatch(Observer):
 
     def finish(self, amount: int) -> None:
         self._observer.finish(amount)
+
+    def deliver(self, part: dict[str, Any]) -> None:
+        self._observer.deliver(part)
 
     def begin(self, step: str) -> None:
         self.stop()

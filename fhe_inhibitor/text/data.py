@@ -198,18 +198,28 @@ def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
     return [text for text in texts if not leaked(tuple(text.split()))]
 
 
-def read_sentences(path: str | Path) -> list[str]:
+def read_sentences(path: str | Path, each_apart: bool = False) -> list[str]:
     """Read unlabelled texts, one a line, from a text file or (`.gz`) a compressed one.
 
-    Raises InputError for a missing or empty file, for bytes that are not UTF-8, and for a line
-    without a visible character that isn't just blank.
+    each_apart: keep a line that is no text, with surrogates for what is not UTF-8, for whoever
+    refuses it alone. Raises InputError for a missing or empty file, and unless each_apart for bytes
+    that are not UTF-8, and for a line without a visible character that isn't just blank.
     """
-    return _sentences(_read_lines(Path(path)), path)
+    return parse_sentences(_read(Path(path)), path, each_apart)
 
 
-def parse_sentences(content: bytes, name: str) -> list[str]:
+def parse_sentences(content: bytes, name: str | Path, each_apart: bool = False) -> list[str]:
     """Do `read_sentences` with what a file holds. name: to blame."""
-    return _sentences(_decode_lines(content, name), name)
+    lines = _decode_lines(content, name, "surrogateescape" if each_apart else "strict")
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not is_visible(line) and not each_apart:
+            raise InputError(
+                f"{name}, line {number}: no visible character in {ascii(line)}; remove the line"
+            )
+    sentences = [line.strip() for line in lines if line.strip()]
+    if not sentences:
+        raise InputError(f"{name} holds no text; wanted one sentence a line")
+    return sentences
 
 
 def is_visible(text: str) -> bool:
@@ -219,18 +229,6 @@ def is_visible(text: str) -> bool:
     (True, False, False)
     """
     return any(character.isprintable() and not character.isspace() for character in text)
-
-
-def _sentences(lines: Sequence[str], name: str | Path) -> list[str]:
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not is_visible(line):
-            raise InputError(
-                f"{name}, line {number}: no visible character in {ascii(line)}; remove the line"
-            )
-    sentences = [line.strip() for line in lines if line.strip()]
-    if not sentences:
-        raise InputError(f"{name} holds no text; wanted one sentence a line")
-    return sentences
 
 
 def _phrases(words: Words) -> Iterator[Words]:
@@ -243,16 +241,19 @@ def _phrases(words: Words) -> Iterator[Words]:
 
 
 def _read_lines(path: Path) -> list[str]:
+    return _decode_lines(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        raw = read_bytes(path)
+        return read_bytes(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(f"{path} is not a file; pass the path of an existing one") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
-    return _decode_lines(raw, path)
 
 
-def _decode_lines(raw: bytes, name: str | Path) -> list[str]:
+def _decode_lines(raw: bytes, name: str | Path, errors: str = "strict") -> list[str]:
     for start, kind in PACKED.items():
         if raw.startswith(start):
             raise InputError(f"{name} is {kind}")
@@ -263,7 +264,7 @@ def _decode_lines(raw: bytes, name: str | Path) -> list[str]:
     decoded = []
     for number, line in enumerate(lines, start=1):
         try:
-            decoded.append(line.decode("utf-8"))
+            decoded.append(line.decode("utf-8", errors))
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"

@@ -27,7 +27,7 @@ from compile.local.session import Session
 from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, Outcome
 from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.folders import KEYS_VARIABLE
@@ -122,6 +122,19 @@ def test_encrypted_logits_are_those_of_the_integer_model(model, cache: Path) -> 
     ]
     assert 0 < results[0].request_bytes < 100_000 < cost.evaluation_keys_bytes
     assert cost.peak_memory_bytes > cost.evaluation_keys_bytes
+
+
+@pytest.mark.fhe
+def test_texts_apart_are_told_one_by_one(model, cache: Path) -> None:
+    recorder = Recorder()
+    told: list[Outcome] = []
+    with Session(model, cache_dir=cache, observer=recorder) as session:
+        session.classify_apart([TEXTS[1], " ", TEXTS[1]], told.append)
+    first, empty, last = told
+    assert [outcome.index for outcome in told] == [0, 1, 2]
+    assert isinstance(empty.error, InputError) and empty.result is None
+    assert_within_rounding(model, [first.result, last.result])
+    assert recorder.planned("lookups") == recorder.finished("lookups") > 0
 
 
 @pytest.mark.fhe

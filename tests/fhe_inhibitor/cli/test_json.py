@@ -28,6 +28,7 @@ ARGUMENTS = {
     "keys list": [],
     "tokens list": ["--data", "{data}"],
     "benchmark noise": ["--bits", "3", "--lookups", "64"],
+    "doctor": [],
 }
 KEYS = {
     "classify": "results",
@@ -36,8 +37,9 @@ KEYS = {
     "cost": "lengths",
     "distill": "rows",
     "benchmark noise": "std",
+    "doctor": "findings",
 }
-ENCRYPTED = ("compile", "benchmark noise")  # need Concrete
+ENCRYPTED = ("compile", "benchmark noise", "doctor")  # need Concrete
 
 
 def commands_with_json() -> Iterator[str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -38,12 +39,17 @@ def names(user: RemoteUser) -> dict[str, str]:
     }
 
 
-def start(user: RemoteUser, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(
+    user: RemoteUser,
+    *arguments: str,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    **environment: str,
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "fhe_inhibitor", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, **names(user), **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -93,6 +99,16 @@ def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_pat
     assert first["clear_logits"] is None and len(first["logits"]) == 2
     assert 0 < first["request_bytes"] < 100_000 < answer["cost"]["evaluation_keys_bytes"]
     assert sum(stage["seconds"] for stage in first["stages"]) < first["seconds"]
+
+    (tmp_path / "lines").write_bytes(b"bad\n\xff\n" + TEXT.encode())
+    with (tmp_path / "lines").open("rb") as stdin:
+        process = start(heidi, "classify", *on_server, "--jsonl", "-", stdin=stdin, **secret)
+    code, out, err = outcome(process)
+    assert (code, err) == (2, "note: 1 of 3 texts have no label; their lines say why\n")
+    lines = sorted((json.loads(line) for line in out.splitlines()), key=lambda line: line["index"])
+    assert [line["text"] for line in lines] == ["bad", "\udcff", TEXT]
+    assert "not UTF-8" in lines[1]["error"] and lines[1]["exit_code"] == 2
+    assert all(len(line["logits"]) == 2 for line in (lines[0], lines[2]))
 
     (tmp_path / "token").write_text(f"{heidi.token}\n")
     token = ("--token-file", str(tmp_path / "token"))

@@ -28,6 +28,7 @@ class Add:
         observer.begin("adding")
         observer.finish(2)
         observer.note("done")
+        observer.deliver({"sum": self.x + self.y})
         return self.x + self.y
 
 
@@ -69,6 +70,7 @@ def test_result_and_progress_come_back() -> None:
         ("begin", "adding"),
         ("finish", 2),
         ("note", "done"),
+        ("deliver", {"sum": 5}),
     ]
 
 

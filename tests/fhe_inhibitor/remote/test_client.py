@@ -21,10 +21,12 @@ from circuits.network import run
 from demos.relay import DOWN, UP
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.remote.client import AsyncRemoteClient
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import AccessDenied, JobFailed, ModelMismatch, ServerUnreachable
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.remote.exchange import ClientSide, Exchange
+from fhe_inhibitor.runtime.classifier import Classification, Outcome
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.manifest import read_manifest
@@ -226,6 +228,50 @@ def test_a_job_that_the_server_gives_up_is_an_error(carol: RemoteUser) -> None:
         threading.Thread(target=cancel_when_there, args=(carol, client_jobs(carol))).start()
         with pytest.raises(JobFailed, match="gave up on a text, cancelled"):
             client.classify(TEXTS[0])
+
+
+def test_texts_apart_are_told_when_they_are_done_whatever_the_others_do(
+    tiny: Tiny, carol: RemoteUser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is empty, the server gives up on one, and one response can't be decrypted."""
+    texts = ["a good film", " ", "bad", "dull", "good"]
+    follow, decrypt = Connection.follow, ClientSide.decrypt
+
+    async def give_up(connection: Connection, job: Job, *arguments: Any) -> Job:
+        job = await follow(connection, job, *arguments)
+        changes = {"status": Status.FAILED, "message": "too little memory"}
+        return job.model_copy(update=changes) if job.n == 4 else job
+
+    def refuse(side: ClientSide, public: PublicModel, exchange: Exchange) -> Classification:
+        if exchange.text == "bad":
+            raise InputError("holds no logits")
+        return decrypt(side, public, exchange)
+
+    monkeypatch.setattr(Connection, "follow", give_up)
+    monkeypatch.setattr(ClientSide, "decrypt", refuse)
+    told: dict[int, Outcome] = {}
+    lookups: list[int] = []
+
+    def deliver(outcome: Outcome) -> None:
+        told[outcome.index] = outcome
+        lookups.append(carol.observer.finished("lookups"))
+
+    before = len(jobs(carol))
+    with carol.client() as client:
+        client.classify_apart(texts, deliver)
+        with pytest.raises(InputError, match="9 tokens asked for"):
+            client.classify_apart(texts, deliver, max_tokens=9)
+    assert {index: outcome.text for index, outcome in told.items()} == dict(enumerate(texts))
+    assert len(told) == len(lookups) == len(texts)
+    errors = {index: type(told[index].error) for index in (0, 1, 2)}
+    assert errors == {0: JobFailed, 1: InputError, 2: InputError}
+    assert "too little memory" in str(told[0].error) and "no logits" in str(told[2].error)
+    for index in (3, 4):
+        result = told[index].result
+        assert result is not None and result.text == texts[index]
+        assert_within_rounding(tiny.model, result)
+    assert len(jobs(carol)) - before == 4  # what can't be decrypted doesn't change what is sent
+    assert lookups[1] < lookups[-1] == carol.observer.planned("lookups")
 
 
 def client_jobs(user: RemoteUser) -> set[str]:
