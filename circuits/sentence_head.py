@@ -25,7 +25,7 @@ import numpy as np
 
 from circuits.intervals import Interval, full, interval_lookup, narrow
 from circuits.linear import Linear
-from circuits.lookups import Lookup, Table
+from circuits.lookups import Lookup
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 compiled = CompiledFunction(module, "head")
 compiled.generate_keys()
-compiled.call_encrypted(x)      # encrypt, run, decrypt: seconds and bytes of each, and what came back
+compiled.call_encrypted(x)      # encrypt, run, decrypt: what came back, seconds and bytes
 """
 
 from __future__ import annotations

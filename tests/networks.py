@@ -29,6 +29,7 @@ from circuits.lookups import (
 )
 from circuits.network import Network
 from circuits.plan import Stage
+from circuits.sentence_head import SentenceHead
 from circuits.stages import Classifier, Head, Layer
 from circuits.sums import PartialSums
 
@@ -399,3 +400,18 @@ def _fitted_saturating(
     slack = table.domain[1] - table.domain[0] - (high - low)
     offset = table.domain[0] - low + slack * rng.integers(0, 3, channels) // 2
     return table, offset, full((1, channels), -c, c)
+
+
+def random_sentence_head(n_inputs: int, n_units: int, seed: int = 0) -> SentenceHead:
+    """A head on codes -3 to 3; with hidden units, for vectors of a norm of 4, tables of 3 bits."""
+    rng = np.random.default_rng(seed)
+    last = n_units or n_inputs
+    weight, offset = rng.integers(-3, 4, (last, 1)), rng.integers(-9, 10, 1)
+    if not n_units:
+        return SentenceHead(weight, offset, (-3, 3))
+    hidden = rng.integers(-3, 4, (n_inputs, n_units))
+    reach = 4.0 * np.linalg.norm(hidden, axis=0).max()
+    lsbs = int(np.ceil(np.log2((reach + 1) / 3)))
+    table = Table(rng.integers(0, 4, (n_units, 8)), -4, lsbs)
+    linear = Linear(hidden, np.zeros(n_units, np.int64), table)
+    return SentenceHead(weight, offset, (-3, 3), linear, max_norm=4.0)

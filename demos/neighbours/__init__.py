@@ -1,4 +1,4 @@
-"""What a researcher could do instead of the inhibitor on SST-2, measured here: `docs/neighbours.md`.
+"""What a researcher could do instead of the inhibitor on SST-2: `docs/neighbours.md`.
 
     python -m demos.neighbours --data FOLDER --out docs
 

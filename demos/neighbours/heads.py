@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from circuits.lookups import exact_lookup, noisy_lookup
 from circuits.sentence_head import SentenceHead
@@ -29,7 +27,7 @@ from fhe_inhibitor.training.sentence_heads import (
     Codes,
     Examples,
     FloatHead,
-    find_words,
+    count_words,
     fit_hidden,
     fit_linear,
     predict,
@@ -62,7 +60,7 @@ class Fitted:
     client_bytes: int
 
     def neighbour(self, made_from: str) -> Neighbour:
-        """Return the row of the head: its accuracies, in float, and in integers with noise drawn."""
+        """Return the row of the head: its accuracies in float, and as integers with noise."""
         seeds = range(NOISE_DRAWS) if self.integers.hidden else (None,)
         shares = {}
         for name, split in self.examples.items():
@@ -113,18 +111,15 @@ class Fitted:
         return predict(self.integers, self.codes, features, lookup)
 
 
-def fit_words(tokenizer: Tokenizer, kept: list[LabelledText], rows: Rows) -> Fitted:
+def fit_words(kept: list[LabelledText], rows: Rows) -> Fitted:
     """Return logistic regression on the words of a text, learned from all texts of train."""
-    features = partial(find_words, tokenizer)
-    train = _examples(features, kept)
-    examples = {name: _examples(features, rows[name]) for name in SPLITS}
+    words = count_words([row.text for row in kept])
+    train = _examples(words.transform, kept)
+    examples = {name: _examples(words.transform, rows[name]) for name in SPLITS}
     head = fit_linear(train, examples["held_out"])
     integers = quantize_linear(head, PRESENCE)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        tokenizer.save(str(path), pretty=False)
-        n_bytes = path.stat().st_size
-    return Fitted(head, integers, PRESENCE, features, examples, n_bytes)
+    n_bytes = len("\n".join(words.vocabulary_).encode())
+    return Fitted(head, integers, PRESENCE, words.transform, examples, n_bytes)
 
 
 class EncoderHeads:
@@ -165,7 +160,5 @@ class EncoderHeads:
         return Fitted(head, integers, codes, partial(embed, self._encoder), examples, n_bytes)
 
 
-def _examples(
-    features: Callable[[Sequence[str]], Any], rows: Sequence[LabelledText]
-) -> Examples:
+def _examples(features: Callable[[Sequence[str]], Any], rows: Sequence[LabelledText]) -> Examples:
     return Examples(features([row.text for row in rows]), np.array([row.label for row in rows]))

@@ -104,9 +104,13 @@ class KeptResults:
         return kept is None or kept.made_from != made_from
 
     def lacks_times(self, kind: str, made_from: str) -> bool:
-        """Whether times of a neighbour aren't there, or were taken beside another one."""
+        """Whether times of a neighbour aren't there, or not of this one.
+
+        made_from: of students the hashes of those that take turns, the inhibitor first; times that
+        were taken beside further students count.
+        """
         kept = self.found.neighbours[kind].times
-        return kept is None or kept.made_from != made_from
+        return kept is None or not kept.made_from.startswith(made_from)
 
     def add(self, kind: str, neighbour: Neighbour) -> None:
         """Add a neighbour, or replace it; write the file."""

@@ -27,8 +27,8 @@ def measure_student(
     """Return the row of a student: its accuracies as integers, rounding noise drawn."""
     shares = {}
     for name in SPLITS:
-        n = len(rows[name])
-        shares[name] = share(evaluate(model, rows[name], tokens, NOISE_DRAWS, observer).value * n, n)
+        measured = evaluate(model, rows[name], tokens, NOISE_DRAWS, observer)
+        shares[name] = share(measured.value * measured.n_texts, measured.n_texts)
     return Neighbour(
         machine=describe_machine(PACKAGES),
         made_from=made_from,

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from circuits.linear import Linear
 from circuits.lookups import Lookup, Table
 from circuits.sentence_head import SentenceHead
+from fhe_inhibitor.system.processor import one_thread
 from fhe_inhibitor.text.batches import shuffled_batches
 
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C
@@ -62,7 +62,7 @@ class Codes:
         return (-self.largest if self.signed else 0), self.largest
 
     def max_norm(self, n_inputs: int) -> float:
-        """Return the 2-norm that the codes of a vector of length 1 can't pass: rounding adds 1/2."""
+        """Return the largest 2-norm of codes of a vector of length 1, which rounding moves."""
         return 1 / self.step + math.sqrt(n_inputs) / 2
 
 
@@ -102,13 +102,16 @@ class Examples:
         return float((predicted == self.labels).mean())
 
 
-def find_words(tokenizer: Tokenizer, texts: Sequence[str]) -> sparse.csr_matrix:
-    """Return which words of the tokenizer's list each text has: 0 or 1, `[len(texts), vocab]`."""
-    ids = [sorted({*e.ids}) for e in tokenizer.encode_batch([*texts], add_special_tokens=False)]
-    ends = np.cumsum([0, *map(len, ids)])
-    columns = np.array([i for row in ids for i in row], dtype=np.int64)
-    shape = (len(ids), tokenizer.get_vocab_size())
-    return sparse.csr_matrix((np.ones(len(columns)), columns, ends), shape=shape)
+def count_words(texts: Sequence[str]) -> CountVectorizer:
+    """Return what finds the words of these texts in others: 0 or 1 for each, in a sparse row.
+
+    A word is what stands between spaces, as SST-2 has it.
+
+    >>> found = count_words(["a good film", "bad"]).transform(["good good dreck"])
+    >>> found.toarray()
+    array([[0, 0, 0, 1]])
+    """
+    return CountVectorizer(lowercase=False, token_pattern=r"\S+", binary=True, dtype=int).fit(texts)
 
 
 def fit_linear(train: Examples, held_out: Examples) -> FloatHead:
@@ -183,6 +186,7 @@ def _best(heads: Sequence[FloatHead], held_out: Examples) -> FloatHead:
     return max(heads, key=lambda head: held_out.accuracy(head.predict(held_out.features)))
 
 
+@one_thread()
 def _fit_hidden(train: Examples, units: int, decay: float, seed: int) -> FloatHead:
     # Coordinates of a vector of length 1 are small: the layer learns on larger ones.
     scale = math.sqrt(train.features.shape[1])
@@ -203,7 +207,7 @@ def _fit_hidden(train: Examples, units: int, decay: float, seed: int) -> FloatHe
         schedule.step()
     return FloatHead(
         _array(out.weight)[0],
-        float(out.bias),
+        float(out.bias.detach()),
         decay,
         _array(hidden.weight).T * scale,
         _array(hidden.bias),
