@@ -85,6 +85,10 @@ service-overhead: $(STAMP) ## a server on this machine against one process: seco
 figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)
 
+.PHONY: neighbours
+neighbours: $(STAMP) ## what else could be done on SST-2: accuracy, encrypted time; docs/neighbours.md
+	$(BIN)/python -m demos.neighbours --data $(SST2) $(ARGS)
+
 .PHONY: benchmark
 benchmark: $(STAMP) ## one attention head, encrypted, n to 16, four circuits; goes on where it stopped
 	$(BIN)/fhe-inhibitor benchmark attention $(ARGS)

@@ -22,7 +22,7 @@ README = REPOSITORY / "README.md"
 MAX_WORDS = 900
 GENERATED = {
     "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy", "experiments",
-    "plaintext",
+    "neighbours", "plaintext",
 }  # fmt: skip
 PAGES = [
     README,

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from demos.neighbours.heads import EncoderHeads, Fitted, fit_words
+from demos.neighbours.heads import EncoderHeads, Fitted, Rows, fit_words
 from demos.neighbours.page import to_markdown
 from demos.neighbours.results import (
     DOT_PRODUCT,
@@ -23,6 +23,8 @@ from demos.neighbours.results import (
     ENCODER_HIDDEN,
     INHIBITOR,
     NAME,
+    SUMMED_ROWS,
+    TEACHER,
     WORDS,
     KeptResults,
 )
@@ -92,7 +94,7 @@ def main(
         if results.lacks(kind, student.hash):
             observer.begin(f"accuracy: {kind}")
             results.add(kind, measure_student(student, rows, tokens, student.hash, observer))
-    results.add_summed_rows(read_summed_rows(checkpoint_folder(model), rows, tokens))
+    results.add_in_the_clear(read_training(checkpoint_folder(model), rows, tokens))
     if not accuracy_only:
         beside = "+".join(student.hash[:16] for student in students.values())
         if any(results.lacks_times(kind, beside) for kind in students):
@@ -109,14 +111,20 @@ def main(
     write_atomically(out / f"{NAME}.md", to_markdown(results.found))
 
 
-def read_summed_rows(folder: Path, rows: dict[str, list], tokens: int) -> dict[str, Share]:
-    """Return what `train` measured of its bag of words; nothing if it made none."""
+def read_training(folder: Path, rows: Rows, tokens: int) -> dict[str, dict[str, Share]]:
+    """Return what `train` measured of its teacher and its bag of words; nothing without that."""
     path = folder / "results.json"
     if not path.exists():
         return {}
-    measured = json.loads(path.read_text("utf-8")).get("bag_of_words", {}).get(str(tokens), {})
+    results = json.loads(path.read_text("utf-8"))
+    measured = {
+        SUMMED_ROWS: results.get("bag_of_words", {}).get(str(tokens), {}),
+        TEACHER: results.get("teacher", {}),
+    }
     return {
-        name: share(value * len(rows[name]), len(rows[name])) for name, value in measured.items()
+        kind: {name: share(value * len(rows[name]), len(rows[name])) for name, value in of.items()}
+        for kind, of in measured.items()
+        if of
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits.lookups import exact_lookup, noisy_lookup
+from circuits.lookups import Lookup, exact_lookup, noisy_lookup
 from circuits.sentence_head import SentenceHead
 from compile.sentence_head import SentenceHeadCircuit
 from demos.neighbours.results import PACKAGES, Accuracy, Neighbour, Times
@@ -105,7 +105,7 @@ class Fitted:
         )
 
     def _predict(self, features: Any, seed: int | None) -> np.ndarray:
-        lookup = exact_lookup
+        lookup: Lookup = exact_lookup
         if seed is not None:
             lookup = noisy_lookup(np.random.default_rng(seed), NOISE_STD)
         return predict(self.integers, self.codes, features, lookup)

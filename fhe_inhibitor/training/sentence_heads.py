@@ -30,7 +30,7 @@ from fhe_inhibitor.system.processor import one_thread
 from fhe_inhibitor.text.batches import shuffled_batches
 
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # scikit-learn's C
-WEIGHT_DECAYS = (0.01, 0.1, 1.0)
+WEIGHT_DECAYS = (0.1, 1.0, 3.0)
 HIDDEN_UNITS, EPOCHS, BATCH_SIZE, LEARNING_RATE = 32, 15, 256, 2e-3
 DROPOUT = 0.2
 HIDDEN_LEVELS = 15  # of what a hidden unit gives, above 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from demos.neighbours.results import (
     ENCODER_HIDDEN,
     HEADS,
     INHIBITOR,
+    TEACHER,
     WORDS,
     Accuracy,
     KeptResults,
@@ -79,8 +81,11 @@ def test_the_page_has_the_figures() -> None:
 @pytest.mark.parametrize(
     "kind, less_accurate, factor, words",
     [
-        (DOT_PRODUCT, False, 1.2, "It is the better choice"),
-        (DOT_PRODUCT, False, 0.5, "more lookups"),
+        (DOT_PRODUCT, False, 1.2, "**It is the better choice.**"),
+        (DOT_PRODUCT, True, 1.2, "seconds count more than these points"),
+        (DOT_PRODUCT, False, 0.5, "The inhibitor is the better choice where seconds count."),
+        (DOT_PRODUCT, True, 0.5, "The inhibitor is the better choice."),
+        (DOT_PRODUCT, False, None, "has not been timed"),
         (ENCODER, False, 400.0, "better choice where the weights are no secret"),
         (ENCODER, True, 400.0, "these points don't matter"),
         (ENCODER_HIDDEN, False, 20.0, "better choice where the client can run the encoder"),
@@ -88,9 +93,25 @@ def test_the_page_has_the_figures() -> None:
     ],
 )
 def test_advice_follows_from_figures(
-    kind: str, less_accurate: bool, factor: float, words: str
+    kind: str, less_accurate: bool, factor: float | None, words: str
 ) -> None:
     assert words in advise(kind, less_accurate, factor)
+
+
+def test_the_command_reads_what_train_measured(tmp_path: Path) -> None:
+    rows = {"validation": fake_rows(30, 0), "held_out": fake_rows(40, 0)}
+    assert command.read_training(tmp_path, rows, 12) == {}
+    measured = {"teacher": {"validation": 0.9, "held_out": 0.8}, "bag_of_words": {"8": {}}}
+    (tmp_path / "results.json").write_text(json.dumps(measured))
+    found = command.read_training(tmp_path, rows, 12)
+    assert {*found} == {TEACHER} and found[TEACHER]["validation"].value == pytest.approx(0.9)
+    page = to_markdown(
+        Results(
+            tokens=12, train_texts=9, in_the_clear=found, neighbours={INHIBITOR: neighbour(850)}
+        )
+    )
+    assert "fine-tuned on the task, all tokens | 90.0 (" in page
+    assert "**Nothing encrypted**: +5.0 points on validation" in page
 
 
 def test_what_is_finished_is_kept_and_what_changed_is_measured_again(tmp_path: Path) -> None:
@@ -162,6 +183,7 @@ def test_accuracies_without_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = IntegerModel.load(tmp_path / "tiny")
     assert results.neighbours[INHIBITOR].made_from == model.hash
     assert results.neighbours[ENCODER].n_encrypted == 64
+    assert results.in_the_clear == {}  # the tiny model has no results of `train`
     page = (tmp_path / "out" / "neighbours.md").read_text("utf-8")
     assert page.count("not timed yet") == 4
 
