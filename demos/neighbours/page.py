@@ -79,8 +79,8 @@ way.
 A lookup makes a new ciphertext out of the evaluation keys, and these equations are gone. Without
 one, encryption hides the client's text from the server, but not the head from the client. **Then
 the server might as well publish the head**: the client computes everything in the clear, nothing
-is sent, and nothing has to be encrypted. The rows *in the clear* have what a
-client can do alone with a bag of words, or with the fine-tuned encoder.
+is sent, and nothing has to be encrypted. The rows *in the clear* have what a client can do alone
+with a bag of words, or with the fine-tuned encoder.
 """
 
 
@@ -152,7 +152,8 @@ def _accuracy(results: Results) -> list[str]:
         "## Accuracy",
         "",
         "Integers as they are encrypted, with the noise of encrypted rounding drawn where there "
-        "are lookups. Intervals are Wilson's. Penalties of the heads were chosen on the held-out "
+        "are lookups. Intervals are Wilson's. All rows are measured on the same sentences, so a "
+        "difference between two of them is surer than their intervals suggest. Penalties of the heads were chosen on the held-out "
         "sentences, so those figures are a little too good.",
         "",
         *markdown_table(head, rows),
