@@ -153,8 +153,8 @@ def _accuracy(results: Results) -> list[str]:
         "",
         "Integers as they are encrypted, with the noise of encrypted rounding drawn where there "
         "are lookups. Intervals are Wilson's. All rows are measured on the same sentences, so a "
-        "difference between two of them is surer than their intervals suggest. Penalties of the heads were chosen on the held-out "
-        "sentences, so those figures are a little too good.",
+        "difference between two of them is surer than their intervals suggest. Penalties of the "
+        "heads were chosen on the held-out sentences, so those figures are a little too good.",
         "",
         *markdown_table(head, rows),
         "",

@@ -157,7 +157,8 @@ def fake_embedding(texts: list[str]) -> np.ndarray:
 
 def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Results:
     """Run the command on a tiny model and made-up texts."""
-    write_tiny_model(tmp_path / "tiny", SEED, shape=SHAPE)
+    if not (tmp_path / "tiny").exists():
+        write_tiny_model(tmp_path / "tiny", SEED, shape=SHAPE)
     rows = {"train": fake_rows(200, 0), "validation": fake_rows(30, 1)}
     monkeypatch.setattr(command, "load_splits", lambda data: rows)
     monkeypatch.setattr(command, "hold_out", lambda train: (train[40:], train[:40]))
