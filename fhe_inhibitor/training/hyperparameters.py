@@ -1,6 +1,7 @@
 """Everything that decides what `fhe-inhibitor train` makes: a student's size, and the recipe.
 
-nano is the size of the default checkpoint; full-depth has its teacher's sizes and can be compiled.
+nano is the size of the default checkpoint, small is a layer deeper and three times as wide, and
+full-depth has its teacher's sizes. All can be compiled.
 """
 
 from __future__ import annotations
@@ -17,20 +18,43 @@ NANO: dict[str, Any] = {
     "n_layers": 2,
     "n_heads": 2,
     "hidden_dim": 0,
-    "key_head_dim": [2, 4],
+    "key_head_dim": [1, 1],
     "value_head_dim": [4, 8],
-    "attention_window": [2, 0],
+    "attention_window": [1, 0],
     "threshold": "head_offset",
     "max_relative_offset": 2,
     "classifier_query": "constant",
     "normalization": "static",
     "dropout": 0.0,
     "initializer_range": 0.2,
-    "n_tokens": 24,
+    "n_tokens": 16,
     "default_tokens": 12,
-    "buckets": [8, 10, 12, 16, 24],
+    "buckets": [8, 10, 12, 16],
     "token_importance": "public",
-    "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5, "keys_per_sum": [0, 4]},
+    "quantization": {
+        "key_bits": 3,
+        "value_bits": 4,
+        "weight_bits": 5,
+        "table_bits": 4,
+        "sum_reach": 1.5,
+        "keys_per_sum": [0, 4],
+    },
+}
+
+# Tables of 5 bits, since its sums have 64 inputs; nano's have 24.
+SMALL: dict[str, Any] = NANO | {
+    "dim": 64,
+    "n_layers": 3,
+    "n_heads": 4,
+    "key_head_dim": [1, 1, 1],
+    "value_head_dim": [8, 8, 16],
+    "attention_window": [2, 3, 0],
+    "max_relative_offset": 3,
+    "n_tokens": 24,
+    "default_tokens": 14,
+    "buckets": [8, 12, 14, 16, 24],
+    "quantization": NANO["quantization"]
+    | {"key_bits": 4, "table_bits": 5, "sum_reach": 1.8, "keys_per_sum": [0, 0, 4]},
 }
 
 # Sizes and activation are the teacher's.
@@ -75,7 +99,28 @@ class Size:
 
 
 SIZES = {
-    "nano": Size(NANO),
+    "nano": Size(
+        NANO,
+        DistillationConfig(
+            steps=18_000,
+            float_fraction=0.55,
+            free_weight_decay=1.0,
+            token_counts=(8, 10, 12, 16),
+            token_weights=(0.1, 0.2, 0.4, 0.3),
+        ),
+    ),
+    "small": Size(
+        SMALL,
+        DistillationConfig(
+            steps=16_000,
+            float_fraction=0.5,
+            learning_rate=2e-3,
+            temperature=2.0,
+            free_weight_decay=1.0,
+            token_counts=(12, 16, 24),
+            token_weights=(0.2, 0.4, 0.4),
+        ),
+    ),
     "full-depth": Size(
         FULL_DEPTH,
         DistillationConfig(
