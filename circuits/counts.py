@@ -8,7 +8,8 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
 
 where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
 or 2), and the term in d is absent for a constant query. Partial sums (`circuits.sums`) add h for
-each group of keys, and 1 more for the dot product. Every lookup is as wide as its table.
+each group of keys, and 1 more for the dot product. Pooling is a sum, which takes none; then P and m
+are those of the shorter sequence. Every lookup is as wide as its table.
 `compile.lookup_counts` counts what Concrete compiled; the two must agree.
 """
 
@@ -25,13 +26,16 @@ from circuits.stages import Classifier, Layer
 
 
 def count_lookups(network: Network, n: int) -> dict[str, Counter[int]]:
-    """Return the lookups of each stage by bit width, for n tokens."""
+    """Return the lookups of each stage by bit width, for n tokens.
+
+    Raises ValueError if n is no multiple of the network's stride.
+    """
     counts: dict[str, Counter[int]] = {}
-    for index, layer in enumerate(network.layers):
-        counts[f"layer{index}.project"] = _project(layer, n)
+    for index, (layer, length) in enumerate(zip(network.layers, network.lengths(n), strict=True)):
+        counts[f"layer{index}.project"] = _project(layer, length)
         for head in range(len(layer.heads)):
-            counts[f"layer{index}.attend.head{head}"] = _attend(layer, head, n)
-        counts[f"layer{index}.feed_forward"] = _feed_forward(layer, n)
+            counts[f"layer{index}.attend.head{head}"] = _attend(layer, head, length)
+        counts[f"layer{index}.feed_forward"] = _feed_forward(layer, length)
     counts["classify"] = _classify(network.classifier)
     return counts
 

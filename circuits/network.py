@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from operator import mul
 from typing import Any
 
 from circuits.lookups import Lookup, exact_lookup
@@ -17,6 +20,13 @@ class Network:
     input_range: of what the client embeds, ends included. dim: channels of the first layer's
     input. client_boundary: "embedding", or "projection" if the client looks up the first
     layer's projections too and sends those.
+
+    A layer may pool positions of its input (`stages.pool`), so that the layers from there on are
+    shorter; the first layer can't. For a text that ends inside a group of positions the rest of the
+    group is what empty positions become, which are 0 in x. That is the same in each length that the
+    text fits, since a length is a multiple of `stride`.
+
+    Raises ValueError if the first layer pools.
     """
 
     layers: tuple[Layer, ...]
@@ -24,6 +34,27 @@ class Network:
     dim: int
     input_range: tuple[int, int]
     client_boundary: str = "embedding"
+
+    def __post_init__(self) -> None:
+        if self.layers[0].pooled != 1:
+            raise ValueError(
+                f"the first layer pools {self.layers[0].pooled} positions of what the client "
+                "encrypts: add them up before"
+            )
+
+    @property
+    def stride(self) -> int:
+        """How many tokens become one position of the last layer."""
+        return prod(layer.pooled for layer in self.layers)
+
+    def lengths(self, n: int) -> list[int]:
+        """Return how many positions each layer has for n tokens.
+
+        Raises ValueError if n is no multiple of `stride`.
+        """
+        if n % self.stride:
+            raise ValueError(f"{n} tokens: wanted a multiple of {self.stride}, which are pooled")
+        return [n // stride for stride in accumulate((x.pooled for x in self.layers), mul)]
 
 
 def run(
@@ -35,7 +66,8 @@ def run(
 ) -> Any:
     """Evaluate all stages in the clear: integer logits `[n_labels]`.
 
-    x: int `[n, dim]` in `network.input_range`. padding: int `[n]`, 0 or 1.
+    x: int `[n, dim]` in `network.input_range`. padding: int `[n]`, 0 or 1, in that order. n is a
+    multiple of the network's stride; padded positions of x are 0 if there is pooling.
     observe: called with each stage's name and output, for verifiers and tests.
     """
     for index, layer in enumerate(network.layers):

@@ -55,17 +55,18 @@ def network_stages(network: Network) -> list[Stage]:
 def network_wires(network: Network, n: int) -> dict[str, Wire]:
     """Return shape and declared range of every value but the logits, for n tokens.
 
-    The declared range of a value is the range of the table that it comes from.
+    The declared range of a value is the range of the table that it comes from. Raises ValueError if
+    n is no multiple of the network's stride.
     """
     wires = {"x": Wire((n, network.dim), *network.input_range), "padding": Wire((n,), 0, 1)}
-    for index, layer in enumerate(network.layers):
-        n_queries = 1 if layer.single_query else n
+    for index, (layer, n_keys) in enumerate(zip(network.layers, network.lengths(n), strict=True)):
+        n_queries = 1 if layer.single_query else n_keys
         for number, head in enumerate(layer.heads):
             name = f"layer{index}.head{number}"
             if head.query is not None:
                 wires[f"{name}.q"] = _wire(n_queries, head.query.table)
-            wires[f"{name}.k"] = _wire(n, head.key.table)
-            wires[f"{name}.v"] = _wire(n, head.value.table)
+            wires[f"{name}.k"] = _wire(n_keys, head.key.table)
+            wires[f"{name}.v"] = _wire(n_keys, head.value.table)
             wires[f"{name}.h"] = _wire(n_queries, head.attention.output)
         last = layer.output or layer.attention_output
         wires[f"layer{index}.x"] = _wire(n_queries, last.table)

@@ -45,7 +45,8 @@ class Layer:
     attention: a key of `ATTENTION`. window: 0 for full attention. max_offset: largest
     relative offset that a table of the heads tells apart. single_query: only the first
     position, or the constant query, is computed (the last layer). attention_output: heads to
-    the residual stream. hidden, output: the feed-forward block, or None without one.
+    the residual stream. hidden, output: the feed-forward block, or None without one. pooled: how
+    many neighbouring positions of its input are added up to one (`pool`), 1 for none.
     """
 
     attention: str
@@ -56,6 +57,7 @@ class Layer:
     attention_output: Linear
     hidden: Linear | None
     output: Linear | None
+    pooled: int = 1
 
     @property
     def constant_query(self) -> bool:
@@ -63,7 +65,7 @@ class Layer:
         return self.heads[0].query is None
 
     def pairs(self, n: int) -> Pairs:
-        """Return the (query, key) pairs for n tokens."""
+        """Return the (query, key) pairs for n positions, as they are after pooling."""
         return make_pairs(n, 1 if self.single_query else n, self.window, self.max_offset)
 
 
@@ -82,12 +84,29 @@ class Classifier:
     output: Table | None = None
 
 
+def pool(x: Any, pooled: int) -> Any:
+    """Return the sums of each `pooled` neighbouring positions of x `[n, dim]`: `[n / pooled, dim]`.
+
+    A sum, not a mean: the weights that read it are of integers, and no lookup is needed.
+
+    >>> pool(np.array([[1, 2], [3, 4], [5, 6], [7, 8]]), 2).tolist()
+    [[4, 6], [12, 14]]
+    """
+    total = x
+    if pooled > 1:
+        total = x[0::pooled]
+        for place in range(1, pooled):
+            total = total + x[place::pooled]
+    return total
+
+
 def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
     """Return (q, k, v) of each head; q is None for a constant query.
 
-    x: int `[n, dim]`. Lookups: for each head n_queries key_dim (0 for a constant query)
+    x: int `[n pooled, dim]`. Lookups: for each head n_queries key_dim (0 for a constant query)
     + n key_dim + n value_dim.
     """
+    x = pool(x, layer.pooled)
     queries = x[:1] if layer.single_query else x
     return [
         (
@@ -102,22 +121,27 @@ def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
 def attend(q: Any, k: Any, v: Any, padding: Any, layer: Layer, head: int, lookup: Lookup) -> Any:
     """Attend with one head of a layer: int `[n_queries, value_dim]`.
 
-    padding: int `[n]`, 1 for a padded key, which contributes nothing.
+    padding: int `[n_tokens]`, n or a multiple of it, 1 for padding. A key contributes nothing where
+    the first of the tokens that were pooled into it is padding: then all of them are.
     """
     attention = ATTENTION[layer.attention]
     pairs = layer.pairs(v.shape[0])
+    stride = padding.shape[0] // v.shape[0]
+    if stride > 1:
+        padding = padding[::stride]
     return attention(q, k, v, padding, pairs, layer.heads[head].attention, lookup)
 
 
 def feed_forward(heads: Sequence[Any], x: Any, layer: Layer, lookup: Lookup) -> Any:
     """Return the next layer's input from the heads' outputs and the layer's input.
 
-    heads: int `[n_queries, value_dim]` each. x: int `[n, dim]`, the residual input,
+    heads: int `[n_queries, value_dim]` each. x: int `[n pooled, dim]`, the residual input,
     or None where the query is a constant. Lookups: n_queries (dim + hidden_dim + dim), or
     n_queries dim without a feed-forward block.
     """
-    if x is not None and layer.single_query:
-        x = x[:1]
+    if x is not None:
+        x = pool(x, layer.pooled)
+        x = x[:1] if layer.single_query else x
     joined = np.concatenate(tuple(heads), axis=-1)
     attended = linear(joined, layer.attention_output, lookup, residual=x)
     if layer.hidden is None or layer.output is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class NetworkShape:
     the sums over keys must hold. keys_per_sum: of the last layer, 0 to add all keys at once.
     saturating: whether sums reach beyond the entries of tables that are flat at both ends, codes
     are symmetric around 0, and |q - k| and |v - Z| are antiperiodic; of a dot product, only what
-    linear layers give.
+    linear layers give. pooling: after each layer, 1 for none; of the last it isn't read.
     """
 
     attention: str = "inhibitor"
@@ -69,6 +70,15 @@ class NetworkShape:
     max_tokens: int = 8
     keys_per_sum: int = 0
     saturating: bool = False
+    pooling: tuple[int, ...] = ()
+
+    def pooled(self, index: int) -> int:
+        """Return how many positions are added up to one that layer `index` reads."""
+        return self.pooling[index - 1] if 0 < index <= len(self.pooling) else 1
+
+    def keys(self, index: int) -> int:
+        """Return the most positions that layer `index` has."""
+        return self.max_tokens // prod(self.pooled(i) for i in range(index + 1))
 
 
 SHIPPED = NetworkShape(dim=32, last_key_dim=8, max_tokens=24, keys_per_sum=4)
@@ -85,6 +95,11 @@ def random_network(rng: np.random.Generator, shape: NetworkShape | None = None) 
         pre_classifier, logits.weight, logits.offset, None if shape.plain_logits else logits.table
     )
     return Network(layers, classifier, shape.dim, INPUT_RANGE)
+
+
+def fitting_length(network: Network, n: int) -> int:
+    """Return the smallest length that the network can be evaluated for and that holds n tokens."""
+    return -(-n // network.stride) * network.stride
 
 
 def random_inputs(
@@ -127,8 +142,9 @@ def worst_inputs(network: Network, n: int) -> np.ndarray:
 def _layer(rng: np.random.Generator, shape: NetworkShape, index: int) -> Layer:
     last = index == shape.n_layers - 1
     constant = last and shape.last_query == "constant"
-    heads = tuple(_head(rng, shape, last, constant) for _ in range(shape.n_heads))
-    x = full((1, shape.dim), *INPUT_RANGE)
+    pooled = shape.pooled(index)
+    x = full((1, shape.dim), *INPUT_RANGE) * pooled
+    heads = tuple(_head(rng, shape, x, index, constant) for _ in range(shape.n_heads))
     joined = full((1, shape.n_heads * shape.value_dim), *INPUT_RANGE)
     attention_output, attended = _linear(
         rng, shape, joined, shape.dim, INPUT_RANGE, None if constant else x
@@ -146,16 +162,20 @@ def _layer(rng: np.random.Generator, shape: NetworkShape, index: int) -> Layer:
         attention_output=attention_output,
         hidden=hidden,
         output=output,
+        pooled=pooled,
     )
 
 
-def _head(rng: np.random.Generator, shape: NetworkShape, last: bool, constant: bool) -> Head:
-    """Return one head; the key of a constant query holds its distance or its score."""
+def _head(
+    rng: np.random.Generator, shape: NetworkShape, x: Interval, index: int, constant: bool
+) -> Head:
+    """Return one head of a layer that reads x; the key of a constant query holds its distance or
+    its score."""
+    last = index == shape.n_layers - 1
     dot = shape.attention == "dot_product"
     top = 1 << shape.bits
     signed, unsigned = (-top // 2, top // 2 - 1), (0, top - 1)
     key_dim = shape.last_key_dim if last else shape.key_dim
-    x = full((1, shape.dim), *INPUT_RANGE)
     keys = signed if dot else unsigned
     key_width = 1 if dot and constant else key_dim
     query = None if constant else _linear(rng, shape, x, key_dim, keys)[0]
@@ -164,9 +184,9 @@ def _head(rng: np.random.Generator, shape: NetworkShape, last: bool, constant: b
     values = unsigned if shape.attention == "inhibitor" else signed
     value = _linear(rng, shape, x, shape.value_dim, values)[0]
     n_offsets = 1 if last else 2 * shape.max_offset + 1
-    keys_per_query = shape.max_tokens
+    keys_per_query = shape.keys(index)
     if shape.window and not last:
-        keys_per_query = min(shape.max_tokens, 2 * shape.window + 1)
+        keys_per_query = min(keys_per_query, 2 * shape.window + 1)
     attention = (_dot_product if dot else _inhibitor)(
         rng,
         shape,

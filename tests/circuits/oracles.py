@@ -30,6 +30,10 @@ def network(net: Network, x: np.ndarray, padding: np.ndarray) -> list[int]:
 
 def layer_output(layer: Layer, x: np.ndarray, padding: np.ndarray) -> np.ndarray:
     """Return the next layer's input."""
+    groups = [range(start, start + layer.pooled) for start in range(0, len(x), layer.pooled)]
+    x = np.array([sum(x[position] for position in group) for group in groups])
+    stride = len(padding) // len(x)
+    padding = np.array([padding[i * stride : (i + 1) * stride].min() for i in range(len(x))])
     n = len(x)
     n_queries = 1 if layer.single_query else n
     heads = []

@@ -30,7 +30,7 @@ from circuits.network import run
 from circuits.pairs import make_pairs
 from circuits.plan import network_stages
 from tests.circuits.test_stages import ATTENTION, shapes
-from tests.networks import NetworkShape, random_inputs, random_network
+from tests.networks import NetworkShape, fitting_length, random_inputs, random_network
 
 NOISE_STD = 0.1
 
@@ -208,7 +208,7 @@ def test_without_rounding_nothing_is_noisy() -> None:
 def test_noisy_stages_stay_in_their_bounds(shape: NetworkShape, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = random_network(rng, shape)
-    x, padding = random_inputs(rng, network, n)
+    x, padding = random_inputs(rng, network, fitting_length(network, n))
     values: dict[str, Any] = {"x": x, "padding": padding}
     for stage in network_stages(network):
         inputs = [values[name] for name in stage.inputs]
@@ -236,6 +236,7 @@ def test_products_are_exact(x_low: int, x_span: int, y_low: int, y_span: int, ra
 def test_the_formula_counts_what_the_stages_look_up(shape: NetworkShape, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = random_network(rng, shape)
+    n = fitting_length(network, n)
     x, padding = random_inputs(rng, network, n)
     counted: Counter[int] = Counter()
 

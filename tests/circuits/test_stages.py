@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from circuits.linear import Linear, linear
 from circuits.lookups import Table, exact_lookup, table_of
 from circuits.network import run
 from circuits.pairs import make_pairs
+from circuits.stages import attend, feed_forward, project
 from tests.circuits import oracles
-from tests.networks import NetworkShape, random_inputs, random_network
+from tests.networks import NetworkShape, fitting_length, random_inputs, random_network
 
 ATTENTION = ("inhibitor", "inhibitor_signed", "dot_product")
 
@@ -23,9 +25,10 @@ ATTENTION = ("inhibitor", "inhibitor_signed", "dot_product")
 @st.composite
 def shapes(draw: st.DrawFn) -> NetworkShape:
     saturating = draw(st.booleans())
+    n_layers = draw(st.integers(1, 3))
     return NetworkShape(
         attention=draw(st.sampled_from(ATTENTION)),
-        n_layers=draw(st.integers(1, 2)),
+        n_layers=n_layers,
         last_query=draw(st.sampled_from(("constant", "first", "all"))),
         window=draw(st.integers(0, 3)),
         max_offset=draw(st.integers(0, 2)),
@@ -38,6 +41,8 @@ def shapes(draw: st.DrawFn) -> NetworkShape:
         keys_per_sum=draw(st.sampled_from((0, 3, 4))),
         bits=draw(st.sampled_from((2, 3))) if saturating else 2,
         saturating=saturating,
+        pooling=tuple(draw(st.integers(1, 3)) for _ in range(n_layers - 1)),
+        max_tokens=9,
     )
 
 
@@ -46,21 +51,57 @@ def shapes(draw: st.DrawFn) -> NetworkShape:
 def test_network_equals_loops(shape: NetworkShape, n: int, n_padded: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = random_network(rng, shape)
+    n = fitting_length(network, n)
     x, padding = random_inputs(rng, network, n, min(n_padded, n - 1))
     assert run(network, x, padding).tolist() == oracles.network(network, x, padding)
 
 
 @settings(deadline=None, max_examples=30)
-@given(shapes(), st.integers(0, 2**32 - 1))
-def test_padding_and_longer_sequences_change_nothing(shape: NetworkShape, seed: int) -> None:
+@given(shapes(), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_padding_and_longer_sequences_change_nothing(
+    shape: NetworkShape, n: int, seed: int
+) -> None:
+    """Empty positions beside the last token, in its group, are 0; those beyond may be anything."""
     rng = np.random.default_rng(seed)
-    network = random_network(rng, shape)
-    x, padding = random_inputs(rng, network, 6, n_padded=2)
+    network = random_network(rng, replace(shape, max_tokens=18))
+    short = fitting_length(network, n)
+    x, padding = random_inputs(rng, network, fitting_length(network, short + 1), 0)
+    x[n:], padding[n:] = 0, 1
     logits = run(network, x, padding)
-    other = x.copy()
-    other[4:] = rng.integers(-8, 8, other[4:].shape)
-    assert (run(network, other, padding) == logits).all()
-    assert (run(network, x[:4], padding[:4]) == logits).all()
+    assert (run(network, x[:short], padding[:short]) == logits).all()
+    x[short:] = rng.integers(-8, 8, x[short:].shape)
+    assert (run(network, x, padding) == logits).all()
+
+
+def test_two_positions_are_pooled_by_hand() -> None:
+    """The second layer reads sums of two positions, in three rows; all its keys are read."""
+    shape = NetworkShape(pooling=(2,), last_query="all")
+    network = random_network(np.random.default_rng(0), shape)
+    seen: dict[str, Any] = {}
+    x, padding = random_inputs(np.random.default_rng(1), network, 6, n_padded=3)
+    run(network, x, padding, observe=seen.__setitem__)
+    below, (_, key, _) = seen["layer0.feed_forward"], seen["layer1.project.head0"]
+    sums = np.array([below[0] + below[1], below[2] + below[3], below[4] + below[5]])
+    plain = replace(network.layers[1], pooled=1)
+    assert np.array_equal(key, linear(sums, plain.heads[0].key, exact_lookup))
+    heads = [seen[f"layer1.attend.head{head}"] for head in (0, 1)]
+    triples = project(sums, plain, exact_lookup)
+    mask = np.array([0, 0, 1])  # the second group holds the third token and an empty position
+    for head, (q, k, v) in enumerate(triples):
+        assert np.array_equal(heads[head], attend(q, k, v, mask, plain, head, exact_lookup))
+    above = feed_forward(heads, sums, plain, exact_lookup)
+    assert np.array_equal(seen["layer1.feed_forward"], above)
+    assert (network.stride, network.lengths(6)) == (2, [6, 3])
+
+
+def test_lengths_that_do_not_fit_the_pooling_are_refused() -> None:
+    network = random_network(np.random.default_rng(0), NetworkShape(n_layers=3, pooling=(2, 3)))
+    assert network.lengths(12) == [12, 6, 2]
+    with pytest.raises(ValueError, match="8 tokens: wanted a multiple of 6"):
+        network.lengths(8)
+    first = replace(network.layers[0], pooled=2)
+    with pytest.raises(ValueError, match="the first layer pools 2"):
+        replace(network, layers=(first, *network.layers[1:]))
 
 
 def random_parameters(shape: NetworkShape) -> InhibitorParameters:

@@ -15,7 +15,13 @@ from circuits.network import Network
 from circuits.plan import network_stages, network_wires
 from compile.verifier import VerificationError, verify
 from tests.circuits.test_stages import shapes
-from tests.networks import NetworkShape, evaluate_stages, random_inputs, random_network
+from tests.networks import (
+    NetworkShape,
+    evaluate_stages,
+    fitting_length,
+    random_inputs,
+    random_network,
+)
 
 
 @settings(deadline=None, max_examples=40)
@@ -23,6 +29,7 @@ from tests.networks import NetworkShape, evaluate_stages, random_inputs, random_
 def test_what_is_proved_holds(shape: NetworkShape, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     network = random_network(rng, shape)
+    n = fitting_length(network, n)
     proved = verify(network, n)
     x, padding = random_inputs(rng, network, n)
     values = evaluate_stages(network_stages(network), {"x": x, "padding": padding})
