@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
 from math import prod
-from operator import mul
 from typing import Any
 
 from circuits.lookups import Lookup, exact_lookup
@@ -54,7 +52,11 @@ class Network:
         """
         if n % self.stride:
             raise ValueError(f"{n} tokens: wanted a multiple of {self.stride}, which are pooled")
-        return [n // stride for stride in accumulate((x.pooled for x in self.layers), mul)]
+        lengths = []
+        for layer in self.layers:
+            n //= layer.pooled
+            lengths.append(n)
+        return lengths
 
 
 def run(

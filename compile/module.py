@@ -34,7 +34,7 @@ from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import benchmark_name, trace_benchmark
 from compile.manifests import keys_digest, network_digest, program
 from compile.options import BENCHMARK_SIZE, DEFAULT_P_ERROR, refusal
-from compile.verifier import MAX_LOOKUP_BITS, StageRange, verify
+from compile.verifier import MAX_LOOKUP_BITS, StageRange, check_lengths, verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
 from fhe_inhibitor.system.progress import Observer
@@ -109,15 +109,13 @@ def build_module(
 
     model_hash: names the network in the manifest; SHA-256 of its parameters if None. observer:
     is told of each step. Raises VerificationError if a value could leave its bits or a
-    lookup comes out wider than its table, and InputError for no buckets or if no parameters
-    reach p_error.
+    lookup comes out wider than its table, and InputError for buckets that `check_lengths` refuses
+    or if no parameters reach p_error.
     """
     start = time.perf_counter()
     observer = observer or Observer()
     options = options or CompileOptions()
-    lengths = sorted(set(buckets))
-    if not lengths or lengths[0] < 1:
-        raise InputError(f"sequence lengths {lengths}: wanted at least one, all positive")
+    lengths = check_lengths(network, buckets)
     observer.begin("compile: verify")
     ranges = {n: verify(network, n, options.max_bits) for n in lengths}
     observer.begin("compile: trace")

@@ -7,6 +7,7 @@ it would do so in silence.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +53,31 @@ class StageRange:
         return max((bit_width(*lookup.accumulator) for lookup in self.lookups), default=0)
 
 
+def check_lengths(network: Network, lengths: Iterable[int]) -> list[int]:
+    """Return sequence lengths in ascending order, each once.
+
+    Raises InputError for none, for one that isn't positive, or isn't a multiple of the tokens that
+    the layers pool to one position.
+    """
+    listed = sorted(set(lengths))
+    if not listed or listed[0] < 1:
+        raise InputError(f"sequence lengths {listed}: wanted at least one, all positive")
+    if any(n % network.stride for n in listed):
+        raise InputError(
+            f"sequence lengths {listed}: wanted multiples of {network.stride}, since the layers of "
+            "this network pool so many tokens to one position"
+        )
+    return listed
+
+
 def verify(network: Network, n: int, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
     """Prove the ranges of all stages for n tokens.
 
     Raises VerificationError, naming the stage, if shapes do not fit, an accumulator can leave
-    its table, a lookup is wider than max_bits, or an output can leave its wire.
+    its table, a lookup is wider than max_bits, or an output can leave its wire; InputError for a
+    length that `check_lengths` refuses.
     """
+    check_lengths(network, [n])
     wires = network_wires(network, n)
     return [_verify_stage(stage, wires, max_bits) for stage in network_stages(network)]
 

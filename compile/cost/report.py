@@ -22,6 +22,7 @@ from compile.cost.classes import Classes, classify_lookups
 from compile.cost.sketch import Optimum, optimize
 from compile.cost.trace import TracedFunction, TracedStage, trace_benchmark, trace_network
 from compile.options import BENCHMARK_SIZE
+from compile.verifier import check_lengths
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION
@@ -105,11 +106,9 @@ def estimate(
 ) -> CostReport:
     """Return what circuits for sequences of `lengths` tokens each would cost.
 
-    Raises InputError for no lengths, or if no parameters reach p_error.
+    Raises InputError for lengths that `check_lengths` refuses, or if no parameters reach p_error.
     """
-    ns = sorted(set(lengths))
-    if not ns or ns[0] < 1:
-        raise InputError(f"sequence lengths {ns}: wanted at least one, all positive")
+    ns = check_lengths(network, lengths)
     calls = trace_network(network, ns)
     functions = {call.function.name: call.function for n in ns for call in calls[n]}
     widths = sorted({x.bit_width for f in functions.values() for x in f.lookups if x.bit_width})

@@ -48,6 +48,11 @@ CLASSES = {
 }
 
 
+# Fields that came later, by class: left out where they have their default, so that the files and
+# hashes of models without them stay what they were.
+LATER = {"Layer": {"pooled": 1}}
+
+
 def write(path: Path, parameters: dict[str, Any]) -> str:
     """Write parameters (dataclasses, arrays, JSON values) to `path`; return their SHA-256.
 
@@ -118,8 +123,14 @@ def _in_order(data: bytes) -> bytes:
 def flatten(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
     """Return the JSON tree of a value; its arrays go to `tensors` under their paths."""
     if is_dataclass(value):
-        items = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {"class": type(value).__name__, **flatten(items, path, tensors)}
+        name = type(value).__name__
+        later = LATER.get(name, {})
+        items = {
+            f.name: getattr(value, f.name)
+            for f in fields(value)
+            if f.name not in later or getattr(value, f.name) != later[f.name]
+        }
+        return {"class": name, **flatten(items, path, tensors)}
     if isinstance(value, dict):
         return {k: flatten(v, f"{path}.{k}" if path else k, tensors) for k, v in value.items()}
     if isinstance(value, (tuple, list)):

@@ -100,6 +100,12 @@ class IntegerModel(PublicModel):
                     f"{folder}: {CONFIG_FILE} says {key} = {config.get(key)}, {INTEGER_FILE} has "
                     f"{value}: files of different models"
                 )
+        stride = self.network.stride
+        if any(bucket % stride for bucket in self.buckets):
+            raise InputError(
+                f"{folder}: {INTEGER_FILE} has buckets {self.buckets}, and layers that pool "
+                f"{stride} tokens to one position: wanted multiples of that"
+            )
         if self.tokenizer.get_vocab_size() != vocab or dim != self.network.dim:
             raise InputError(
                 f"{folder}: {TOKENIZER_FILE} has {self.tokenizer.get_vocab_size()} tokens, the "

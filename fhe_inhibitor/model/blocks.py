@@ -222,7 +222,17 @@ class TransformerBlock(nn.Module):
                 self.output_step = make_step()
 
     def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
-        return self.finish(x[:, :n_queries], self.attention(x, attention_mask, n_queries))
+        x, mask = self.pool(x, attention_mask)
+        return self.finish(x[:, :n_queries], self.attention(x, mask, n_queries))
+
+    def pool(self, x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means of neighbouring positions that this layer reads, and their mask.
+
+        attention_mask: of the tokens, see `pooled_mask`.
+        """
+        if self.shape.pooled > 1:
+            x = x.unflatten(1, (-1, self.shape.pooled)).mean(dim=2)
+        return x, pooled_mask(attention_mask, x.shape[1])
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Return the block's output of its queries' input and what they attended to."""
@@ -230,6 +240,29 @@ class TransformerBlock(nn.Module):
             attended = attended + x
         x = self.sa_layer_norm(attended)
         return self.output_layer_norm(x + self.ffn(x)) if self.shape.hidden_dim else x
+
+
+def empty_padding(x: Tensor, attention_mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Return x and its mask with padding that is 0, up to a multiple of `stride` positions.
+
+    A group of positions that are pooled may hold the last tokens and padding; what that becomes
+    then counts. Without pooling, a stride of 1, both stay as they are. Integers that stand for
+    themselves are emptied as well as floats.
+    """
+    if stride == 1:
+        return x, attention_mask
+    missing = -x.shape[1] % stride
+    mask = nn.functional.pad(attention_mask, (0, missing))
+    x = x.masked_fill(~attention_mask.bool()[:, :, None], 0.0)
+    return nn.functional.pad(x, (0, 0, 0, missing)), mask
+
+
+def pooled_mask(attention_mask: Tensor, n: int) -> Tensor:
+    """Return the mask of n positions that tokens were pooled into, `[B, n]`.
+
+    Tokens come before padding, so a position holds some where its first one is a token.
+    """
+    return attention_mask[:, :: attention_mask.shape[1] // n]
 
 
 class Transformer(nn.Module):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from fhe_inhibitor.errors import InputError
 
+PER_LAYER = (
+    "n_heads", "hidden_dim", "key_head_dim", "value_head_dim", "attention_window", "pooling",
+)  # fmt: skip
 ATTENTION_KINDS = ("inhibitor", "inhibitor_signed", "dot_product")
 
 
@@ -85,7 +89,9 @@ class QuantizationConfig:
 class LayerConfig:
     """The shape of one layer. Head widths of keys and of values are independent.
 
-    key_bits, value_bits, keys_per_sum: 0 in a float model.
+    pooled: how many neighbouring positions of the layer before become one of this layer.
+    n_positions: the most positions that it has. key_bits, value_bits, keys_per_sum: 0 in a float
+    model.
     """
 
     n_heads: int
@@ -95,6 +101,8 @@ class LayerConfig:
     attention_window: int
     max_offset: int
     constant_query: bool
+    pooled: int
+    n_positions: int
     key_bits: int
     value_bits: int
     keys_per_sum: int
@@ -105,13 +113,16 @@ class InhibiDistilBertConfig(PretrainedConfig):
 
     Args:
         vocab_size, dim, n_layers, dropout, activation, initializer_range: as
-            DistilBERT. `hidden_dim`, `n_heads`, `key_head_dim`, `value_head_dim` and
-            `attention_window` are one number, or one number per layer.
+            DistilBERT. `hidden_dim`, `n_heads`, `key_head_dim`, `value_head_dim`,
+            `attention_window` and `pooling` are one number, or one number per layer.
         max_position_embeddings: 0 for a model without position embeddings.
         hidden_dim: feed-forward width; 0 leaves the feed-forward block out.
         key_head_dim, value_head_dim: None for `dim // n_heads`.
         attention_kind: "inhibitor", "inhibitor_signed" or "dot_product".
         attention_window: largest distance between query and key; 0 is full attention.
+        pooling: how many neighbouring positions become one, their mean, between a layer and the
+            next one; 1 is none. After the last layer there is nothing to pool: one number means
+            the others, and a list ends with 1. A window counts positions of its layer.
         threshold: "constant" (the shift is `shift`, not learned), "head" (learned per head) or
             "head_offset" (learned per head and relative offset up to `max_relative_offset`).
         shift: initial threshold, alpha in Brännvall 2023.
@@ -121,7 +132,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
         embedding_layer_norm: whether a static model keeps the embeddings' LayerNorm, which the
             client computes.
         n_tokens: most tokens the model reads. default_tokens: how many it reads if not told
-            otherwise; fewer cost less. buckets: sequence lengths that circuits are built for.
+            otherwise; fewer cost less. buckets: sequence lengths that circuits are built for,
+            multiples of `stride`.
         token_importance: "public" keeps the most important tokens by a public list, "none"
             the first ones, when a text is longer than `n_tokens`.
         client_boundary: "embedding", or "projection": the client looks up the first layer's
@@ -153,6 +165,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         value_head_dim: int | Sequence[int] | None = None,
         attention_kind: str = "inhibitor",
         attention_window: int | Sequence[int] = 0,
+        pooling: int | Sequence[int] = 1,
         threshold: str = "constant",
         max_relative_offset: int = 2,
         shift: float = 0.5,
@@ -183,6 +196,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.value_head_dim = value_head_dim
         self.attention_kind = attention_kind
         self.attention_window = attention_window
+        self.pooling = pooling
         self.threshold = threshold
         self.max_relative_offset = max_relative_offset
         self.shift = shift
@@ -217,10 +231,17 @@ class InhibiDistilBertConfig(PretrainedConfig):
             attention_window=0 if constant else self._layer_value("attention_window", index) or 0,
             max_offset=self.max_relative_offset if offsets else 0,
             constant_query=constant,
+            pooled=self._pooled(index),
+            n_positions=self.n_tokens // prod(self._pooled(i) for i in range(index + 1)),
             key_bits=_layer_value(bits.key_bits, index) if bits else 0,
             value_bits=_layer_value(bits.value_bits, index) if bits else 0,
             keys_per_sum=_layer_value(bits.keys_per_sum, index) if bits else 0,
         )
+
+    @property
+    def stride(self) -> int:
+        """How many tokens become one position of the last layer."""
+        return prod(self._pooled(index) for index in range(self.n_layers))
 
     @property
     def quantization_config_or_none(self) -> QuantizationConfig | None:
@@ -228,6 +249,10 @@ class InhibiDistilBertConfig(PretrainedConfig):
         if self.quantization is None:
             return None
         return QuantizationConfig(**self.quantization)
+
+    def _pooled(self, index: int) -> int:
+        """Return how many positions become one before layer `index`."""
+        return self._layer_value("pooling", index - 1) if index else 1
 
     def _layer_value(self, name: str, index: int) -> Any:
         return _layer_value(getattr(self, name), index)
@@ -247,10 +272,11 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(allowed)}"
                 )
-        for name in ("n_heads", "hidden_dim", "key_head_dim", "value_head_dim", "attention_window"):
+        for name in PER_LAYER:
             value = getattr(self, name)
             if isinstance(value, (list, tuple)) and len(value) != self.n_layers:
                 raise InputError(f"{name} has {len(value)} entries for {self.n_layers} layers")
+        self._check_pooling()
         if max(self.buckets) != self.n_tokens or min(self.buckets) < 1:
             raise InputError(
                 f"buckets are {self.buckets}, wanted lengths of 1 to n_tokens = {self.n_tokens}, "
@@ -271,6 +297,26 @@ class InhibiDistilBertConfig(PretrainedConfig):
             layers = [self.layer(index) for index in range(self.n_layers)]
             if any(layer.keys_per_sum and layer.attention_window for layer in layers):
                 raise InputError("keys_per_sum needs full attention, attention_window 0")
+
+    def _check_pooling(self) -> None:
+        several = isinstance(self.pooling, (list, tuple))
+        values = self.pooling if several else [self.pooling]
+        if not all(type(p) is int and p >= 1 for p in values) or (several and values[-1] != 1):
+            raise InputError(
+                f"pooling is {self.pooling!r}, wanted an integer from 1, or one for each layer and "
+                "1 for the last, after which there is nothing to pool"
+            )
+        stride = self.stride
+        if any(bucket % stride for bucket in self.buckets):
+            raise InputError(
+                f"buckets are {self.buckets}, wanted multiples of {stride}: with pooling "
+                f"{self.pooling!r} so many tokens become one position of the last layer"
+            )
+        if stride > 1 and self.fake_quantization_bits:
+            raise InputError(
+                "fake quantization doesn't know pooling: leave fake_quantization_bits out, or set "
+                "pooling to 1"
+            )
 
 
 def _layer_value(value: Any, index: int) -> Any:

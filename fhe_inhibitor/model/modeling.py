@@ -17,7 +17,13 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from transformers.modeling_utils import PreTrainedModel
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.blocks import Embeddings, Transformer, features_step, initialise
+from fhe_inhibitor.model.blocks import (
+    Embeddings,
+    Transformer,
+    empty_padding,
+    features_step,
+    initialise,
+)
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.fake_quantization import add_grids
 from fhe_inhibitor.model.quantized.network import QuantizedNetwork
@@ -51,7 +57,10 @@ class InhibiDistilBertPreTrainedModel(PreTrainedModel):
 
 
 class InhibiDistilBertModel(InhibiDistilBertPreTrainedModel):
-    """The bare model: last hidden states `[B, n, dim]`, or `[B, 1, dim]` for a constant query."""
+    """The bare model: last hidden states `[B, n, dim]`, or `[B, 1, dim]` for a constant query.
+
+    With pooling n is that of the last layer.
+    """
 
     def __init__(self, config: InhibiDistilBertConfig) -> None:
         super().__init__(config)
@@ -81,6 +90,7 @@ class InhibiDistilBertModel(InhibiDistilBertPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         x = self.embeddings(input_ids)
+        x, attention_mask = empty_padding(x, attention_mask, self.config.stride)
         states = [x]
         for block in self.transformer.layer:
             x = block(x, attention_mask)
@@ -125,8 +135,9 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         """Return logits `[B, num_labels]`, and a loss if `labels` `[B]` are given.
 
         The loss is cross entropy, or the squared error of a single output (a regression). Hidden
-        states are the embeddings, then each layer's, `[B, n, dim]`; a quantized model's last is of
-        the first position only. Raises InputError as `InhibiDistilBertModel` does.
+        states are the embeddings, then each layer's, `[B, n, dim]`, n of that layer; a quantized
+        model's last is of the first position only. Raises InputError as `InhibiDistilBertModel`
+        does.
         """
         input_ids = _only_ids(input_ids, kwargs)
         if attention_mask is None:
@@ -152,6 +163,7 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
     def _first_position(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return what the classifier reads, `[B, dim]`; the last layer computes nothing else."""
         x = self.distilbert.embeddings(input_ids)
+        x, attention_mask = empty_padding(x, attention_mask, self.config.stride)
         *blocks, last = self.distilbert.transformer.layer
         for block in blocks:
             x = block(x, attention_mask)

@@ -101,6 +101,8 @@ def _only_layers(config: InhibiDistilBertConfig, indices: list[int]) -> InhibiDi
     assert config.quantization is not None
     changed = {
         "n_layers": len(indices),
+        # A layer that pools is always the first of its kind.
+        "pooling": [*(config.layer(index).pooled for index in indices[1:]), 1],
         "buckets": config.buckets,
         "vocab_size": 1,
         "initializer_range": 1.0,  # large: each table then uses all of its output's range

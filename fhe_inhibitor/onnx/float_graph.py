@@ -20,7 +20,16 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.blocks import SelfAttention, StaticNorm, TransformerBlock
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
-from fhe_inhibitor.onnx.graph import FLOAT, INPUTS, Graph, find_pairs, table_rows
+from fhe_inhibitor.onnx.graph import (
+    FLOAT,
+    INPUTS,
+    Graph,
+    empty_padding,
+    find_pairs,
+    pool,
+    pooled_mask,
+    table_rows,
+)
 
 ACTIVATIONS = {"relu": "Relu", "gelu": "Gelu"}
 LARGEST = float(np.finfo(np.float32).max)
@@ -52,10 +61,14 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
     graph = Graph()
     with graph.scope("distilbert.embeddings"):
         x = _embed(graph, model)
+    x, mask = empty_padding(graph, x, model.config.stride)
     for index, block in enumerate(model.distilbert.transformer.layer):
         last = index == len(model.distilbert.transformer.layer) - 1
         with graph.scope(f"distilbert.transformer.layer.{index}"):
-            x = _block(graph, block, x, last, ACTIVATIONS[model.config.activation])
+            if block.shape.pooled > 1:
+                x = pool(graph, x, block.shape.pooled, model.config.dim, "ReduceMean")
+                mask = pooled_mask(graph, mask, block.shape.pooled)
+            x = _block(graph, block, x, mask, last, ACTIVATIONS[model.config.activation])
     x = graph.add("Squeeze", x, [1])
     x = graph.add("Relu", _linear(graph, x, model.pre_classifier, "pre_classifier"))
     logits = _linear(graph, x, model.classifier, "classifier")
@@ -79,10 +92,12 @@ def _embed(graph: Graph, model: InhibiDistilBertForSequenceClassification) -> st
     return x
 
 
-def _block(graph: Graph, block: TransformerBlock, x: str, last: bool, activation: str) -> str:
+def _block(
+    graph: Graph, block: TransformerBlock, x: str, mask: str, last: bool, activation: str
+) -> str:
     queries = graph.add("Slice", x, [0], [1], [1]) if last else x  # what the classifier reads
     with graph.scope("attention"):
-        attended = _attend(graph, block.attention, queries, x, last)
+        attended = _attend(graph, block.attention, queries, x, mask, last)
     if not block.shape.constant_query:
         attended = graph.add("Add", attended, queries)
     x = _normalize(graph, attended, block.sa_layer_norm, "sa_layer_norm")
@@ -94,7 +109,9 @@ def _block(graph: Graph, block: TransformerBlock, x: str, last: bool, activation
     return _normalize(graph, graph.add("Add", x, hidden), block.output_layer_norm, "output_norm")
 
 
-def _attend(graph: Graph, attention: SelfAttention, queries: str, x: str, last: bool) -> str:
+def _attend(
+    graph: Graph, attention: SelfAttention, queries: str, x: str, mask: str, last: bool
+) -> str:
     """Add one layer's attention: `[B, n_q, dim]`."""
     shape = attention.shape
     if shape.constant_query:
@@ -103,7 +120,7 @@ def _attend(graph: Graph, attention: SelfAttention, queries: str, x: str, last: 
         q = _split(graph, _linear(graph, queries, attention.q_lin, "q_lin"), shape.n_heads)
     k = _split(graph, _linear(graph, x, attention.k_lin, "k_lin"), shape.n_heads)
     v = _split(graph, _linear(graph, x, attention.v_lin, "v_lin"), shape.n_heads)
-    near = find_pairs(graph, last, shape.attention_window)
+    near = find_pairs(graph, last, shape.attention_window, mask)
     if shape.max_offset:
         rows = table_rows(graph, near.offset, shape.max_offset)
         shift = graph.add("Gather", _weight(graph, attention.shift, "shift"), rows, axis=1)

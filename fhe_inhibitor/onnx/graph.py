@@ -1,5 +1,6 @@
 """Writing ONNX graphs node by node: names, constants, subgraphs, and the checks on what comes out.
-Float and integer graphs begin alike: `INPUTS`, and `find_pairs`, which key each query reads.
+Float and integer graphs begin alike: `INPUTS`, `find_pairs`, which key each query reads, and the
+three operations of a model that pools positions.
 
     graph = Graph()
     x = graph.add("Relu", graph.add("Add", "x", 1.0))
@@ -31,6 +32,8 @@ PRODUCER = "fhe-inhibitor"
 FORMAT_VERSION = "1"
 LARGEST_FILE_BYTES = 1 << 30
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+TO_THE_END = np.iinfo(np.int64).max
 
 INPUTS = {name: (INT64, ["batch", "tokens"]) for name in ("input_ids", "attention_mask")}
 
@@ -153,19 +156,46 @@ class Pairs:
     mask: str
 
 
-def find_pairs(graph: Graph, single_query: bool, window: int) -> Pairs:
-    """Add the positions of queries and keys."""
-    n = graph.add("Shape", "input_ids", start=1, end=2)
+def empty_padding(graph: Graph, x: str, stride: int) -> tuple[str, str]:
+    """Add x `[B, n, dim]` with padding that is 0, up to a multiple of `stride`, and its mask."""
+    if stride == 1:
+        return x, "attention_mask"
+    missing = graph.add("Mod", graph.add("Neg", graph.add("Shape", x, start=1, end=2)), [stride])
+    x = graph.add(
+        "Mul", x, graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=FLOAT), [2])
+    )
+    ends = graph.add("Concat", [0, 0, 0], missing, axis=0)
+    mask = graph.add("Pad", "attention_mask", ends)
+    return graph.add("Pad", x, graph.add("Concat", [0, 0, 0, 0], missing, [0], axis=0)), mask
+
+
+def pool(graph: Graph, x: str, pooled: int, channels: int, how: str) -> str:
+    """Add ReduceSum or ReduceMean of each `pooled` neighbours in x `[B, n, channels]`."""
+    groups = graph.add("Reshape", x, [0, -1, pooled, channels])
+    return graph.add(how, groups, [2], keepdims=0)
+
+
+def pooled_mask(graph: Graph, mask: str, pooled: int) -> str:
+    """Add which pooled positions hold a token: those whose first one is one; or are padding."""
+    return graph.add("Slice", mask, [0], [TO_THE_END], [1], [pooled])
+
+
+def find_pairs(
+    graph: Graph, single_query: bool, window: int, mask: str = "attention_mask"
+) -> Pairs:
+    """Add the positions of queries and keys; mask: int64 `[B, n]`, of the keys."""
+    positions = "input_ids" if mask == "attention_mask" else mask
+    n = graph.add("Shape", positions, start=1, end=2)
     keys = graph.add("Range", 0, graph.add("Squeeze", n), 1)
     if single_query:
         offset = graph.add("Unsqueeze", keys, [0])
     else:
         offset = graph.add("Sub", keys, graph.add("Unsqueeze", keys, [1]))
-    mask = graph.add("Unsqueeze", graph.add("Cast", "attention_mask", to=BOOL), [1, 2])
+    read = graph.add("Unsqueeze", graph.add("Cast", mask, to=BOOL), [1, 2])
     if window:
         near = graph.add("LessOrEqual", graph.add("Abs", offset), window)
-        mask = graph.add("And", mask, near)
-    return Pairs(offset, mask)
+        read = graph.add("And", read, near)
+    return Pairs(offset, read)
 
 
 def table_rows(graph: Graph, offset: str, max_offset: int) -> str:

@@ -35,7 +35,17 @@ from circuits.stages import Classifier, Layer
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
-from fhe_inhibitor.onnx.graph import FLOAT, INPUTS, INT64, Graph, find_pairs, table_rows
+from fhe_inhibitor.onnx.graph import (
+    FLOAT,
+    INPUTS,
+    INT64,
+    Graph,
+    empty_padding,
+    find_pairs,
+    pool,
+    pooled_mask,
+    table_rows,
+)
 
 FORM = "integer"
 TIE = 0.25
@@ -52,12 +62,16 @@ def quantized_graph(parameters: Mapping[str, Any]) -> onnx.ModelProto:
     """
     network: Network = parameters["network"]
     graph = Graph()
-    x = _embed(graph, parameters)
-    padding = graph.add("Cast", graph.add("Sub", 1, "attention_mask"), to=FLOAT)  # [B, n]
+    x, mask = empty_padding(graph, _embed(graph, parameters), network.stride)
+    padding = graph.add("Cast", graph.add("Sub", 1, mask), to=FLOAT)  # [B, n]
     with graph.scope("network"):
         for index, layer in enumerate(network.layers):
             with graph.scope(f"layers.{index}"):
-                x = _layer(graph, layer, x, padding)
+                if layer.pooled > 1:
+                    channels = layer.heads[0].key.weight.shape[0]
+                    x = pool(graph, x, layer.pooled, channels, "ReduceSum")
+                    mask, padding = (pooled_mask(graph, m, layer.pooled) for m in (mask, padding))
+                x = _layer(graph, layer, x, padding, mask)
         with graph.scope("classifier"):
             logits = _classify(graph, network.classifier, x, parameters["logit_scale"])
     importance = graph.constant(parameters["importance"], "importance")
@@ -88,8 +102,8 @@ def _embed(graph: Graph, parameters: Mapping[str, Any]) -> str:
     return graph.add("Clip", x, float(low), float(high))
 
 
-def _layer(graph: Graph, layer: Layer, x: str, padding: str) -> str:
-    near = find_pairs(graph, layer.single_query, layer.window)
+def _layer(graph: Graph, layer: Layer, x: str, padding: str, token_mask: str) -> str:
+    near = find_pairs(graph, layer.single_query, layer.window, token_mask)
     rows = table_rows(graph, near.offset, layer.max_offset) if layer.max_offset else None
     queries = graph.add("Slice", x, [0], [1], [1]) if layer.single_query else x
     mask = None

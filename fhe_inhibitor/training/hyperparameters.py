@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.training.distillation import DistillationConfig
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
 
@@ -89,6 +90,8 @@ class Size:
     student: arguments of `InhibiDistilBertConfig`. from_teacher: the student has the teacher's
     sizes, starts from its weights and learns from its hidden states (`full_depth`); else it starts
     at random and learns from logits. embedding_width, free_dim: of `FeatureEmbedding`.
+
+    Raises InputError for a student that starts from its teacher and pools positions.
     """
 
     student: dict[str, Any]
@@ -96,6 +99,16 @@ class Size:
     from_teacher: bool = False
     embedding_width: int = 256
     free_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        pooling = self.student.get("pooling", 1)
+        several = isinstance(pooling, (list, tuple))
+        if self.from_teacher and any(p != 1 for p in (pooling if several else [pooling])):
+            raise InputError(
+                f"pooling is {pooling!r} for a student that learns from its teacher's hidden "
+                "states, which are as long as the text: leave pooling out, or set from_teacher to "
+                "False, so that the student learns from logits"
+            )
 
 
 SIZES = {

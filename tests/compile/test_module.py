@@ -18,7 +18,7 @@ from circuits.plan import network_stages
 from compile.manifests import network_digest
 from compile.module import CompiledNetwork, CompileOptions, build_module, configuration
 from compile.report import describe
-from compile.verifier import VerificationError
+from compile.verifier import VerificationError, verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.security import parse
@@ -141,6 +141,14 @@ def test_a_digest_tells_networks_apart(network: Network) -> None:
     assert digest == network_digest(random_network(np.random.default_rng(0)))
     assert digest != network_digest(random_network(np.random.default_rng(1)))
     assert digest != network_digest(replace(network, input_range=(-8, 8)))
+
+
+def test_lengths_that_do_not_fit_the_pooling_are_refused() -> None:
+    network = random_network(np.random.default_rng(0), NetworkShape(n_layers=3, pooling=(1, 2)))
+    with pytest.raises(InputError, match=r"lengths \[3, 4\]: wanted multiples of 2, since"):
+        build_module(network, (4, 3))
+    with pytest.raises(InputError, match="multiples of 2"):
+        verify(network, 5)
 
 
 @pytest.mark.parametrize("buckets", [(), (0, 4), (-1,)])

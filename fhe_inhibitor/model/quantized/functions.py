@@ -84,14 +84,20 @@ def row_scales(rows: Tensor, span: Tensor, bounds: Bounds) -> Tensor:
 
 
 def integer_rows(
-    rows: Tensor, span: Tensor, bounds: Bounds, n_kept: int, keep_last: bool
+    rows: Tensor,
+    span: Tensor,
+    bounds: Bounds,
+    n_kept: int,
+    keep_last: bool,
+    terms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return integers of the rows `[out, in]` and their scales `[out]`, as `row_scales` has them.
 
     n_kept: of each row the inputs of largest magnitude are kept, the others become 0. keep_last:
-    the last input is one of them, whatever it is.
+    the last input is one of them, whatever it is. terms: of how many ciphertexts each input is the
+    sum, `[in]`, 1 if None; its weight then counts as often in the norm.
     """
-    fits = _fit(rows, span, bounds, n_kept, keep_last)
+    fits = _fit(rows, span, bounds, n_kept, keep_last, terms)
     return _RoundRows.apply(rows, fits, keep_last), fits[:, 0]
 
 
@@ -104,13 +110,22 @@ def need_finite(*weights: Tensor) -> None:
         )
 
 
-def _fit(rows: Tensor, span: Tensor, bounds: Bounds, n_kept: int, keep_last: bool) -> Tensor:
+def _fit(
+    rows: Tensor,
+    span: Tensor,
+    bounds: Bounds,
+    n_kept: int,
+    keep_last: bool,
+    terms: Tensor | None = None,
+) -> Tensor:
     """Return scales and smallest weights of rows, `[out, 2]`; they must be finite."""
     need_finite(rows)
+    terms = torch.ones_like(span) if terms is None else terms
     fits = rows.new_empty(len(rows), 2)
     kernels.fit_rows(
         rows.detach().contiguous().numpy(),
         span.contiguous().numpy(),
+        terms.contiguous().numpy(),
         (*bounds, RANGE_SLACK),
         n_kept - keep_last,
         int(keep_last),

@@ -49,13 +49,15 @@ def read_table_back(above: Any, index: Any, slope: Any, accumulator: Any, table:
 
 
 @njit(nogil=True, cache=True)
-def fit_rows(rows: Any, span: Any, bounds: Any, n_kept: Any, fixed: Any, fits: Any) -> None:
+def fit_rows(
+    rows: Any, span: Any, terms: Any, bounds: Any, n_kept: Any, fixed: Any, fits: Any
+) -> None:
     """Write the scale of each row `[out, in]` to `fits[:, 0]`, its smallest weight to `fits[:, 1]`.
 
     The n_kept largest magnitudes of a row are kept, besides the last `fixed` ones. The scale is the
-    smallest that keeps their integers within bounds: largest |weight|, 2-norm, and the sum over
-    inputs that span `span`; the last of the bounds is by what share the other two are first
-    undercut, since rounding can push a row over them.
+    smallest that keeps their integers within bounds: largest |weight|, 2-norm, in which a weight
+    counts `terms` times, and the sum over inputs that span `span`; the last of the bounds is by
+    what share the other two are first undercut, since rounding can push a row over them.
     """
     largest, norm, limit, slack = bounds
     bits = np.empty(rows.shape[1], np.int32)
@@ -66,13 +68,13 @@ def fit_rows(rows: Any, span: Any, bounds: Any, n_kept: Any, fixed: Any, fits: A
         smallest = _nth_largest(bits[: len(bits) - fixed], n_kept)
         for i in range(len(magnitude) - fixed):
             magnitude[i] = magnitude[i] if magnitude[i] >= smallest else ZERO
-        most, square, reach = _extent(magnitude, span)
+        most, square, reach = _extent(magnitude, span, terms)
         scale = max(most / largest, np.sqrt(square) / (slack * norm), reach / (slack * limit))
         scale = np.float32(max(scale, 1e-8))
         while True:
             for i in range(len(magnitude)):
                 integers[i] = np.floor(magnitude[i] / scale + HALF)
-            _, square, reach = _extent(integers, span)
+            _, square, reach = _extent(integers, span, terms)
             if reach <= limit and square <= norm * norm:
                 break
             scale *= np.float32(1.02)
@@ -96,12 +98,12 @@ def _nth_largest(bits: Any, n: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, fastmath=REORDERED)
-def _extent(magnitude: Any, span: Any) -> Any:
-    """Return the largest, the sum of squares, and the sum times `span`."""
+def _extent(magnitude: Any, span: Any, terms: Any) -> Any:
+    """Return the largest, the sum of squares times `terms`, and the sum times `span`."""
     most, square, reach = ZERO, ZERO, ZERO
     for i in range(len(magnitude)):
         most = max(most, magnitude[i])
-        square += magnitude[i] * magnitude[i]
+        square += terms[i] * (magnitude[i] * magnitude[i])
         reach += magnitude[i] * span[i]
     return most, square, reach
 

@@ -19,6 +19,7 @@ from circuits.linear import Linear
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from fhe_inhibitor.model.attention import relative_offsets
+from fhe_inhibitor.model.blocks import empty_padding, pooled_mask
 from fhe_inhibitor.model.configuration import LayerConfig, QuantizationConfig
 from fhe_inhibitor.model.quantized.attention import (
     QuantizedDotProduct,
@@ -28,6 +29,7 @@ from fhe_inhibitor.model.quantized.attention import (
 from fhe_inhibitor.model.quantized.functions import Bounds, need_finite, row_scales
 from fhe_inhibitor.model.quantized.steps import (
     JoinedSteps,
+    PooledStep,
     Step,
     TableLinear,
     clamp_leaky,
@@ -75,12 +77,12 @@ class QuantizedNetwork:
         self.features = self._linear(model.pre_classifier, step, model.features_step)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return real logits `[B, n_labels]` and hidden states, each `[B, n, dim]`.
+        """Return real logits `[B, n_labels]` and hidden states, each `[B, n, dim]`, n of its layer.
 
         The states are the embeddings and each layer's, as real numbers; the last layer's is
         `[B, 1, dim]`, of the first position.
         """
-        x = self.embed(input_ids)
+        x, attention_mask = empty_padding(self.embed(input_ids), attention_mask, self.config.stride)
         states = [self.model.distilbert.embeddings.step.reals(x)]
         for index, layer in enumerate(self.layers):
             x = self._run_layer(layer, x, attention_mask, index == len(self.layers) - 1)
@@ -105,8 +107,11 @@ class QuantizedNetwork:
         self, layer: QuantizedLayer, x: Tensor, attention_mask: Tensor, last: bool
     ) -> Tensor:
         attention, noise_std = layer.block.attention, self.noise_std
+        if attention.shape.pooled > 1:
+            x = x.unflatten(1, (-1, attention.shape.pooled)).sum(dim=2)
         queries = x[:, :1] if last else x
-        mask, offset = _pairs(attention_mask, queries.shape[1], attention.shape)
+        keys = pooled_mask(attention_mask, x.shape[1])
+        mask, offset = _pairs(keys, queries.shape[1], attention.shape)
         n_heads = len(layer.heads)
         query: Sequence[Tensor | None] = [None] * n_heads
         if layer.query is not None:
@@ -129,18 +134,19 @@ class QuantizedNetwork:
     def _layer(self, block: nn.Module, step: Step) -> QuantizedLayer:
         attention = block.attention
         shape, keys = attention.shape, JoinedSteps(tuple(attention.key_steps))
+        given = PooledStep(step, shape.pooled) if shape.pooled > 1 else step
         layer = QuantizedLayer(
             block,
-            query=None if shape.constant_query else self._linear(attention.q_lin, step, keys),
-            key=self._key(attention, step, keys),
-            value=self._linear(attention.v_lin, step, JoinedSteps(tuple(attention.value_steps))),
+            query=None if shape.constant_query else self._linear(attention.q_lin, given, keys),
+            key=self._key(attention, given, keys),
+            value=self._linear(attention.v_lin, given, JoinedSteps(tuple(attention.value_steps))),
             heads=[self._attention(attention, head) for head in range(shape.n_heads)],
             attention_output=self._linear(
                 attention.out_lin,
                 JoinedSteps(tuple(attention.output_steps)),
                 block.attended_step,
                 block.sa_layer_norm,
-                residual=None if shape.constant_query else step,
+                residual=None if shape.constant_query else given,
             ),
         )
         if block.shape.hidden_dim:
@@ -151,7 +157,9 @@ class QuantizedNetwork:
             )
         return layer
 
-    def _key(self, attention: nn.Module, step: Step, steps: JoinedSteps) -> TableLinear:
+    def _key(
+        self, attention: nn.Module, step: Step | PooledStep, steps: JoinedSteps
+    ) -> TableLinear:
         """Keys; with a constant query distances to it, channel by channel, or products with it."""
         shape, k_lin = attention.shape, attention.k_lin
         if not shape.constant_query:
@@ -184,9 +192,7 @@ class QuantizedNetwork:
             "key_step": attention.key_steps[head],
             "value_step": attention.value_steps[head],
             "output_step": attention.output_steps[head],
-            "max_keys": min(2 * window + 1, self.config.n_tokens)
-            if window
-            else self.config.n_tokens,
+            "max_keys": min(2 * window + 1, shape.n_positions) if window else shape.n_positions,
             "window": window,
             "keys_per_sum": shape.keys_per_sum,
             "table_bits": self.bits.table_bits,
@@ -205,10 +211,10 @@ class QuantizedNetwork:
     def _linear(
         self,
         module: nn.Linear,
-        input_step: Step | JoinedSteps,
+        input_step: Step | JoinedSteps | PooledStep,
         output_step: Step | JoinedSteps,
         function: Callable[[Tensor], Tensor] = _unchanged,
-        residual: Step | None = None,
+        residual: Step | PooledStep | None = None,
         monotone: bool = True,
     ) -> TableLinear:
         return TableLinear(
@@ -278,6 +284,7 @@ class QuantizedNetwork:
             attention_output=layer.attention_output.to_circuit(),
             hidden=None if layer.hidden is None else layer.hidden.to_circuit(),
             output=None if layer.output is None else layer.output.to_circuit(),
+            pooled=shape.pooled,
         )
 
 
@@ -323,12 +330,15 @@ def centre_keys(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> 
     A distance doesn't notice a constant that is added to both. Codes are symmetric around 0: there
     each channel's mean is put, that over the tokens of one batch. Dot products stay as they are.
     """
-    x, read = model.distilbert.embeddings(input_ids), attention_mask.bool()
+    x = model.distilbert.embeddings(input_ids)
+    x, attention_mask = empty_padding(x, attention_mask, model.config.stride)
     for block in model.distilbert.transformer.layer:
         attention = block.attention
+        given, mask = block.pool(x, attention_mask)
         if attention.kind != "dot_product" and not attention.shape.constant_query:
             q_lin, k_lin = attention.q_lin, attention.k_lin
-            middle = (q_lin(x[read]).mean(dim=0) + k_lin(x[read]).mean(dim=0)) / 2
+            given = given[mask.bool()]
+            middle = (q_lin(given).mean(dim=0) + k_lin(given).mean(dim=0)) / 2
             q_lin.bias -= middle
             k_lin.bias -= middle
         x = block(x, attention_mask)

@@ -80,6 +80,7 @@ class Step(nn.Module):
     """
 
     zero_point: nn.Parameter | None
+    terms = 1  # see `PooledStep`
 
     def __init__(
         self, channels: int, low: int, high: int, centre: float = 0.0, has_zero_point: bool = False
@@ -214,6 +215,7 @@ class JoinedSteps:
     """Several quantizers of as many channels each, side by side."""
 
     steps: tuple[Step, ...]
+    terms = 1  # of one integer: no sum
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the integers of `x` `[..., channels]`, as float32."""
@@ -234,6 +236,29 @@ class JoinedSteps:
     def range(self) -> tuple[int, int]:
         """Smallest and largest integer."""
         return self.steps[0].range
+
+
+@dataclass(frozen=True)
+class PooledStep:
+    """What sums of a quantizer's integers over `terms` positions stand for: the positions' mean."""
+
+    step: Step
+    terms: int
+
+    @property
+    def size(self) -> Tensor:
+        """What a unit of the sum is in the mean."""
+        return self.step.size / self.terms
+
+    @property
+    def shift(self) -> Tensor:
+        """Of each channel, see `Step`."""
+        return self.step.shift * self.terms
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest sum."""
+        return self.step.low * self.terms, self.step.high * self.terms
 
 
 @dataclass(frozen=True)
@@ -267,11 +292,11 @@ class TableLinear:
 
     weight: Tensor
     bias: Tensor
-    input_step: Step | JoinedSteps
+    input_step: Step | JoinedSteps | PooledStep
     function: Callable[[Tensor], Tensor]
     output_step: Step | JoinedSteps
     bits: QuantizationConfig
-    residual_step: Step | None = None
+    residual_step: Step | PooledStep | None = None
     calibrating: bool = False
     monotone: bool = True
 
@@ -293,8 +318,10 @@ class TableLinear:
         """The integer weights, with gradients to the float weights and the steps."""
         rows = self.weight * self.input_step.size  # [out, in]
         low, high = (torch.full((rows.shape[1],), float(end)) for end in self.input_step.range)
+        terms = torch.full_like(low, self.input_step.terms)
         shift = self.input_step.shift
         if self.residual_step is not None:
+            terms = torch.cat([terms, torch.tensor([float(self.residual_step.terms)])])
             rows = torch.cat([rows, self.residual_step.size[:, None]], dim=1)
             ends = torch.tensor([self.residual_step.range], dtype=torch.float32)
             low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
@@ -302,13 +329,14 @@ class TableLinear:
         fan_in = min(bits.fan_in or len(span), len(span))
         largest = float((1 << (bits.weight_bits - 1)) - 1)
         # Mean magnitude of a typical row: 0.4 of its largest weight, 0.8 of its root mean square.
-        typical = min(0.4 * largest, 0.8 * bits.weight_norm / math.sqrt(fan_in))
+        norm = bits.weight_norm / math.sqrt(self.input_step.terms)
+        typical = min(0.4 * largest, 0.8 * norm / math.sqrt(fan_in))
         last = self.n_indices - 1
         lsbs = max(0, round(math.log2(typical * float(span.mean()) * fan_in / last)))
         limit = index_limit(last, lsbs)
         bounds = Bounds(largest, bits.weight_norm, float(limit))
         weight, scale = integer_rows(
-            rows, span, bounds, fan_in, keep_last=self.residual_step is not None
+            rows, span, bounds, fan_in, keep_last=self.residual_step is not None, terms=terms
         )
         fixed = weight.detach()
         offset = -(fixed.clamp(min=0) @ low + fixed.clamp(max=0) @ high)

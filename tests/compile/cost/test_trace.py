@@ -11,8 +11,9 @@ import pytest
 
 from circuits.counts import count_lookups
 from circuits.lookups import SaturatingTable, Table, antiperiodic_abs
+from circuits.stages import pool
 from compile.cost.trace import Sum, TracedLookup, trace_lookup, trace_network
-from tests.networks import NetworkShape, random_network
+from tests.networks import NetworkShape, fitting_length, random_network
 
 SHAPE = (3, 4)
 WEIGHT = np.array([[1, -2], [0, 3], [2, 2], [-1, 0]])
@@ -24,6 +25,7 @@ LINEAR: dict[str, Callable[[Any], Any]] = {
     "difference of rows": lambda x: x[np.array([0, 1])] - x[np.array([1, 2])],
     "sum of channels": lambda x: np.sum(x, axis=-1) * 3,
     "negated, spread": lambda x: np.expand_dims(-x[:, 0], axis=-1),
+    "pooled": lambda x: pool(np.concatenate((x, x[:1]), axis=0), 2) @ WEIGHT,
     "joined": lambda x: np.concatenate((x[:, :2], x[:, 2:] * 1), axis=-1) @ WEIGHT,
 }
 
@@ -63,11 +65,13 @@ def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_dec
         NetworkShape(keys_per_sum=3),
         NetworkShape("inhibitor_signed", n_layers=3, last_query="all", hidden_dim=6),
         NetworkShape("dot_product", bits=3, lookup_bits=6, last_query="first", plain_logits=True),
+        NetworkShape(n_layers=3, pooling=(2, 3), window=1),
     ],
 )
 def test_counts_are_those_of_the_formula(shape: NetworkShape) -> None:
     network = random_network(np.random.default_rng(0), shape)
-    for n, calls in trace_network(network, [4, 7]).items():
+    lengths = [fitting_length(network, n) for n in (4, 7)]
+    for n, calls in trace_network(network, lengths).items():
         counted = {call.name: Counter[int]() for call in calls}
         for call in calls:
             for read in call.function.lookups:

@@ -87,6 +87,18 @@ def test_lengths_beyond_the_model_are_refused(capfd: pytest.CaptureFixture[str])
     assert "--tokens 25: this model reads 1 to 24 tokens" in capfd.readouterr().err
 
 
+def test_lengths_that_do_not_fit_the_pooling_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads(Path(NANO).read_text()) | {"pooling": 2}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    assert run("--config", str(path), "--tokens", "12") == 0
+    assert "| stage, 12 tokens |" in capfd.readouterr().out
+    assert run("--config", str(path), "--tokens", "9") == 2
+    assert "lengths [9]: wanted multiples of 2" in capfd.readouterr().err
+
+
 @pytest.mark.timing
 @pytest.mark.parametrize(
     "arguments",

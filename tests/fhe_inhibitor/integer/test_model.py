@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,55 @@ def test_tables_that_saturate_come_back(attention: str, tmp_path: Path) -> None:
         assert type(head.attention.threshold) is AntiperiodicTable
     x, padding = random_inputs(np.random.default_rng(1), network, 5, n_padded=1)
     assert run(copy, x, padding).tolist() == run(network, x, padding).tolist()
+
+
+POOLED = NetworkShape(
+    n_layers=3, dim=4, n_heads=1, key_dim=1, value_dim=2, last_key_dim=2, pooling=(1, 2)
+)
+
+
+def test_pooling_comes_back(tmp_path: Path) -> None:
+    network = random_network(np.random.default_rng(0), POOLED)
+    integer_format.write(tmp_path / "model", {"network": network})
+    copy = integer_format.read(tmp_path / "model")[0]["network"]
+    assert [layer.pooled for layer in copy.layers] == [1, 1, 2]
+    x, padding = random_inputs(np.random.default_rng(1), network, 6, n_padded=1)
+    assert run(copy, x, padding).tolist() == run(network, x, padding).tolist()
+
+
+def test_files_of_models_without_pooling_are_what_they_were(tmp_path: Path) -> None:
+    """So are their hashes, by which circuits and keys are found again."""
+    for shape, mentioned in ((NetworkShape(), 0), (POOLED, 1)):
+        network = random_network(np.random.default_rng(0), shape)
+        tree = json.dumps(integer_format.flatten(network, "", {}))
+        assert tree.count("pooled") == mentioned
+
+
+def test_a_first_layer_that_pools_is_refused(tmp_path: Path) -> None:
+    layer = random_network(np.random.default_rng(0), POOLED).layers[2]
+    network = random_network(np.random.default_rng(0), POOLED)
+    object.__setattr__(network, "layers", (layer,))  # as in a file that someone else wrote
+    integer_format.write(tmp_path / "model", {"network": network})
+    with pytest.raises(InputError, match="doesn't describe an integer model.*first layer pools 2"):
+        integer_format.read(tmp_path / "model")
+
+
+def test_texts_of_a_pooled_model_give_the_same_logits_in_every_bucket(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", buckets=(2, 4, 8), shape=POOLED)
+    model = IntegerModel.load(folder)
+    longest = replace(model, buckets=(8,))
+    words = ["good", "film", "and", "a", "bad", "dull", "film"]
+    for n in range(1, 8):
+        tokens = model.tokenize(" ".join(words[:n]))
+        assert len(tokens.ids) == n
+        logits = model.integer_logits(*model.encode(tokens))
+        assert np.array_equal(logits, longest.integer_logits(*longest.encode(tokens)))
+
+
+def test_buckets_that_do_not_fit_the_pooling_are_refused(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", buckets=(2, 3), shape=POOLED)
+    with pytest.raises(InputError, match=r"buckets \(2, 3\), and layers that pool 2 tokens"):
+        IntegerModel.load(folder)
 
 
 def test_saturating_tables_without_flat_ends_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import read_tsv
 from tests.fhe_inhibitor.integer.test_checkpoint import TEXTS
 from tests.fhe_inhibitor.model.quantized.test_steps import SATURATING, make
-from tests.networks import SHIPPED, NetworkShape, random_network
+from tests.networks import SHIPPED, NetworkShape, fitting_length, random_network
 from tests.tiny_model import write_tiny_model
 
 SHAPES = {
@@ -50,6 +50,8 @@ SHAPES = {
         attention="inhibitor_signed", saturating=True, bits=3, keys_per_sum=3
     ),
     "saturating dot product": NetworkShape(attention="dot_product", saturating=True, hidden_dim=6),
+    "pooling": NetworkShape(n_layers=3, pooling=(2, 2), keys_per_sum=3, hidden_dim=6),
+    "pooling, dot product": NetworkShape("dot_product", pooling=(4,), last_query="first"),
 }
 
 
@@ -71,13 +73,21 @@ def parameters_of(shape: NetworkShape, positions: int = 0) -> dict[str, Any]:
 
 
 def integers(parameters: dict[str, Any], ids: np.ndarray, n_padded: int) -> np.ndarray:
-    """Integer logits of ids `[n]`, the last ones padded, by the circuits' stages."""
+    """Integer logits of ids `[n]`, the last ones padded, by the circuits' stages.
+
+    Where they pool, padding is 0, up to a length that they take.
+    """
     network = parameters["network"]
     x = parameters["embedding"][ids].astype(np.int64)
     if len(parameters["positions"]):
         x = x + parameters["positions"][: len(ids)]
     padding = (np.arange(len(ids)) >= len(ids) - n_padded).astype(np.int64)
-    return run(network, x.clip(*network.input_range), padding)
+    x = x.clip(*network.input_range)
+    if network.stride > 1:
+        missing = fitting_length(network, len(ids)) - len(ids)
+        x = np.pad(x * (1 - padding)[:, None], ((0, missing), (0, 0)))
+        padding = np.pad(padding, (0, missing), constant_values=1)
+    return run(network, x, padding)
 
 
 @pytest.mark.parametrize("name", SHAPES)

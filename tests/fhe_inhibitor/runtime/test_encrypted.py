@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from circuits.network import run
 from compile.module import CompileOptions
 from tests.execution import Execution, check_encrypted, check_execution, check_simulated, prepare
 from tests.fhe_inhibitor.runtime.conftest import BUCKETS, SHAPES
@@ -37,6 +38,29 @@ def test_with_exact_rounding_all_are_equal(attention: str, tmp_path: Path) -> No
     network = random_network(np.random.default_rng(3), shape)
     execution = prepare(network, (2,), tmp_path / "new", CompileOptions(exact_rounding=True))
     check_execution(execution, 2)
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize("exact", [False, True])
+def test_layers_that_pool_stay_in_their_rounding_bounds(exact: bool, tmp_path: Path) -> None:
+    """Four positions, of which the last is empty, become two, and one of a shorter text's two."""
+    shape = NetworkShape(
+        n_layers=2, last_query="all", n_heads=1, dim=2, key_dim=1, last_key_dim=1, value_dim=1,
+        lookup_bits=4, weight_limit=1, max_tokens=4, pooling=(2,), window=1, max_offset=0,
+    )  # fmt: skip
+    network = random_network(np.random.default_rng(4), shape)
+    options = CompileOptions(exact_rounding=exact)
+    execution = prepare(network, (2, 4), tmp_path / "new", options)
+    rng = np.random.default_rng(0)
+    logits = []
+    for n, n_padded in ((4, 1), (4, 3), (2, 1)):
+        x, padding = random_inputs(rng, network, n, n_padded)
+        x[n - n_padded :] = 0
+        x[0] = 5
+        check_simulated(execution.compiled, x, padding)
+        check_encrypted(execution, x, padding)
+        logits.append(run(network, x, padding).tolist())
+    assert logits[1] == logits[2]  # the same text of one token
 
 
 def corner_inputs(execution: Execution, n: int) -> list[np.ndarray]:

@@ -121,29 +121,32 @@ def test_table_linear_is_a_linear_layer_up_to_its_rounding() -> None:
     assert (fine.reals(linear(x)) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-def make(kind: str, query: str, hidden_dim: int, bits: dict[str, Any], seed: int = 0):
+def make(
+    kind: str, query: str, hidden_dim: int, bits: dict[str, Any], seed: int = 0, **changes: Any
+):
     """A model with random weights, calibrated on random texts, and those texts."""
     torch.manual_seed(seed)
-    config = InhibiDistilBertConfig(
-        vocab_size=200,
-        max_position_embeddings=N,
-        dim=12,
-        n_layers=2,
-        n_heads=2,
-        hidden_dim=hidden_dim,
-        key_head_dim=[3, 4],
-        value_head_dim=[4, 6],
-        attention_kind=kind,
-        attention_window=[2, 0],
-        threshold="head_offset",
-        classifier_query=query,
-        normalization="static",
-        n_tokens=N,
-        initializer_range=0.3,
-        quantization=bits,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": 200,
+        "max_position_embeddings": N,
+        "dim": 12,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": hidden_dim,
+        "key_head_dim": [3, 4],
+        "value_head_dim": [4, 6],
+        "attention_kind": kind,
+        "attention_window": [2, 0],
+        "threshold": "head_offset",
+        "classifier_query": query,
+        "normalization": "static",
+        "n_tokens": N,
+        "initializer_range": 0.3,
+        "quantization": bits,
+    }
+    config = InhibiDistilBertConfig(**shape | changes)
     model = InhibiDistilBertForSequenceClassification(config).eval()
-    ids = torch.randint(1, 200, (24, N))
+    ids = torch.randint(1, 200, (24, config.n_tokens))
     mask = torch.ones_like(ids)
     mask[:12, 6:] = 0
     calibrate(model, ids, mask)
