@@ -50,7 +50,7 @@ CLASSES = {
 
 # Fields that came later, by class: left out where they have their default, so that the files and
 # hashes of models without them stay what they were.
-LATER = {"Layer": {"pooled": 1}}
+LATER = {"Layer": ("pooled",)}
 
 
 def write(path: Path, parameters: dict[str, Any]) -> str:
@@ -124,11 +124,11 @@ def flatten(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
     """Return the JSON tree of a value; its arrays go to `tensors` under their paths."""
     if is_dataclass(value):
         name = type(value).__name__
-        later = LATER.get(name, {})
+        later = LATER.get(name, ())
         items = {
             f.name: getattr(value, f.name)
             for f in fields(value)
-            if f.name not in later or getattr(value, f.name) != later[f.name]
+            if f.name not in later or getattr(value, f.name) != f.default
         }
         return {"class": name, **flatten(items, path, tensors)}
     if isinstance(value, dict):

@@ -312,11 +312,6 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 f"buckets are {self.buckets}, wanted multiples of {stride}: with pooling "
                 f"{self.pooling!r} so many tokens become one position of the last layer"
             )
-        if stride > 1 and self.fake_quantization_bits:
-            raise InputError(
-                "fake quantization doesn't know pooling: leave fake_quantization_bits out, or set "
-                "pooling to 1"
-            )
 
 
 def _layer_value(value: Any, index: int) -> Any:

@@ -136,7 +136,7 @@ def quantize(model: Any, n_bits: int, rows: Sequence[Sequence[int]]) -> None:
     """Quantize a trained float student in place, ranges from the token ids of some texts.
 
     The model says so in its configuration: saved and loaded it is quantized still. Raises
-    InputError for one that is quantized already, or ends with a constant query.
+    InputError for one that is quantized already, pools positions, or ends with a constant query.
     """
     config = model.config
     if config.fake_quantization_bits or config.quantization:
@@ -158,6 +158,11 @@ def add_grids(model: Any, n_bits: int) -> None:
     """Put a grid of its own, not fitted yet, on every weight and activation."""
     if model.config.classifier_query == "constant":
         raise InputError("a student that ends with a constant query can't be fake-quantized")
+    if model.config.stride > 1:
+        raise InputError(
+            "a student that pools positions can't be fake-quantized: set pooling to 1, or give it "
+            "a quantization, whose integers know pooling"
+        )
     device = model.classifier.weight.device
     for module in list(model.modules()):
         if isinstance(module, nn.Linear):

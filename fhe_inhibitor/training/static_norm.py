@@ -25,8 +25,14 @@ from fhe_inhibitor.text.batches import pad
 def make_static(model: Any, rows: Sequence[Sequence[int]]) -> None:
     """Replace each layer's LayerNorms in place, fitted on the token ids of some texts.
 
-    The affines are parameters: they can learn. Raises InputError for a student without LayerNorm.
+    The affines are parameters: they can learn. Raises InputError for a student without LayerNorm,
+    and for one that pools positions.
     """
+    if model.config.stride > 1:
+        raise InputError(
+            "the student pools positions, which the fit doesn't know: set pooling to 1, or train "
+            'with normalization="static" from the start'
+        )
     if model.config.normalization != "layer_norm":
         raise InputError("the student's normalisation is static already; name one with LayerNorm")
     model.eval()

@@ -13,9 +13,13 @@ from circuits.network import run
 from compile.verifier import verify
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import ATTENTION_KINDS, InhibiDistilBertConfig
+from fhe_inhibitor.model.fake_quantization import quantize
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.model.quantized.network import QuantizedNetwork, centre_keys
 from fhe_inhibitor.model.quantized.steps import PooledStep, Step
 from fhe_inhibitor.model.untrained import untrained_network
+from fhe_inhibitor.training.hyperparameters import Size
+from fhe_inhibitor.training.static_norm import make_static
 from tests.fhe_inhibitor.model.quantized.test_steps import SATURATING, make
 
 torch.set_num_threads(1)  # tensors here are too small to share
@@ -179,13 +183,31 @@ def random_text(network: Any) -> tuple[np.ndarray, np.ndarray]:
             r"buckets are \[6\], wanted multiples of 4",
         ),
         ({"buckets": [4, 12]}, r"wanted multiples of 6: with pooling \[2, 3, 1\]"),
-        ({"fake_quantization_bits": 4}, "fake quantization doesn't know pooling"),
     ],
 )
 def test_pooling_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     shape = {"n_heads": 2, "dim": 12, "n_layers": 3, "pooling": [2, 3, 1], "n_tokens": 12}
     with pytest.raises(InputError, match=message):
         InhibiDistilBertConfig(**{**shape, **changes})
+
+
+def test_conversions_that_do_not_know_pooling_refuse_it() -> None:
+    shape = {"n_heads": 2, "dim": 12, "n_layers": 2, "vocab_size": 9, "hidden_dim": 8}
+    config = InhibiDistilBertConfig(**shape, pooling=2, n_tokens=8, max_position_embeddings=8)
+    student = InhibiDistilBertForSequenceClassification(config)
+    with pytest.raises(InputError, match="pools positions can't be fake-quantized"):
+        quantize(student, 4, [[1, 2, 3]])
+    with pytest.raises(InputError, match="the student pools positions, which the fit doesn't know"):
+        make_static(student, [[1, 2, 3]])
+
+
+@pytest.mark.parametrize("pooling", [2, [1, 2, 1]])
+def test_a_student_that_starts_from_its_teacher_can_not_pool(pooling: Any) -> None:
+    """It learns from hidden states, of which the teacher has one for each token."""
+    with pytest.raises(InputError, match="pooling is .* hidden states.* leave pooling out"):
+        Size({"pooling": pooling}, from_teacher=True)
+    assert Size({"pooling": pooling}).student["pooling"] == pooling
+    assert Size({"pooling": [1, 1]}, from_teacher=True).from_teacher
 
 
 def test_one_number_pools_after_every_layer_but_the_last() -> None:
