@@ -299,9 +299,9 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 raise InputError("keys_per_sum needs full attention, attention_window 0")
 
     def _check_pooling(self) -> None:
-        several = isinstance(self.pooling, (list, tuple))
-        values = self.pooling if several else [self.pooling]
-        if not all(type(p) is int and p >= 1 for p in values) or (several and values[-1] != 1):
+        given = self.pooling
+        values = list(given) if isinstance(given, (list, tuple)) else [given, 1]
+        if values[-1] != 1 or not all(type(p) is int and p >= 1 for p in values):
             raise InputError(
                 f"pooling is {self.pooling!r}, wanted an integer from 1, or one for each layer and "
                 "1 for the last, after which there is nothing to pool"

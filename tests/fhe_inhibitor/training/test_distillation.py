@@ -192,10 +192,13 @@ def test_a_checkpoint_of_another_run_is_refused(task, tmp_path: Path, monkeypatc
         distil(make_student(features), table, importance, config, path)
 
 
-def test_a_trained_student_converts_exactly(task, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", [1, 2])
+def test_a_trained_student_converts_exactly(task, pooling: int, tmp_path: Path) -> None:
+    """With pooling it has learned from texts of odd lengths too."""
     texts, features, importance = task
     table = text_table(texts, importance)
-    student = distil(make_student(features), table, importance, replace(CONFIG, steps=40))
+    config = replace(CONFIG, steps=40, token_counts=(3 + pooling, 6))
+    student = distil(make_student(features, pooling=pooling), table, importance, config)
     student = fold_embedding(student)
     words = ["[PAD]", "[UNK]", *(f"w{i}" for i in range(2, VOCAB))]
     tokenizer = Tokenizer(WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
