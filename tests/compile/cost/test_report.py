@@ -32,13 +32,23 @@ TOLERANCE = 0.01  # a tenth of what is promised; where heads are alike, nothing 
 QUICK = {
     "inhibitor": (NetworkShape(), (4, 6)),
     "dot product": (NetworkShape("dot_product", last_query="first"), (4,)),
-    "pooling": (NetworkShape(n_layers=3, pooling=(1, 2), last_query="first"), (4, 6)),
+    "signed, feed-forward, pooling": (
+        NetworkShape(
+            "inhibitor_signed",
+            n_layers=3,
+            window=1,
+            hidden_dim=8,
+            last_query="first",
+            pooling=(1, 2),
+        ),
+        (4,),
+    ),
+}
+BROAD = {
     "signed, feed-forward": (
         NetworkShape("inhibitor_signed", n_layers=3, window=1, hidden_dim=8, last_query="first"),
         (5,),
     ),
-}
-BROAD = {
     "saturating": (NetworkShape(saturating=True, hidden_dim=8, last_query="first"), (4, 6)),
     "saturating dot product": (
         NetworkShape("dot_product", saturating=True, bits=3, lookup_bits=4, keys_per_sum=2), (4,)
