@@ -51,12 +51,12 @@ def encrypted(model: Any, ids: torch.Tensor, n: int) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("query", ["cls", "constant"])
 @pytest.mark.parametrize("bits", BITS)
 def test_a_pooled_network_is_converted_exactly(kind: str, query: str, bits: str) -> None:
-    """Texts of every length, each in every bucket that it fits, with the very same logits."""
+    """Texts of many lengths, each in every bucket that it fits, with the very same logits."""
     model, ids, _ = make(kind, query, 10, BITS[bits], **POOLED)
     network, scale = QuantizedNetwork(model).to_circuit()
     assert (network.stride, network.lengths(12)) == (6, [12, 6, 2])
     seen = set()
-    for n in range(1, 13):
+    for n in (1, 4, 5, 6, 7, 12):
         text = ids[n, :n]
         integers = [
             run(network, *encrypted(model, text, bucket)).tolist()
@@ -76,7 +76,7 @@ def test_a_pooled_network_is_converted_exactly(kind: str, query: str, bits: str)
 def test_padding_changes_nothing(kind: str, query: str, quantized: bool) -> None:
     model, ids, _ = make(kind, query, 10, {}, **POOLED)
     model.quantized = quantized
-    for n in (1, 4, 5, 6, 7, 12):
+    for n in (1, 5, 6, 7):
         mask = (torch.arange(12) < n).long().expand(24, -1)
         short, padded = model(ids[:, :n]).logits, model(ids, mask).logits
         torch.testing.assert_close(padded, short, atol=0 if quantized else 1e-4, rtol=0)
