@@ -82,7 +82,7 @@ def _preamble(results: AttentionResults) -> str:
         f"Width {asked.head_dim}, operands of {asked.bits} bits, p_error {asked.p_error:.2e} a "
         f"lookup, seeds {', '.join(map(str, asked.seeds))}. {machine.processor}, {machine.cores} "
         f"cores, {machine.memory_gb} GB, load {machine.load_average} at the start; {versions}; "
-        f"commit {machine.commit}, {machine.date}. {how} Complexity is the optimizer's own unit. "
+        f"circuits of version {results.circuits}, commit {machine.commit}, {machine.date}. {how} Complexity is the optimizer's own unit. "
         "Quality is that of the output against the float head on the same Gaussian inputs: "
         "correlation, and root mean square error over standard deviation, of the integer model "
         "with rounding noise drawn; in brackets, of the values that were decrypted."

@@ -13,7 +13,8 @@ from fhe_inhibitor.system.files import Record, write_atomically
 from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.statistics import Growth, Summary
 
-VERSION = 1
+VERSION = 1  # of the file
+CIRCUITS = 2  # of the circuits: 2 have narrower thresholds, squares and exponentials
 NAME = "attention"
 PHASES = ("compile", "keygen", "encrypt", "run", "decrypt")
 P_ERROR = 2.0**-20  # compile.module's default; this file is read where Concrete is not loaded
@@ -113,9 +114,14 @@ class AttentionRatio(Record):
 
 
 class AttentionResults(Record):
-    """Everything that one run of the benchmark found. growth: of run time and lookups."""
+    """Everything that one run of the benchmark found.
+
+    circuits: version of the circuits; files that don't say are of the first. growth: of run time
+    and lookups.
+    """
 
     version: int = VERSION
+    circuits: int = 1
     machine: Machine
     parameters: AttentionOptions
     points: tuple[AttentionPoint, ...] = ()
@@ -157,13 +163,15 @@ def measure_quality(h: np.ndarray, expected: np.ndarray) -> Quality:
 def start_or_resume(out: Path, parameters: AttentionOptions) -> AttentionResults:
     """Return the results that a folder holds, to go on with; new ones if it holds none.
 
-    Raises InputError for results of another version, commit or of other parameters.
+    Raises InputError for results of another version, of other circuits, commit or parameters.
     """
     machine = describe_machine(PACKAGES)
     path = out / f"{NAME}.json"
     if not path.exists():
-        return AttentionResults(machine=machine, parameters=parameters)
+        return AttentionResults(machine=machine, parameters=parameters, circuits=CIRCUITS)
     found = read_results(path)
+    if found.circuits != CIRCUITS:
+        raise _other(path, f"circuits of version {found.circuits}, these are {CIRCUITS}")
     if found.machine.commit != machine.commit:
         raise _other(path, f"commit {found.machine.commit}, this is {machine.commit}")
     if found.parameters != parameters:

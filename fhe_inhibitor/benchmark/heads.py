@@ -6,6 +6,16 @@ entry (Max 1960); a v that only has a positive side gets all 2^bits values on it
 follows from these steps and the float equation that it stands for. Rounded circuits read at most
 5 bits of each operand (the inhibitor) or 4 (the dot product), since no lookup would see the rest.
 
+Both mechanisms get both kinds of tables that a bootstrap continues by itself, wherever the
+optimizer's complexity falls and the output stays as near to the float head's:
+
+- Antiperiodic. |q - k|; the inhibitor's threshold, from |v - Z| of v and Z one bit narrower; and the
+  square of q - k, a parabola that turns over where both ends of a bootstrap's table meet.
+- Saturating. The exponential, whose sum has one size below and above. Nothing of the inhibitor is
+  flat over enough of its proved range, nor are weights of the softmax for short sequences.
+
+Rejected: a 3-bit |q - k|, and a 4-bit square of S - v, since less of the output is right.
+
 The inhibitor's shift is the paper's 0.5 at width 2. The mean distance grows with the square root
 of the width, so at other widths the shift is what keeps the mean inhibition; else no value of a
 wide head would pass.
@@ -21,7 +31,16 @@ import numpy as np
 
 from circuits.dot_product import make_product
 from circuits.inhibitor import InhibitorParameters
-from circuits.lookups import Table, antiperiodic_abs, table_of
+from circuits.lookups import (
+    AntiperiodicTable,
+    SaturatingTable,
+    Table,
+    antiperiodic_abs,
+    bit_width,
+    exact_lookup,
+    read,
+    table_of,
+)
 from circuits.single_head import PLAIN_SUM, AttentionHead
 from circuits.softmax import NarrowSoftmaxParameters, WideSoftmaxParameters
 from fhe_inhibitor.errors import InputError
@@ -37,9 +56,14 @@ SHIFT, SHIFT_WIDTH = 0.5, 2
 MEAN_DISTANCE = 2 / math.sqrt(math.pi)  # E |x - y| of standard normal x, y
 
 MIN_ROUNDED_BITS, MAX_LOOKUP_BITS = 4, 5  # of rounded circuits
-NARROWER = 0.75  # a rounded score gains more by a smaller range than it loses by saturation
+# v and Z are part of the sum that |v - Z| completes, and have its encoding. In a wider one than this
+# Z needs less noise, which makes every lookup dearer than the narrower threshold is cheap.
+PLAIN_SUM_BITS = 8
+NARROWER = 0.8  # a rounded score gains more by a smaller range than it loses by saturation
 EXP_TOP = 255  # largest E of a rounded circuit: the width of what a lookup gives is free
 EXP_CEILING = 2.0  # score beyond which E saturates; 1 score in 44 is
+EXP_FLOOR = -1.35  # and below, 1 in 11; so near that 4 bits reach the largest score
+EXP_LOW = round(EXP_TOP * math.exp(EXP_FLOOR - EXP_CEILING))
 LOG_SPREAD = (-0.5, 1.7)  # how far log sum_j exp lies from log n
 
 
@@ -114,16 +138,20 @@ def _inhibitor(circuit: str, n: int, d: int, bits: int) -> GaussianHead:
     bits = bits if exact else min(bits, MAX_LOOKUP_BITS)
     width = None if exact else max(bits, MIN_ROUNDED_BITS)
     top = 2 ** (bits - 1) - 1
-    v_low, v_top = (-top, top) if signed else (0, 2**bits - 1)
-    step, v_step = STEP[bits], STEP[bits] if signed else STEP[bits + 1]
+    v_bits = bits if exact or signed else max(bits - 1, MIN_BITS)  # as many as |v - Z| takes
+    halved = not exact and bit_width(0, 2 * (2**v_bits - 1) * n) <= PLAIN_SUM_BITS
+    if not halved:
+        v_bits = bits
+    v_low, v_top = (-top, top) if signed else (0, 2**v_bits - 1)
+    step, v_step = STEP[bits], STEP[bits] if signed else STEP[v_bits + 1]
     distance = table_of(np.abs, -2 * top, 2 * top) if exact else antiperiodic_abs(bits)
     nearest = distance.range[0]  # what the table gives for a distance of 0
-    z_top = v_top
-    while width and not _fits((v_low - z_top, v_top), width, lsbs=1):
-        z_top -= 1  # rounding takes one input: the last value of Z
-
-    # Rounded, what is kept is 1 for a difference of 1 or 2: half too little, as Z makes up for.
-    drift = -0.5 if width and not _fits((v_low - z_top, v_top), width, lsbs=0) else 0.0
+    z_top, drift = v_top, 0.0
+    if not halved:
+        while width and not _fits((v_low - z_top, v_top), width, lsbs=1):
+            z_top -= 1  # rounding takes one input: the last value of Z
+        # Rounded, what is kept is 1 for a difference of 1 or 2: half too little, as Z makes up for.
+        drift = -0.5 if width and not _fits((v_low - z_top, v_top), width, lsbs=0) else 0.0
 
     def inhibition(score: np.ndarray) -> np.ndarray:
         z = (score - nearest * d) * step / math.sqrt(d) - shift_at(d)
@@ -135,16 +163,17 @@ def _inhibitor(circuit: str, n: int, d: int, bits: int) -> GaussianHead:
     scores = (nearest * d, (nearest + 2 * top) * d)
     score_width = width if _fits(scores, width or 0, lsbs=1) else MAX_LOOKUP_BITS
     table = _fitted(inhibition, scores, width and score_width)
+    rounded = _fitted(kept, (v_low - z_top, v_top), width)
     parameters = InhibitorParameters(
         distance=distance,
         inhibition=replace(table, values=table.values[None]),
-        threshold=_fitted(kept, (v_low - z_top, v_top), width),
+        threshold=antiperiodic_abs(v_bits) if halved else rounded,
         padding_score=0,
         output=PLAIN_SUM,
         output_offset=np.zeros(d, dtype=np.int64),
     )
     head = AttentionHead(circuit, n, d, (-top, top), (v_low, v_top), parameters)
-    return GaussianHead(head, step, v_step, v_step)
+    return GaussianHead(head, step, v_step, v_step / 2 if halved else v_step)
 
 
 def _wide(n: int, d: int, bits: int) -> GaussianHead:
@@ -180,39 +209,81 @@ def _wide(n: int, d: int, bits: int) -> GaussianHead:
 def _narrow(n: int, d: int, bits: int) -> GaussianHead:
     bits = min(bits, MAX_LOOKUP_BITS - 1)  # of q and k, so that q - k fits a lookup
     top = 2 ** (bits - 1) - 1
-    s_top = 2**MAX_LOOKUP_BITS - 1 - 2 * top  # so that S - v fills a lookup
+    s_top = 2**MAX_LOOKUP_BITS - 2 - 2 * top  # even, and S - v fits a lookup
+    middle, half = (EXP_LOW + EXP_TOP) // 2, s_top // 2  # E and S less these end in -c and c
     step, v_step = NARROWER * STEP[bits], STEP[bits]
     unit, ceiling = step**2 / math.sqrt(d) / 2, _largest_weight(n)
-    operand, score = (-top, top), (-2 * d * top**2, 2 * d * top**2)
+    operand, difference = (-top, top), turned_square(bits)
+    score = _scores(top, difference, d)
+    moved = -d * difference.range[0]  # by what the table of q - k is lower than a square
     logarithms = [round((math.log(n) + x) / unit) for x in LOG_SPREAD]
 
-    def exponential(score: np.ndarray) -> np.ndarray:
-        return np.rint(EXP_TOP * np.exp(np.minimum(score * unit - EXP_CEILING, 0)))
+    def exponential(x: np.ndarray) -> np.ndarray:
+        e = EXP_TOP * np.exp(np.minimum((x - moved) * unit - EXP_CEILING, 0))
+        return np.rint(np.maximum(e, EXP_LOW)) - middle
 
     def logarithm(total: np.ndarray) -> np.ndarray:
-        value = np.log(np.maximum(total, 1) / EXP_TOP) + EXP_CEILING
+        value = np.log(np.maximum(total + n * middle, 1) / EXP_TOP) + EXP_CEILING
         return np.clip(np.rint(value / unit), logarithms[0], logarithms[1])
 
-    def weight(score: np.ndarray) -> np.ndarray:
-        return np.rint(s_top * np.minimum(np.exp(np.minimum(score * unit, 0)) / ceiling, 1))
+    def weight(x: np.ndarray) -> np.ndarray:
+        e = np.exp(np.minimum((x - moved) * unit, 0))
+        return np.rint(s_top * np.minimum(e / ceiling, 1)) - half
 
     normalised = (score[0] - logarithms[1], score[1] - logarithms[0])
     weights = _fitted(weight, normalised, MAX_LOOKUP_BITS)
     parameters = NarrowSoftmaxParameters(
-        difference=table_of(np.square, -2 * top, 2 * top),
+        difference=difference,
         operand=table_of(np.square, *operand),
         # One encoding with the normalised score: both drop the same bits.
-        exponential=_rounded(exponential, score, weights.lsbs),
-        logarithm=_fitted(logarithm, (0, n * EXP_TOP), MAX_LOOKUP_BITS),
-        weight=weights,
-        spread=table_of(np.square, -top, s_top + top),
-        weight_squared=table_of(np.square, 0, s_top),
+        exponential=_narrowest(_rounded(exponential, score, weights.lsbs)),
+        logarithm=_fitted(logarithm, (n * (EXP_LOW - middle), n * (EXP_TOP - middle)), MAX_LOOKUP_BITS),
+        weight=_narrowest(weights),
+        spread=table_of(lambda x: (x + half) ** 2, -half - top, half + top),
+        weight_squared=table_of(lambda x: (x + half) ** 2, -half, half),
         value=table_of(np.square, *operand),
         score_range=score,
         weighted_range=(-2 * s_top * top, 2 * s_top * top),
     )
     head = AttentionHead("dot_product_rounded", n, d, operand, operand, parameters)
     return GaussianHead(head, step, v_step, v_step * ceiling / s_top / 2)
+
+
+def turned_square(bits: int) -> AntiperiodicTable:
+    """Tabulate t^2 - 4^(bits - 1), for |t| up to half of 2^bits, with one lookup of `bits` bits.
+
+    Beyond, the bootstrap goes on with its negative: the parabola turns over, without a step, and
+    reads too little for the few differences that lie so far out.
+
+    >>> exact_lookup(np.array([0, 3, 4, 5, 6]), turned_square(3)) + 16
+    array([ 0,  9, 16, 23, 28])
+    """
+    half = 1 << (bits - 1)
+    return AntiperiodicTable(np.arange(-half, half, dtype=np.int64) ** 2 - half**2, -half)
+
+
+def _scores(top: int, difference: Table, d: int) -> tuple[int, int]:
+    """Return the smallest and largest sum of q^2 + k^2 less what the table of q - k gives."""
+    q = np.arange(-top, top + 1)
+    products = q[:, None] ** 2 + q**2 - exact_lookup(q[:, None] - q, difference)
+    return int(d * products.min()), int(d * products.max())
+
+
+def _narrowest(table: Table) -> Table:
+    """Return the table with as few entries as read the same, if it saturates."""
+    entries = table.values.shape[-1]
+    index = np.arange(table.first, table.last + 1)
+    for bits in range(1, table.bit_width):
+        for before in range(entries - (1 << bits) + 1):
+            kept = table.values[before : before + (1 << bits)]
+            if kept[0] != -kept[-1]:
+                continue
+            narrow = SaturatingTable(kept, table.first + before, table.lsbs)
+            low, high = narrow.reach
+            if low <= table.first and table.last <= high:
+                if (read(index, narrow) == table.values).all():
+                    return narrow
+    return table
 
 
 def _largest_weight(n: int) -> float:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import interval, interval_lookup
-from circuits.lookups import Table, antiperiodic_abs, exact_lookup, noisy_lookup, read
+from circuits.lookups import (
+    AntiperiodicTable,
+    Table,
+    antiperiodic_abs,
+    exact_lookup,
+    noisy_lookup,
+    read,
+)
 from circuits.single_head import PLAIN_SUM, AttentionHead
 from circuits.softmax import NarrowSoftmaxParameters, WideSoftmaxParameters
 from fhe_inhibitor.benchmark.heads import CIRCUITS, make_head
@@ -148,25 +155,26 @@ def loops(head: AttentionHead, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> l
 
 def _inhibited(head: AttentionHead, p: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Any:
     total = [0] * head.head_dim
-    nearest = int(p.distance.values.min())
+    nearest = int(p.distance.values.min())  # where |q - k| is 0
     for key, value in zip(k, v, strict=True):
         distance = sum(abs(int(x) - int(y)) + nearest for x, y in zip(q, key, strict=True))
         z = _entry(p.inhibition, distance)
         for channel, x in enumerate(value):
-            total[channel] += _entry(p.threshold, x - z)
+            total[channel] += _kept(p.threshold, x - z)
             if head.circuit == "inhibitor_signed":
-                total[channel] -= _entry(p.threshold, -x - z)
+                total[channel] -= _kept(p.threshold, -x - z)
     return total
 
 
 def _weighted(head: AttentionHead, p: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Any:
     narrow = isinstance(p, NarrowSoftmaxParameters)
     factor = 2 if narrow else 1
-    scores = [factor * sum(int(x) * int(y) for x, y in zip(q, key, strict=True)) for key in k]
+    scores = [sum(_product(p, x, y) for x, y in zip(q, key, strict=True)) for key in k]
     e = [_entry(p.exponential, score) for score in scores]
     if narrow:
         logarithm = _entry(p.logarithm, sum(e))
-        weights = [_entry(p.weight, score - logarithm) for score in scores]
+        lowest = int(p.weight.values.min())  # where the weight is 0
+        weights = [_entry(p.weight, score - logarithm) - lowest for score in scores]
     else:
         code = _entry(p.total, sum(e))
         weights = [_entry(p.normalised, (x << p.code_bits) + code) for x in e]
@@ -176,7 +184,24 @@ def _weighted(head: AttentionHead, p: Any, q: np.ndarray, k: np.ndarray, v: np.n
     ]
 
 
+def _product(p: Any, x: int, y: int) -> int:
+    """x y, or about 2 x y less a constant."""
+    x, y = int(x), int(y)
+    if isinstance(p, NarrowSoftmaxParameters):
+        return x * x + y * y - _entry(p.difference, x - y)
+    return x * y
+
+
+def _kept(threshold: Table, x: int) -> int:
+    """relu(x) of a plain table; twice that where it is made of |x|."""
+    return 2 * max(x, 0) if isinstance(threshold, AntiperiodicTable) else _entry(threshold, x)
+
+
 def _entry(table: Table, x: int) -> int:
-    """The entry nearest to `x`, the upper one of two."""
+    """The entry nearest to `x`, the upper one of two; past the last comes the first, negated."""
     step = 2**table.lsbs
-    return int(table.values.ravel()[(2 * int(x) + step) // (2 * step) - table.first])
+    values = table.values.ravel()
+    position = (2 * int(x) + step) // (2 * step) - table.first
+    if isinstance(table, AntiperiodicTable) and not 0 <= position < len(values):
+        return -int(values[position % len(values)])
+    return int(values[position])

@@ -204,6 +204,7 @@ def test_bad_arguments_are_refused(
     ("change", "words"),
     [
         ({"version": 0}, "another version or a damaged file|version 0"),
+        ({"circuits": 1}, "circuits of version 1, these are 2"),
         ({"extra": 1}, "another version or a damaged file"),
         ({"machine": {"commit": "0000000"}}, "commit 0000000"),
         ({"parameters": {"bits": 3}}, "bits 3"),
