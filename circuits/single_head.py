@@ -1,10 +1,11 @@
 """One attention head alone, in five circuits with one interface: what the benchmarks compare.
 
     inhibitor_exact       lookups as wide as differences and sums are, as in Brännvall 2023
-    inhibitor_rounded     distances from antiperiodic tables, all other lookups rounded
+    inhibitor_rounded     distances and thresholds from antiperiodic tables, scores rounded
     inhibitor_signed      the same for signed v
     dot_product_exact     lookups as wide as products and sums are
-    dot_product_rounded   one lookup a product, rounded lookups of at most 5 bits
+    dot_product_rounded   one lookup a product, rounded lookups of at most 5 bits; squares of
+                          q - k from an antiperiodic table, exponentials from one that saturates
 
 All take q, k, v `[n, d]` and return H `[n, d]` as plain sums over keys, which the client scales.
 Lookups, for operands that fit no packed table:

@@ -47,9 +47,10 @@ class WideSoftmaxParameters:
 class NarrowSoftmaxParameters:
     """Clear integer parameters of a head whose lookups are rounded.
 
-    difference: (q - k)^2. operand: q^2, and k^2. exponential: 2 q k to E. logarithm: sum of E to
-    L, in units of 2 q k. weight: 2 q k - L to S. spread: (S - v)^2. weight_squared: S^2. value:
-    v^2. The squares are exact. score_range: of the sum of 2 q k. weighted_range: of 2 S v.
+    difference: (q - k)^2, or an antiperiodic table near it. operand: q^2, and k^2. exponential:
+    2 q k to E. logarithm: sum of E to L, in units of 2 q k. weight: 2 q k - L to S. spread:
+    (S - v)^2. weight_squared: S^2. value: v^2. E, S and (q - k)^2 may be less a constant, which the
+    tables that read them put back. score_range: of the sum of 2 q k. weighted_range: of 2 S v.
     """
 
     difference: Table

@@ -25,13 +25,15 @@ READING = """### Where the advantage comes from
 - *Width.* |q - k| of b-bit operands is looked up with b + 1 bits and its sum over d channels with
   b + log2 d; a sum of products has 2 b - 1 + log2 d. Each bit beyond 5 multiplies the time of a
   lookup by 2 to 6: that is most of the ratio of the exact circuits.
-- *Antiperiodic tables.* An absolute value goes on with its own negative beyond half a period, as
-  a bootstrap does beyond its padding bit, so |q - k| needs b bits. A square or an exponential
-  doesn't.
+- *Tables that a bootstrap continues.* Past its padding bit it goes on with the negative of its table.
+  An absolute value less a constant does too: |q - k| needs b bits, and with 2 relu(x) = x + |x| so
+  does the threshold of values v of b bits. A square doesn't, but a parabola may turn over for the
+  few differences that lie far out. The exponential has one size at either end, so its table
+  saturates. The rounded circuits of both mechanisms use these since version 2.
 - *Range.* A rounded lookup covers the largest sum that could occur. Rounded to 4 bits, distances
-  keep their meaning; scores of a softmax need 5, and a product of weights and values that stays
+  keep their meaning; weights of a softmax need 5, and a product of weights and values that stays
   exact makes the sum over keys wide, which asks for less noise and so for dearer lookups: the
-  optimizer's complexity of a 5-bit lookup is about 1.4 times that of one alone.
+  optimizer's complexity of a 5-bit lookup is about 1.5 times that of one alone.
 - *Number.* The rounded dot product takes one lookup a product, 2 x y = x^2 + y^2 - (x - y)^2 with
   the squares looked up once a token, and divides before the exponential: n^2 (2 d + 3) lookups
   beside n^2 (2 d + 1), where the usual form takes n^2 (4 d + 3); the

@@ -237,7 +237,9 @@ def _narrow(n: int, d: int, bits: int) -> GaussianHead:
         operand=table_of(np.square, *operand),
         # One encoding with the normalised score: both drop the same bits.
         exponential=_narrowest(_rounded(exponential, score, weights.lsbs)),
-        logarithm=_fitted(logarithm, (n * (EXP_LOW - middle), n * (EXP_TOP - middle)), MAX_LOOKUP_BITS),
+        logarithm=_fitted(
+            logarithm, (n * (EXP_LOW - middle), n * (EXP_TOP - middle)), MAX_LOOKUP_BITS
+        ),
         weight=_narrowest(weights),
         spread=table_of(lambda x: (x + half) ** 2, -half - top, half + top),
         weight_squared=table_of(lambda x: (x + half) ** 2, -half, half),
