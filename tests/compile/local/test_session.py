@@ -133,6 +133,7 @@ def test_texts_apart_are_told_one_by_one(model, cache: Path) -> None:
     first, empty, last = told
     assert [outcome.index for outcome in told] == [0, 1, 2]
     assert isinstance(empty.error, InputError) and empty.result is None
+    assert first.result is not None and last.result is not None
     assert_within_rounding(model, [first.result, last.result])
     assert recorder.planned("lookups") == recorder.finished("lookups") > 0
 
