@@ -25,11 +25,11 @@ READING = """### Where the advantage comes from
 - *Width.* |q - k| of b-bit operands is looked up with b + 1 bits and its sum over d channels with
   b + log2 d; a sum of products has 2 b - 1 + log2 d. Each bit beyond 5 multiplies the time of a
   lookup by 2 to 6: that is most of the ratio of the exact circuits.
-- *Tables that a bootstrap continues.* Past its padding bit it goes on with the negative of its table.
-  An absolute value less a constant does too: |q - k| needs b bits, and with 2 relu(x) = x + |x| so
-  does the threshold of values v of b bits. A square doesn't, but a parabola may turn over for the
-  few differences that lie far out. The exponential has one size at either end, so its table
-  saturates. The rounded circuits of both mechanisms use these since version 2.
+- *Tables that a bootstrap continues.* Past its padding bit it goes on with the negative of its
+  table. An absolute value less a constant does too: |q - k| needs b bits, and so does the
+  threshold of values of b bits, since 2 relu(x) = x + |x|. A square doesn't, but a parabola may
+  turn over for the few differences that lie far out. The table of the exponential is made flat at
+  both ends, and saturates. The rounded circuits of both mechanisms use these since version 2.
 - *Range.* A rounded lookup covers the largest sum that could occur. Rounded to 4 bits, distances
   keep their meaning; weights of a softmax need 5, and a product of weights and values that stays
   exact makes the sum over keys wide, which asks for less noise and so for dearer lookups: the

@@ -9,10 +9,10 @@ follows from these steps and the float equation that it stands for. Rounded circ
 Both mechanisms get both kinds of tables that a bootstrap continues by itself, wherever the
 optimizer's complexity falls and the output stays as near to the float head's:
 
-- Antiperiodic. |q - k|; the inhibitor's threshold, from |v - Z| of v and Z one bit narrower; and the
-  square of q - k, a parabola that turns over where both ends of a bootstrap's table meet.
-- Saturating. The exponential, whose sum has one size below and above. Nothing of the inhibitor is
-  flat over enough of its proved range, nor are weights of the softmax for short sequences.
+- Antiperiodic. |q - k|; the inhibitor's threshold, from |v - Z| of v and Z one bit narrower; and
+  the square of q - k, a parabola that turns over beyond its middle.
+- Saturating. The exponential. Nothing of the inhibitor is flat over enough of its proved range, nor
+  are the weights of the softmax.
 
 Rejected: a 3-bit |q - k|, and a 4-bit square of S - v, since less of the output is right.
 
@@ -56,8 +56,8 @@ SHIFT, SHIFT_WIDTH = 0.5, 2
 MEAN_DISTANCE = 2 / math.sqrt(math.pi)  # E |x - y| of standard normal x, y
 
 MIN_ROUNDED_BITS, MAX_LOOKUP_BITS = 4, 5  # of rounded circuits
-# v and Z are part of the sum that |v - Z| completes, and have its encoding. In a wider one than this
-# Z needs less noise, which makes every lookup dearer than the narrower threshold is cheap.
+# v and Z are part of the sum that |v - Z| completes, and have its encoding. In a wider one than
+# this Z needs less noise, which costs every lookup more than the narrower threshold saves.
 PLAIN_SUM_BITS = 8
 NARROWER = 0.8  # a rounded score gains more by a smaller range than it loses by saturation
 EXP_TOP = 255  # largest E of a rounded circuit: the width of what a lookup gives is free
@@ -117,7 +117,7 @@ def make_head(circuit: str, n: int, head_dim: int, bits: int) -> GaussianHead:
     """Return a head for n tokens and operands of `bits` bits.
 
     >>> make_head("inhibitor_rounded", n=4, head_dim=2, bits=4).head.count_lookups()
-    Counter({4: 80})
+    Counter({4: 48, 3: 32})
 
     Raises InputError for an unknown circuit, n below 2, no width, or bits outside 2 to 8.
     """
@@ -230,6 +230,7 @@ def _narrow(n: int, d: int, bits: int) -> GaussianHead:
         e = np.exp(np.minimum((x - moved) * unit, 0))
         return np.rint(s_top * np.minimum(e / ceiling, 1)) - half
 
+    sums = n * (EXP_LOW - middle), n * (EXP_TOP - middle)
     normalised = (score[0] - logarithms[1], score[1] - logarithms[0])
     weights = _fitted(weight, normalised, MAX_LOOKUP_BITS)
     parameters = NarrowSoftmaxParameters(
@@ -237,9 +238,7 @@ def _narrow(n: int, d: int, bits: int) -> GaussianHead:
         operand=table_of(np.square, *operand),
         # One encoding with the normalised score: both drop the same bits.
         exponential=_narrowest(_rounded(exponential, score, weights.lsbs)),
-        logarithm=_fitted(
-            logarithm, (n * (EXP_LOW - middle), n * (EXP_TOP - middle)), MAX_LOOKUP_BITS
-        ),
+        logarithm=_fitted(logarithm, sums, MAX_LOOKUP_BITS),
         weight=_narrowest(weights),
         spread=table_of(lambda x: (x + half) ** 2, -half - top, half + top),
         weight_squared=table_of(lambda x: (x + half) ** 2, -half, half),
@@ -282,9 +281,9 @@ def _narrowest(table: Table) -> Table:
                 continue
             narrow = SaturatingTable(kept, table.first + before, table.lsbs)
             low, high = narrow.reach
-            if low <= table.first and table.last <= high:
-                if (read(index, narrow) == table.values).all():
-                    return narrow
+            inside = low <= table.first and table.last <= high
+            if inside and (read(index, narrow) == table.values).all():
+                return narrow
     return table
 
 

@@ -173,7 +173,7 @@ def _weighted(head: AttentionHead, p: Any, q: np.ndarray, k: np.ndarray, v: np.n
     e = [_entry(p.exponential, score) for score in scores]
     if narrow:
         logarithm = _entry(p.logarithm, sum(e))
-        lowest = int(p.weight.values.min())  # where the weight is 0
+        lowest = p.weight_squared.first  # stands for a weight of 0
         weights = [_entry(p.weight, score - logarithm) - lowest for score in scores]
     else:
         code = _entry(p.total, sum(e))
