@@ -41,7 +41,10 @@ def train(
     held_out: Annotated[
         int, typer.Option(min=1, help="Full sentences to keep out of train, to choose by.")
     ] = 1000,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of the students.")] = 0,
+    material_seed: Annotated[
+        int, typer.Option(help="Of teacher, corpus and what is held out; several seeds share them.")
+    ] = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Make a checkpoint by the recipe that made the shipped one; goes on where it stopped."""
@@ -65,6 +68,7 @@ def train(
         held_out=held_out,
         size=SIZES[size],
         seed=seed,
+        material_seed=material_seed,
     )
     with Display(quiet) as display:
         results = recipe.train(chosen, out, work, baselines, display)

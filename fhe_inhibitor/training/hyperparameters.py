@@ -143,7 +143,6 @@ SIZES = {
             embedding_rate=1e-3,
             free_learning_rate=3e-4,
             float_fraction=0.6,
-            hard_weight=0.0,
             token_counts=(9, 13, 16),
             token_weights=(0.2, 0.5, 0.3),
             ema_decay=0.995,
@@ -169,7 +168,8 @@ class Recipe:
     names of the classes 0, 1, ... in the data, two or more.
     held_out: sentences kept out of train, to choose by. n_texts: size of the corpus.
     n_phrases: how many phrases the vocabulary holds. size: of the student, one of `SIZES` or
-    of your own.
+    of your own. seed: of the students. material_seed: of teacher, corpus and held-out sentences,
+    which students of several seeds share.
     """
 
     data: str
@@ -182,3 +182,4 @@ class Recipe:
     n_phrases: int = 35_000
     size: Size = SIZES["nano"]
     seed: int = 0
+    material_seed: int = 0

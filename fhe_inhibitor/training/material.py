@@ -50,7 +50,7 @@ def make_teacher(
         kept,
         epochs=recipe.teacher_epochs,
         out_dir=folder,
-        seed=recipe.seed,
+        seed=recipe.material_seed,
         observer=observer,
     )
 
@@ -96,7 +96,7 @@ def make_material(
     of words does.
     """
     splits = load_splits(recipe.data, len(recipe.labels))
-    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.seed)
+    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.material_seed)
     observer = observer or Observer()
     teacher = make_teacher(recipe, kept, work, observer)
     corpus = build_corpus(
@@ -106,7 +106,7 @@ def make_material(
         read_sentences(recipe.sentences) if recipe.sentences else [],
         n_texts=recipe.n_texts,
         n_phrases=recipe.n_phrases,
-        seed=recipe.seed,
+        seed=recipe.material_seed,
         cache_dir=work / "corpus",
         labelled=baselines or not recipe.size.from_teacher,
         observer=observer,
@@ -125,7 +125,9 @@ def make_material(
     if recipe.size.from_teacher:
         texts = [row.text for row in kept]
         whole = [texts[index] for index in full_sentences(texts)]
-        sentences = tuple(random.Random(recipe.seed).sample(whole, min(len(whole), N_SENTENCES)))
+        sentences = tuple(
+            random.Random(recipe.material_seed).sample(whole, min(len(whole), N_SENTENCES))
+        )
         reader = PhraseTeacher(teacher, tokenizer)
         material = replace(material, reader=reader, sentences=sentences)
     return material
