@@ -16,11 +16,11 @@ from fhe_inhibitor.integer.model import IntegerModel
 N = 8
 # (text, label, integer logits) at 8 tokens.
 TEXTS = (
-    ("a gripping , funny film", "positive", [-28, 28]),
-    ("dull and far too long", "negative", [23, -23]),
+    ("a gripping , funny film", "positive", [-29, 29]),
+    ("a dull , tedious mess", "negative", [24, -24]),
 )
 # Integer steps that encrypted rounding may move a logit: the largest of 400 draws of the noise
-# that the model was trained for is 5, with half as much noise again 6.
+# that the model was trained for is 4, and with half as much noise again 4.
 BOUND = 8
 
 

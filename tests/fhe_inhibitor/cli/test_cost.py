@@ -43,7 +43,7 @@ def test_a_smaller_probability_of_errors_costs_more(capfd: pytest.CaptureFixture
         assert run("--tokens", "8", "--p-error", p_error, "--json") == 0
         costs.append(json.loads(capfd.readouterr().out)["lengths"][0])
     assert costs[0]["lookups"] == costs[1]["lookups"]
-    assert 2 * costs[0]["seconds"] < costs[1]["seconds"]
+    assert 1.2 * costs[0]["seconds"] < costs[1]["seconds"]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_a_bad_configuration_is_one_line(
 
 
 def test_lengths_beyond_the_model_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run("--tokens", "25") == 2
-    assert "--tokens 25: this model reads 1 to 24 tokens" in capfd.readouterr().err
+    assert run("--tokens", "17") == 2
+    assert "--tokens 17: this model reads 1 to 16 tokens" in capfd.readouterr().err
 
 
 def test_lengths_that_do_not_fit_the_pooling_are_refused(

@@ -81,12 +81,12 @@ def test_accuracy_is_what_the_card_says(model: IntegerModel, data_dir: Path) -> 
     assert 0.835 < evaluate(model, rows, n_draws=1).value < 0.865
 
 
-def test_every_length_is_proved_and_needs_no_lookup_beyond_five_bits(model: IntegerModel) -> None:
-    assert model.buckets == (8, 10, 12, 16, 24)
+def test_every_length_is_proved_and_needs_no_lookup_beyond_four_bits(model: IntegerModel) -> None:
+    assert model.buckets == (8, 10, 12, 16)
     for n in model.buckets:
-        verify(model.network, n, max_bits=5)
+        verify(model.network, n, max_bits=4)
     widths = {width for counts in count_lookups(model.network, 12).values() for width in counts}
-    assert widths == {4, 5}
+    assert widths == {3, 4}
 
 
 def test_the_folder_is_small_and_its_tokenizer_is_transformers(model: IntegerModel) -> None:
