@@ -51,8 +51,8 @@ class DistillationConfig:
     true one, or the teacher's choice where none is known) beside the teacher's probabilities at
     `temperature`. labelled_share: share of each batch that is drawn from the texts with true
     labels; the rest is drawn from all texts. A student learns the few labelled texts by heart if it
-    sees them often: half of each batch cost nano two points on other sentences. word_dropout:
-    chance that a token is not read. token_counts, token_weights: how many tokens a batch reads, and
+    sees them often, and is worse on others (docs/training.md). word_dropout: chance that a token is
+    not read. token_counts, token_weights: how many tokens a batch reads, and
     how often. bfloat16: multiply matrices in bfloat16 in the float phase; sums of the quantized
     phase need float32 to be exact.
     hidden_weight: weight of the squared error of hidden states, mean over layers; it needs a
