@@ -184,3 +184,11 @@ def test_sizes_are_models_that_can_be_compiled(name: str, recipe: Recipe, work: 
     assert config.normalization == "static"
     assert config.quantization["table_bits"] <= MAX_LOOKUP_BITS
     assert config.default_tokens in config.buckets
+
+
+def test_students_of_several_seeds_share_the_material(recipe: Recipe, work: Path) -> None:
+    first, second = (make_material(replace(recipe, seed=seed), work) for seed in (0, 1))
+    assert first.rows == second.rows
+    assert np.array_equal(first.corpus.texts.logits, second.corpus.texts.logits)
+    with pytest.raises(InputError, match="holds a corpus with other"):
+        make_material(replace(recipe, material_seed=1), work)
