@@ -65,6 +65,7 @@ class SentenceHead:
     def reach(self, norm: float) -> int:
         """Return how far the sum of a hidden unit can be from 0, for x of this 2-norm.
 
+        >>> from circuits.lookups import Table
         >>> hidden = Linear(np.array([[3], [4]]), np.zeros(1, int), Table(np.arange(101), -50))
         >>> SentenceHead(np.ones((1, 1), int), np.zeros(1, int), (-7, 7), hidden).reach(10.0)
         50

@@ -67,7 +67,7 @@ def test_a_pooled_network_is_converted_exactly(kind: str, query: str, bits: str)
         logits = model(text[None]).logits.detach().numpy()[0]
         np.testing.assert_allclose(np.array(integers[0]) * scale, logits, atol=1e-4)
         seen.add(tuple(integers[0]))
-    assert len(seen) > 3
+    assert len(seen) > 2
 
 
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
