@@ -83,6 +83,7 @@ def test_the_report_names_its_page(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.fhe
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_decrypted(run, model: Path, tmp_path: Path) -> None:
     """Of the whole command: stdout is JSON alone, and a second call goes on."""
     data, out = tmp_path / "dev.tsv", tmp_path / "file.jsonl"
