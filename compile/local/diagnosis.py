@@ -184,7 +184,7 @@ class TinyCircuit:
     """One encrypted lookup, with keys of its own."""
 
     def run(self) -> tuple[float, float, float]:
-        """Return the seconds of compiling, of making keys, and of a text's way there and back.
+        """Return the seconds of compiling, of making keys, and of a number's way there and back.
 
         Raises RuntimeError for a wrong result.
         """

@@ -12,6 +12,7 @@ from fhe_inhibitor.cli.options import (
     CaOption,
     InsecureOption,
     JsonOption,
+    OfferedModelOption,
     QuietOption,
     TokenFileOption,
     print_json,
@@ -22,9 +23,7 @@ def doctor(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Ask this server as well, if it serves us.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One of the models that it offers.")
-    ] = None,
+    model: OfferedModelOption = None,
     token_file: TokenFileOption = None,
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,

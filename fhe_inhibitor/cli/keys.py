@@ -18,6 +18,7 @@ from fhe_inhibitor.cli.options import (
     CaOption,
     InsecureOption,
     JsonOption,
+    OfferedModelOption,
     QuietOption,
     TokenFileOption,
     print_json,
@@ -38,9 +39,7 @@ def options() -> None:
 @app.command()
 def new(
     server: Annotated[str, typer.Option(metavar="URL", help="Whose model they are for.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One of the models that it offers.")
-    ] = None,
+    model: OfferedModelOption = None,
     passphrase: Annotated[
         bool,
         typer.Option(

@@ -39,6 +39,9 @@ QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Show no progress; notes and errors are shown as ever."),
 ]
+OfferedModelOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="One of the models that it offers.")
+]
 TokenFileOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help=f"Holds the server's token; else {TOKEN_VARIABLE} does."),

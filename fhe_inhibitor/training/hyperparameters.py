@@ -42,7 +42,7 @@ NANO: dict[str, Any] = {
     },
 }
 
-# 5 bits and 24 of 64 inputs: with 4 bits, or all inputs, sums are read too coarsely.
+# An output keeps 24 of 64 inputs: sums of all are read too coarsely by 5 bits.
 SMALL: dict[str, Any] = NANO | {
     "dim": 64,
     "n_layers": 3,
