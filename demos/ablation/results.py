@@ -1,0 +1,84 @@
+"""The results file: what is measured of each trial, kept as soon as it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import Record, write_atomically
+from fhe_inhibitor.system.machine import Machine
+from fhe_inhibitor.system.statistics import Share
+
+NAME = "ablation"
+TEACHER, WORDS = "teacher", "bag of words"  # rows that are no trials
+ALL_TOKENS = 0  # a reader of whole texts
+
+
+class Measured(Record):
+    """Of one split: accuracy, and the divergence from the teacher that read the whole text.
+
+    divergence: mean of KL(teacher || student), in nats.
+    """
+
+    accuracy: Share
+    divergence: float
+
+
+class Row(Record):
+    """A trial or reader by tokens read and split: validation, held_out.
+
+    exact: of integers, without the noise of encrypted rounding; `measured` has it drawn.
+    units: the optimizer's complexity of one sentence, at the size's own length; 0 without lookups,
+    None where nothing can be encrypted.
+    """
+
+    group: str
+    measured: dict[int, dict[str, Measured]]
+    exact: dict[int, dict[str, Measured]] = {}
+    units: float | None = None
+
+
+class Results(Record):
+    """The file. tokens: that the page's tables are at. rows: by name, in order."""
+
+    size: str
+    tokens: int
+    float_steps: int
+    integer_steps: int
+    draws: int
+    machine: Machine
+    rows: dict[str, Row] = {}
+
+
+class KeptResults:
+    """Results that are written whenever a row is added.
+
+    fresh: what the file holds if there is none. Raises InputError for a file that can't be read,
+    and for one of another size, or of other steps.
+    """
+
+    def __init__(self, path: Path, fresh: Results) -> None:
+        self.path, self.found = path, fresh
+        if not path.exists():
+            return
+        try:
+            self.found = Results.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise InputError(
+                f"{path} can't be read as results of demos.ablation: name another folder with "
+                f"--out, or remove it ({str(error).splitlines()[0]})"
+            ) from error
+        for name in ("size", "tokens", "float_steps", "integer_steps", "draws"):
+            kept, asked = getattr(self.found, name), getattr(fresh, name)
+            if kept != asked:
+                raise InputError(
+                    f"{path} was made with {name} {kept}, asked for is {asked}: name another "
+                    "folder with --out, or remove the file"
+                )
+
+    def add(self, name: str, row: Row) -> None:
+        """Add a row and write the file."""
+        self.found = self.found.model_copy(update={"rows": {**self.found.rows, name: row}})
+        write_atomically(self.path, self.found.model_dump_json(indent=1) + "\n")
