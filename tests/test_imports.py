@@ -31,6 +31,7 @@ ROOMS = (
     "compile.cost",
     "compile.local",
     "compile.evaluation",
+    "compile.building",
     "compile.benchmark",
     "demos",
     "fhe_inhibitor.cli",

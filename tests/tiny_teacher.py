@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "poor", "fil
 WORDS += ["dull", "##ish", "not", "very"]
 
 
-def tiny_teacher(seed: int = 0, **changes: Any) -> Teacher:
-    backend = Tokenizer(WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+def tiny_teacher(seed: int = 0, more_words: Iterable[str] = (), **changes: Any) -> Teacher:
+    words = list(dict.fromkeys([*WORDS, *more_words]))
+    backend = Tokenizer(WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -30,7 +32,7 @@ def tiny_teacher(seed: int = 0, **changes: Any) -> Teacher:
     )
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}
-    config = DistilBertConfig(**{**shape, "vocab_size": len(WORDS), **changes})
+    config = DistilBertConfig(**{**shape, "vocab_size": len(words), **changes})
     return Teacher(DistilBertForSequenceClassification(config).eval(), tokenizer)
 
 

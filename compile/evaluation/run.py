@@ -179,11 +179,16 @@ def _evaluate(
         ),
     )
     results = session.classify_each([rows[index].text for index in missing], chosen)
+    if session.mode == "disable":
+        observer.begin("integer model")
+        observer.plan(len(missing), "texts")
     for position, result in enumerate(results):
         index = missing[position]
         drawn = _draw(session.model, chosen[position], index, asked.n_draws)
         student = None if floats is None else floats[position]
         file.append(_record(index, sitting, rows[index].label, result, drawn, student))
+        if session.mode == "disable":
+            observer.finish(1)
 
 
 def _header(session: Session, asked: Asked) -> Header:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -107,11 +108,13 @@ def prepare_circuits(
     cache_dir: str | Path | None = None,
     observer: Observer | None = None,
     simulated: bool = False,
+    on_compiled: Callable[[CompiledNetwork], None] | None = None,
 ) -> Path:
     """Return the folder with circuits, client specifications and public part; makes no keys.
 
-    simulated: of circuits that simulate encryption, which need no public part. Raises InputError
-    if the cache folder cannot be written, or no code in it can be run.
+    simulated: of circuits that simulate encryption, which need no public part. on_compiled: is
+    given the circuits if they are compiled here, before they are in the cache. Raises InputError if
+    the cache folder cannot be written, or no code in it can be run.
     """
     observer = observer or Observer()
     entry = cache_entry(model, cache_dir)
@@ -124,7 +127,10 @@ def prepare_circuits(
             if part.exists():
                 observer.note(f"the circuits in the cache are {reason}; making new ones")
             with published(part, made_from) as unfinished:
-                compile_model(model, observer).save(unfinished / MODULE_FOLDER, simulated)
+                compiled = compile_model(model, observer)
+                if on_compiled is not None:
+                    on_compiled(compiled)
+                compiled.save(unfinished / MODULE_FOLDER, simulated)
                 if not simulated:
                     model.write_public(unfinished / MODULE_FOLDER)
     return module

@@ -19,6 +19,7 @@ import typer
 
 from fhe_inhibitor.cli import (
     benchmark,
+    build,
     classify,
     compile,
     cost,
@@ -49,6 +50,7 @@ for command in (
     evaluation_report.evaluate_report,
     compile.compile,
     cost.cost,
+    build.build,
     train.train,
     distill.distill,
     export.export,

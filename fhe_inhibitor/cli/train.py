@@ -20,7 +20,10 @@ def train(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the checkpoint to write.")],
     teacher: Annotated[
         str,
-        typer.Option(metavar="NAME|DIR", help="minilm is fine-tuned first, others serve as given."),
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Fine-tuned first unless it is a classifier.",
+        ),
     ] = "minilm",
     labels: Annotated[
         str,
@@ -71,5 +74,5 @@ def train(
         material_seed=material_seed,
     )
     with Display(quiet) as display:
-        results = recipe.train(chosen, out, work, baselines, display)
+        results = recipe.train(chosen, out, work, recipe.BASELINES if baselines else (), display)
     print_json(results)

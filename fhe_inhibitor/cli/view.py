@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -22,6 +22,9 @@ from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
 from fhe_inhibitor.system.diagnosis import Finding
 from fhe_inhibitor.system.progress import Observer, printable
+
+if TYPE_CHECKING:
+    from compile.building.page import Built
 
 # Text as it is: a server's label may look like rich's markup.
 STATE_STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
@@ -114,6 +117,33 @@ def print_classifications(
         _print_sizes(console, cost, results)
     if cost.lookup_s:
         _print_prediction(console, cost.lookup_s, results)
+
+
+def print_built(built: Built, out: Path) -> None:
+    """Print what came of a build: texts, accuracies, costs, and what to be warned of."""
+    from compile.building.page import accuracies, costs, warnings
+
+    console = Page(**PLAIN, soft_wrap=True)
+    prepared = built.prepared
+    texts = Table("class", box=None, padding=(0, 2, 0, 0))
+    for column in ("to train on", "to measure on"):
+        texts.add_column(column, justify="right")
+    counts = zip(prepared.labels, prepared.train, prepared.validation, strict=True)
+    for label, train, validation in counts:
+        texts.add_row(printable(label), f"{train:,}", f"{validation:,}")
+    console.print(texts)
+    table = Table("", box=None, padding=(0, 2, 0, 0))
+    for column in ("accuracy", "95% interval", "texts"):
+        table.add_column(column, justify="right")
+    for what, share in accuracies(built):
+        interval = f"{share.low:.1%} to {share.high:.1%}"
+        table.add_row(what, f"{share.value:.1%}", interval, f"{share.n:,}")
+    console.print(table)
+    for line in costs(built):
+        console.print(line)
+    for line in warnings(built):
+        console.print(Text(f"warning: {printable(line)}", style=STATE_STYLES["warning"]))
+    console.print(f"classify with it: fhe-inhibitor classify --model {out} TEXT")
 
 
 def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -111,6 +111,8 @@ def _means(own: str, index: int, label: str) -> bool:
     """Whether a model's name of its output `index` may be the label."""
     given, wanted = (re.sub(r"\W", "_", name.lower()) for name in (own, label))
     unnamed = UNNAMED.fullmatch(given)
+    if own == label:  # "1" may be what a class is called, and needn't be the one at index 1
+        return True
     return int(unnamed[2]) == index if unnamed else given != "" and wanted.startswith(given)
 
 

@@ -6,12 +6,14 @@ import codecs
 import errno
 import gzip
 import hashlib
+import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -80,6 +82,23 @@ def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> 
         Path(unfinished).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def claim(path: Path, parameters: Mapping[str, Any], what: str, option: str) -> None:
+    """Write down, as JSON beside it, what something is made from; or check that it is the same.
+
+    what, option: what the file's folder holds, and what names the folder, for the message. Raises
+    InputError if the file says that it was made from something else.
+    """
+    if not path.exists():
+        write_atomically(path, json.dumps(parameters, indent=2) + "\n")
+    made_from = json.loads(path.read_text(encoding="utf-8"))
+    differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
+    if differing:
+        raise InputError(
+            f"{path.parent} holds {what} with other {', '.join(differing)}; "
+            f"remove it or name another {option}"
+        )
 
 
 def sync_folder(folder: Path) -> None:

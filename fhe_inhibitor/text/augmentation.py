@@ -27,7 +27,7 @@ SENTENCE_WORDS = 12
 
 # As the Penn Treebank and SST-2 write text: `does n't`, `it 's`, punctuation apart.
 CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|re|ve|ll|d|m))(?!\w)")
-PUNCTUATION = re.compile(r"(\.\.\.|--|[.,;:!?()\[\]`$%&])")
+PUNCTUATION = re.compile(r"(\.\.\.|--|[.,;:!?()\[\]`$%&\"])")
 NUMBER = re.compile(r"(?<=\d) ([.,:]) (?=\d)")
 CLAUSE_END = frozenset({",", ".", ";", ":", "!", "?", "--", "...", "(", ")", "-"})
 JOINTS = (", but", "but", "and", ", and", ".", ",", "; ", "-- ", ", yet", "though", "because")
@@ -114,7 +114,16 @@ def as_treebank(text: str) -> str:
     >>> as_treebank('It doesn\\'t "work", sadly: 3.5 stars.')
     "it does n't work , sadly : 3.5 stars ."
     """
-    text = text.lower().replace("\u2019", "'").replace('"', " ").replace("''", " ")
+    return set_apart(text.lower().replace('"', " ").replace("''", " "))
+
+
+def set_apart(text: str) -> str:
+    """Put spaces around punctuation and before contractions, and one between any two words.
+
+    >>> set_apart('It doesn\'t "work",  sadly: 3.5 stars.')
+    'It does n\'t " work " , sadly : 3.5 stars .'
+    """
+    text = text.replace("\u2019", "'")
     text = PUNCTUATION.sub(r" \1 ", CONTRACTION.sub(r" \1", text))
     return NUMBER.sub(r"\1", " ".join(text.split()))
 

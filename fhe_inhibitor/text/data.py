@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,9 +80,10 @@ def read_columns(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield file and line number, to blame, and these columns' stripped cells, of each line.
 
-    Raises InputError as `read_tsv` does, but knows nothing of labels and sentences.
+    on_invalid: as in `read_tsv`, of lines that are not UTF-8, too. Raises InputError as that does,
+    but knows nothing of labels and sentences.
     """
-    lines = _read_lines(Path(path))
+    lines = read_lines(path, on_invalid)
     header_form = f"wanted a tab-separated header with {' and '.join(columns)}"
     if not lines:
         raise InputError(f"{path} is empty; {header_form}")
@@ -166,12 +167,31 @@ def full_sentences(texts: Sequence[str]) -> list[int]:
     """Return the indices of texts of eight words or more that occur only once, inside no other."""
     words = [tuple(text.split()) for text in texts]
     counts = Counter(words)
-    inside = {phrase for text in counts for phrase in _phrases(text) if phrase in counts}
+    inside = phrases_inside(counts, counts)
     return [
         index
         for index, text in enumerate(words)
         if len(text) >= MIN_SENTENCE_WORDS and text not in inside and counts[text] == 1
     ]
+
+
+def phrases_inside(phrases: Collection[Words], texts: Iterable[Words]) -> set[Words]:
+    """Return the phrases that occur inside a text that is longer than they are.
+
+    >>> phrases_inside([("quiet",), ("a", "film")], [("a", "quiet", "film"), ("a", "film")])
+    {('quiet',)}
+    """
+    lengths: dict[Words, set[int]] = {}
+    for phrase in phrases:
+        lengths.setdefault(phrase[:2], set()).add(len(phrase))
+    known, found = set(phrases), set[Words]()
+    for text in texts:
+        for start in range(len(text)):
+            for n_begin in (1, 2):
+                for n in lengths.get(text[start : start + n_begin], ()):
+                    if n < len(text) and text[start : start + n] in known:
+                        found.add(text[start : start + n])
+    return found
 
 
 def leaked_phrases(texts: Iterable[str]) -> set[Words]:
@@ -240,8 +260,13 @@ def _phrases(words: Words) -> Iterator[Words]:
                 yield words[start:end]
 
 
-def _read_lines(path: Path) -> list[str]:
-    return _decode_lines(_read(path), path)
+def read_lines(path: str | Path, on_invalid: OnInvalid | None = None) -> list[str]:
+    """Return a file's lines, ends removed; a file whose name ends with `.gz` is unzipped.
+
+    on_invalid: is told of a line that is not UTF-8, which is empty then. Raises InputError for a
+    file that can't be read, or is none of text, and without on_invalid for such a line.
+    """
+    return _decode_lines(_read(Path(path)), path, on_invalid=on_invalid)
 
 
 def _read(path: Path) -> bytes:
@@ -253,7 +278,9 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def _decode_lines(raw: bytes, name: str | Path, errors: str = "strict") -> list[str]:
+def _decode_lines(
+    raw: bytes, name: str | Path, errors: str = "strict", on_invalid: OnInvalid | None = None
+) -> list[str]:
     for start, kind in PACKED.items():
         if raw.startswith(start):
             raise InputError(f"{name} is {kind}")
@@ -266,9 +293,11 @@ def _decode_lines(raw: bytes, name: str | Path, errors: str = "strict") -> list[
         try:
             decoded.append(line.decode("utf-8", errors))
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
-            ) from None
+            with left_out(on_invalid):
+                raise InputError(
+                    f"{name}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+                ) from None
+            decoded.append("")
     return decoded
 
 

@@ -19,7 +19,6 @@ The folder holds:
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import write_atomically
+from fhe_inhibitor.system.files import claim, write_atomically
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.augmentation import augment, word_neighbours
 from fhe_inhibitor.text.data import LabelledText, full_sentences, without_leaks
@@ -47,6 +46,9 @@ from fhe_inhibitor.training.vocabulary import (
 
 SHARD_TEXTS = 20_000
 IMPORTANCE_SENTENCES = 3_000
+# The teacher reads a text of n words n times to find which of them matter, n (n - 1) words in all.
+# SST-2's 3,000 sentences are 1.3 million.
+IMPORTANCE_WORDS = 4_000_000
 NO_LABEL = -1
 
 Arrays = dict[str, np.ndarray]
@@ -122,7 +124,7 @@ def build_corpus(
         "held_out": _checksum(f"{row.label}\t{row.text}" for row in held_out_texts),
         "sentences": _checksum(sentences),
     }
-    _claim(folder, parameters)
+    claim(folder / "parameters.json", parameters, "a corpus", "cache_dir")
     observer = observer or Observer()
     observer.begin("corpus")
     observer.plan(4, "parts")
@@ -216,9 +218,21 @@ def _load_or_make_tokenizer(path: Path, make: Callable[[], Tokenizer]) -> Tokeni
 
 def _words(teacher: Teacher, tokenizer: Tokenizer, texts: Sequence[str]) -> Arrays:
     features = token_features(teacher, tokenizer)
-    whole = [texts[index] for index in full_sentences(texts)][:IMPORTANCE_SENTENCES]
-    importance = token_importance(teacher, tokenizer, whole, features)
+    importance = token_importance(teacher, tokenizer, _to_weigh(texts), features)
     return {"features": features, "importance": importance}
+
+
+def _to_weigh(texts: Sequence[str]) -> list[str]:
+    """Return the texts whose words are left out in turn: full sentences first, then the others."""
+    full = full_sentences(texts)
+    others = sorted(set(range(len(texts))) - set(full))
+    chosen, n_words = list[str](), 0
+    for text in dict.fromkeys(texts[index] for index in (*full, *others)):
+        n_words += len(text.split()) * (len(text.split()) - 1)
+        if len(chosen) == IMPORTANCE_SENTENCES or (chosen and n_words > IMPORTANCE_WORDS):
+            break
+        chosen.append(text)
+    return chosen
 
 
 def _tokenized(tokenizer: Tokenizer, train: Sequence[LabelledText], texts: Sequence[str]) -> Arrays:
@@ -280,19 +294,6 @@ def _logits_so_far(folder: Path) -> np.ndarray:
 
 def _shard(folder: Path, number: int) -> Path:
     return folder / "logits" / f"{number:05d}.npz"
-
-
-def _claim(folder: Path, parameters: dict[str, Any]) -> None:
-    path = folder / "parameters.json"
-    if not path.exists():
-        write_atomically(path, json.dumps(parameters, indent=2) + "\n")
-    made_from = json.loads(path.read_text(encoding="utf-8"))
-    differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
-    if differing:
-        raise InputError(
-            f"{folder} holds a corpus with other {', '.join(differing)}; "
-            f"remove it or name another cache_dir"
-        )
 
 
 def _checksum(lines: Any) -> int:

@@ -164,10 +164,11 @@ class Recipe:
     """Everything that decides what `train` makes.
 
     data: a folder with train.tsv and dev.tsv, or a hub name such as `nyu-mll/glue:sst2`.
-    teacher: `minilm`, which is fine-tuned first; or a folder or hub name of a classifier of
-    this task, used as it is. sentences: a file of unlabelled texts, one per line, or None. labels:
-    names of the classes 0, 1, ... in the data, two or more.
-    held_out: sentences kept out of train, to choose by. n_texts: size of the corpus.
+    teacher: `minilm`, or a folder or hub name of a BERT or DistilBERT. A classifier of this task
+    is used as it is; `minilm`, and others without a classifier, are fine-tuned first. sentences:
+    a file of unlabelled texts, one per line, or None. labels: names of the classes
+    0, 1, ... in the data, two or more.
+    held_out: sentences kept out of train, to choose by; 0 for none. n_texts: size of the corpus.
     n_phrases: how many phrases the vocabulary holds. size: of the student, one of `SIZES` or
     of your own. seed: of the students. material_seed: of teacher, corpus and held-out sentences,
     which students of several seeds share.

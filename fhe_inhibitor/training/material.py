@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,14 +40,17 @@ N_SENTENCES = 128  # that gamma, eta and delta are derived from
 def make_teacher(
     recipe: Recipe, kept: list[LabelledText], work: Path, observer: Observer
 ) -> Teacher:
-    """Return the teacher: `minilm` fine-tuned on the task in the work folder, others as given."""
-    if recipe.teacher != OFFLINE_TEACHER:
-        return load_teacher(recipe.teacher, recipe.labels)
+    """Return the teacher: a classifier as given, all else fine-tuned in the work folder."""
+    given = load_teacher(recipe.teacher, recipe.labels, may_be_untuned=True)
+    if given.is_tuned:
+        return given
     folder = work / "teacher"
+    if recipe.teacher != OFFLINE_TEACHER:
+        folder = work / f"teacher-{zlib.crc32(recipe.teacher.encode()):08x}"
     if folder.exists():
         return load_teacher(folder, recipe.labels)
     return finetune(
-        load_teacher(OFFLINE_TEACHER, recipe.labels),
+        given,
         kept,
         epochs=recipe.teacher_epochs,
         out_dir=folder,
@@ -59,9 +63,9 @@ def make_teacher(
 class Material:
     """What the students of a recipe are made from.
 
-    rows: the labelled texts of the splits held_out and validation. first: the id of [CLS], with
-    which all texts of the corpus begin if the students classify by it; else None. Only for
-    students that start from the teacher: reader, the teacher reading phrases, and sentences,
+    rows: the labelled texts of the splits held_out, if any are, and validation. first: the id of
+    [CLS], with which all texts of the corpus begin if the students classify by it; else None. Only
+    for students that start from the teacher: reader, the teacher reading phrases, and sentences,
     whole ones to derive from.
     """
 
@@ -96,7 +100,9 @@ def make_material(
     of words does.
     """
     splits = load_splits(recipe.data, len(recipe.labels))
-    kept, held_out = hold_out(splits["train"], recipe.held_out, seed=recipe.material_seed)
+    kept, held_out = splits["train"], list[LabelledText]()
+    if recipe.held_out:
+        kept, held_out = hold_out(kept, recipe.held_out, seed=recipe.material_seed)
     observer = observer or Observer()
     teacher = make_teacher(recipe, kept, work, observer)
     corpus = build_corpus(
@@ -112,7 +118,8 @@ def make_material(
         observer=observer,
     )
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
-    rows = {"held_out": held_out, "validation": splits["validation"]}
+    rows = {"held_out": held_out} if held_out else {}
+    rows["validation"] = splits["validation"]
     material = Material(rows, teacher, corpus, tokenizer)
     if recipe.size.student["classifier_query"] == "cls":
         first = tokenizer.token_to_id("[CLS]")

@@ -13,7 +13,7 @@ is only reported.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ from fhe_inhibitor.training.hyperparameters import Recipe
 from fhe_inhibitor.training.material import Material, make_material
 from fhe_inhibitor.training.teacher import predict_logits
 
-INHIBITOR, DOT_PRODUCT = "inhibitor", "dot_product"
+INHIBITOR, DOT_PRODUCT, BAG_OF_WORDS = "inhibitor", "dot_product", "bag_of_words"
+BASELINES = (DOT_PRODUCT, BAG_OF_WORDS)
+RESULTS_FILE = "results.json"
 NOISE_DRAWS = 16
 PACKAGES = ("torch", "transformers")
 
@@ -47,23 +49,23 @@ def train(
     recipe: Recipe,
     out: str | Path,
     work: str | Path,
-    baselines: bool = True,
+    baselines: Collection[str] = BASELINES,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Make a checkpoint in `out` and return its measurements, also written there as JSON.
 
     work: folder of everything in between (teacher, corpus, training state); repeated with the
-    same folder, an interrupted call goes on. With baselines, `out` gets a sibling for the
-    dot-product student, named `<out>-dot-product`. observer: hears of the teacher's fine-tuning,
-    the corpus and each student, and how far they are. Raises InputError for data, teachers or
-    folders that can't be used.
+    same folder, an interrupted call goes on. baselines: which of `BASELINES` to train too; `out`
+    gets a sibling for the dot-product student, named `<out>-dot-product`. observer: hears of the
+    teacher's fine-tuning, the corpus and each student, and how far they are. Raises InputError for
+    data, teachers or folders that can't be used.
     """
     out, work = Path(out), Path(work)
     observer = observer or Observer()
     work.mkdir(parents=True, exist_ok=True)
-    material = make_material(recipe, work, baselines, observer)
+    material = make_material(recipe, work, bool(baselines), observer)
     results: dict[str, Any] = {
-        "recipe": _portable(recipe),
+        "recipe": portable(recipe),
         "n_texts": len(material.corpus.texts),
         "teacher": {
             name: _share(predict_logits(material.teacher, [r.text for r in split]), split)
@@ -71,15 +73,16 @@ def train(
         },
         INHIBITOR: train_student(recipe, material, INHIBITOR, out, work, observer),
     }
-    if baselines:
+    if DOT_PRODUCT in baselines:
         sibling = out.with_name(f"{out.name}-dot-product")
         results[DOT_PRODUCT] = train_student(recipe, material, DOT_PRODUCT, sibling, work, observer)
-        results["bag_of_words"] = train_bag_of_words(recipe, material, work, observer)
+    if BAG_OF_WORDS in baselines:
+        results[BAG_OF_WORDS] = train_bag_of_words(recipe, material, work, observer)
     student = InhibiDistilBertConfig.from_pretrained(out)
     shape = {"layers": student.n_layers, "dim": student.dim}
     results["rows"] = _rows(recipe, results, shape)
     results["machine"] = describe_machine(PACKAGES).model_dump()
-    write_atomically(out / "results.json", json.dumps(results, indent=2) + "\n")
+    write_atomically(out / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -200,7 +203,7 @@ def _rows(recipe: Recipe, results: dict[str, Any], shape: dict[str, int]) -> lis
     ]
 
 
-def _portable(recipe: Recipe) -> dict[str, Any]:
+def portable(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as it is published: of a local file or folder only the name."""
     fields = asdict(recipe)
     for name in ("data", "teacher", "sentences"):

@@ -42,19 +42,29 @@ def extend_wordpiece(
 
     The teacher's entries keep their ids. Words that occur `min_count` times or more, and that its
     WordPiece would split, follow them, the most frequent first; then WordPiece's longest match
-    finds them whole. Text is lower-cased and cut at white space, at punctuation and before a
-    contraction. There is no post-processor: no [CLS], no [SEP].
+    finds them whole. Text is normalized as the teacher's, so an uncased teacher's is lower-cased,
+    and cut at white space, at punctuation and before a contraction. There is no post-processor: no
+    [CLS], no [SEP].
 
-    Raises InputError for a tokenizer that is not a WordPiece with [PAD] as its entry 0.
+    Raises InputError for a tokenizer that is not a WordPiece with [PAD] as its entry 0, an [UNK],
+    and ## before a piece that continues a word.
     """
     backend = tokenizer.backend_tokenizer
-    if not isinstance(backend.model, WordPiece) or backend.token_to_id("[PAD]") != 0:
+    model = backend.model
+    if not isinstance(model, WordPiece) or backend.token_to_id("[PAD]") != 0:
         raise InputError(
-            f"the teacher's tokenizer is a {type(backend.model).__name__} whose [PAD] is entry "
-            f"{backend.token_to_id('[PAD]')}; wanted an uncased WordPiece with [PAD] as entry 0"
+            f"the teacher's tokenizer is a {type(model).__name__} whose [PAD] is entry "
+            f"{backend.token_to_id('[PAD]')}; wanted a WordPiece with [PAD] as entry 0, as those "
+            "of BERT and DistilBERT are, cased or uncased"
+        )
+    if model.continuing_subword_prefix != CONTINUATION or backend.token_to_id("[UNK]") is None:
+        raise InputError(
+            f"the teacher's tokenizer continues words with {model.continuing_subword_prefix!r} and "
+            f"has [UNK] as entry {backend.token_to_id('[UNK]')}; wanted a WordPiece with "
+            f"{CONTINUATION!r} and an [UNK], as those of BERT and DistilBERT are"
         )
     vocabulary = dict(backend.get_vocab(with_added_tokens=True))
-    student = _wordpiece(vocabulary)
+    student = _wordpiece(vocabulary, backend.normalizer)
     counts: Counter[str] = Counter()
     for text in texts:
         normal = student.normalizer.normalize_str(text)
@@ -65,7 +75,7 @@ def extend_wordpiece(
     )
     for word in frequent:
         vocabulary[word] = len(vocabulary)
-    return _wordpiece(vocabulary)
+    return _wordpiece(vocabulary, backend.normalizer)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +135,7 @@ def token_importance(
         raise InputError(f"none of the {len(texts)} texts has two words; pass full sentences")
     counts = np.bincount(ids, minlength=len(features)).astype(np.float64)
     sums = np.bincount(ids, changes, minlength=len(features))
-    expected = _expected_importance(features, sums, counts)
+    expected = _expected_importance(features, sums, counts, teacher.n_labels - 1)
     importance = (sums + prior_count * expected) / (counts + prior_count)
     special = [is_special(entry) for entry in entry_names(student_tokenizer)]
     return np.where(special, 0.0, importance).astype(np.float32)
@@ -157,10 +167,13 @@ def logit_differences(logits: np.ndarray) -> np.ndarray:
     return logits[:, 1:] - logits[:, :1]
 
 
-def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
+def _wordpiece(vocabulary: dict[str, int], normalizer: normalizers.Normalizer | None) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.BertNormalizer(lowercase=True), normalizers.Replace("\u2019", "'")]
+        [
+            normalizer or normalizers.BertNormalizer(lowercase=False),
+            normalizers.Replace("\u2019", "'"),
+        ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(WORD_BREAKS), "isolated")]
@@ -238,10 +251,18 @@ def _principal_components(rows: np.ndarray) -> np.ndarray:
 
 
 def _expected_importance(
-    features: np.ndarray, sums: np.ndarray, counts: np.ndarray, strength: float = 100.0
+    features: np.ndarray,
+    sums: np.ndarray,
+    counts: np.ndarray,
+    n_logits: int,
+    strength: float = 100.0,
 ) -> np.ndarray:
-    """Ridge regression of the mean change on features, their squares and absolute logits."""
-    columns = [np.ones((len(features), 1)), features, features**2, np.abs(features[:, -1:])]
+    """Ridge regression of the mean change on features, their squares and absolute logits.
+
+    n_logits: how many of the features, the last ones, are logits.
+    """
+    logits = np.abs(features[:, -n_logits:])
+    columns = [np.ones((len(features), 1)), features, features**2, logits]
     inputs = np.concatenate(columns, axis=1)
     seen = counts > 0
     weights = np.minimum(counts[seen], 20.0)[:, None]

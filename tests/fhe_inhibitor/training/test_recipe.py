@@ -106,7 +106,7 @@ def test_a_recipe_makes_a_checkpoint_its_baselines_and_their_figures(
     assert f"{100 * measured['value']:.2f}" in page
     assert str(tmp_path) not in (tmp_path / "student" / "results.json").read_text()
 
-    train(recipe, tmp_path / "alone", tmp_path / "work", baselines=False)
+    train(recipe, tmp_path / "alone", tmp_path / "work", baselines=())
     alone = IntegerModel.load(tmp_path / "alone")
     assert alone.hash == model.hash
     assert not list((tmp_path / "work" / "corpus" / "logits").iterdir())
@@ -120,8 +120,10 @@ def test_train_prints_json_and_nothing_else(
 ) -> None:
     """With a teacher to fine-tune, a corpus and both baselines: every part that has progress."""
 
-    def load(name: str | Path, labels: tuple[str, ...]) -> Teacher:
-        return tiny_teacher() if name == OFFLINE_TEACHER else load_teacher(name, labels)
+    def load(name: str | Path, labels: tuple[str, ...], may_be_untuned: bool = False) -> Teacher:
+        if name == OFFLINE_TEACHER:
+            return replace(tiny_teacher(), is_tuned=False)
+        return load_teacher(name, labels, may_be_untuned)
 
     room = "fhe_inhibitor.training"
     monkeypatch.setattr(f"{room}.material.load_teacher", load)
