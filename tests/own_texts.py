@@ -8,8 +8,31 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from fhe_inhibitor.training.distillation import DistillationConfig
+from fhe_inhibitor.training.hyperparameters import SIZES, Size
+
+# The kind of network that nano is, as small as it gets.
+TINY = Size(
+    {
+        **SIZES["nano"].student,
+        "dim": 4,
+        "n_layers": 1,
+        "n_heads": 1,
+        "key_head_dim": 2,
+        "value_head_dim": 2,
+        "attention_window": 0,
+        "n_tokens": 4,
+        "default_tokens": 4,
+        "buckets": [2, 4],
+        "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5},
+    },
+    DistillationConfig(steps=8, batch_size=16, token_counts=(2, 4), token_weights=(0.5, 0.5)),
+    embedding_width=8,
+)
 
 Slots = Mapping[str, Sequence[str]]
 
@@ -131,3 +154,9 @@ def _make(
         chosen = {name: rng.choice(words) for name, words in slots.items()}
         made.setdefault(rng.choice(forms).format(**chosen), label)
     return list(made.items())
+
+
+def words_of(texts: Sequence[tuple[str, str]], lowercase: bool = True) -> list[str]:
+    """Return all words of texts, for a tokenizer that is to know them."""
+    found = {word for text, _ in texts for word in re.findall(r"\w+|[^\w\s]", text)}
+    return sorted({word.lower() if lowercase else word for word in found})

@@ -120,8 +120,8 @@ def as_treebank(text: str) -> str:
 def set_apart(text: str) -> str:
     """Put spaces around punctuation and before contractions, and one between any two words.
 
-    >>> set_apart('It doesn\'t "work",  sadly: 3.5 stars.')
-    'It does n\'t " work " , sadly : 3.5 stars .'
+    >>> set_apart("Doesn't it  (still) work: 3.5 stars?")
+    "Does n't it ( still ) work : 3.5 stars ?"
     """
     text = text.replace("\u2019", "'")
     text = PUNCTUATION.sub(r" \1 ", CONTRACTION.sub(r" \1", text))

@@ -108,7 +108,8 @@ def read_file(path: Path, columns: Columns, on_invalid: OnInvalid | None = None)
 
 
 def _read_tsv(path: Path, columns: Columns, on_invalid: OnInvalid | None) -> Read:
-    lines = read_lines(path, on_invalid)
+    told_below = None if on_invalid is None else lambda error: None
+    lines = read_lines(path, told_below)
     chosen = columns.find(lines[0].split("\t") if lines else [], path)
     yield from read_columns(path, chosen, on_invalid)
 

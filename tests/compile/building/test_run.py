@@ -1,0 +1,90 @@
+"""The command itself: texts in, encrypted labels out; stopped and repeated; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tokenizers import normalizers
+from transformers import DistilBertModel
+
+from compile.building import student
+from compile.building.page import FINISHED_FILE, Built
+from compile.building.student import claimed
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.training.hyperparameters import SIZES
+from tests.fhe_inhibitor.cli.test_main import assert_refused, run
+from tests.own_texts import TINY, sentiments, topics, words_of, write_jsonl
+from tests.tiny_teacher import save_teacher, tiny_teacher
+
+__all__ = ["run"]  # a fixture
+
+AMOUNTS = ("--texts", "150", "--steps", "6", "--epochs", "0.2")
+
+
+def encoder(folder: Path, texts: list[tuple[str, str]]) -> Path:
+    """Write a teacher without a classifier, which knows the words of the texts."""
+    teacher = tiny_teacher(more_words=words_of(texts))
+    teacher.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer()
+    return save_teacher(replace(teacher, model=DistilBertModel(teacher.model.config)), folder)
+
+
+@pytest.mark.fhe
+def test_texts_become_an_encrypted_classifier(
+    run,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three classes; stopped before anything is compiled, then finished; then more is encrypted."""
+    monkeypatch.setitem(SIZES, "nano", TINY)
+    texts = sentiments(70)
+    data, out = write_jsonl(tmp_path / "texts.jsonl", texts), tmp_path / "model"
+    command = ["build", "--data", data, "--out", out, "--teacher", encoder(tmp_path / "e", texts)]
+    command += [*AMOUNTS, "--encrypted"]
+    with monkeypatch.context() as patch:
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("fhe_inhibitor.cli.build.in_worker", stop)
+        assert run(*command, "1").code == 130
+    made = (out / "results.json").stat().st_mtime_ns
+    outcome = run(*command, "1")
+    assert outcome.code == 0, outcome.err
+    assert (out / "results.json").stat().st_mtime_ns == made  # the student was not made again
+    shown = " ".join(outcome.out.split())
+    for words in ("negative", "neutral", "positive", "the same, encrypted", "evaluation keys"):
+        assert words in shown
+    assert "few texts to train on: negative" in shown
+    built = Built.model_validate_json((out / FINISHED_FILE).read_text())
+    assert built.encrypted is not None and built.encrypted.accuracy.n == 1
+    # Three ciphertexts come back, one a class: the report knows their size.
+    report = json.loads((out / "report.json").read_text())
+    assert built.circuits.response_bytes == report["lengths"][-1]["response_bytes"]
+    assert built.circuits.response_bytes % 3 == 0
+
+    answer = run("classify", "--model", out, "--json", "the plot is brilliant")
+    [result] = json.loads(answer.out)["results"]
+    assert result["label"] in ("negative", "neutral", "positive")
+    assert len(result["logits"]) == len(result["clear_logits"]) == 3
+
+
+def test_folders_of_something_else_are_refused(run, tmp_path: Path) -> None:  # noqa: F811
+    texts = topics(60)
+    data, out = write_jsonl(tmp_path / "texts.jsonl", texts), tmp_path / "model"
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    outcome = run("build", "--data", data, "--out", out)
+    assert_refused(outcome, "is not empty: name a new folder with --out")
+    assert list(out.iterdir()) == [out / "thesis.tex"]
+    assert_refused(run("build", "--data", tmp_path / "none.csv", "--out", tmp_path / "new"), "none")
+    with (
+        claimed(tmp_path / "work"),
+        pytest.raises(InputError, match="another process builds"),
+        claimed(tmp_path / "work"),
+    ):
+        pass
+    assert student.CLAIM_FILE not in os.listdir(tmp_path / "work")
