@@ -27,10 +27,10 @@ TINY = Size(
         "attention_window": 0,
         "n_tokens": 4,
         "default_tokens": 4,
-        "buckets": [2, 4],
-        "quantization": {"key_bits": 3, "value_bits": 4, "weight_bits": 5},
+        "buckets": [4],
+        "quantization": {"key_bits": 3, "value_bits": 3, "weight_bits": 4, "table_bits": 4},
     },
-    DistillationConfig(steps=8, batch_size=16, token_counts=(2, 4), token_weights=(0.5, 0.5)),
+    DistillationConfig(steps=8, batch_size=16, token_counts=(4,), token_weights=(1.0,)),
     embedding_width=8,
 )
 

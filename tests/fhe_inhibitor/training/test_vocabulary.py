@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.training.teacher import Teacher, predict_logits
 from fhe_inhibitor.training.vocabulary import (
+    _expected_importance,
     extend_wordpiece,
     leave_one_out,
     token_features,
@@ -108,3 +109,41 @@ def test_importance_is_the_mean_change_shrunk_towards_what_is_expected(
     assert not importance[:5].any()
     with pytest.raises(InputError, match="none of the 1 texts has two words"):
         token_importance(teacher, student, ["fine"], features)
+
+
+def test_a_cased_tokenizer_keeps_case_and_splits_what_the_teacher_splits() -> None:
+    teacher = tiny_teacher(more_words=["Film", "\u00e9t\u00e9", "ete", "\u65e5", "\u672c"])
+    backend = teacher.tokenizer.backend_tokenizer
+    text = "Film film \u00e9t\u00e9 \u65e5\u672c"
+    assert extend_wordpiece(teacher.tokenizer, []).encode(text).tokens == [
+        "film", "film", "ete", "\u65e5", "\u672c"
+    ]  # fmt: skip
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    cased = extend_wordpiece(teacher.tokenizer, ["Dullish"] * 3)
+    assert cased.encode(text).tokens == ["Film", "film", "\u00e9t\u00e9", "\u65e5", "\u672c"]
+    assert cased.encode("Dullish").tokens == ["Dullish"]
+
+
+def test_a_wordpiece_of_another_form_is_refused() -> None:
+    for backend in (
+        Tokenizer(models.WordPiece({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]")),
+        Tokenizer(models.WordPiece({"[PAD]": 0, "<unk>": 1}, unk_token="<unk>")),
+        Tokenizer(
+            models.WordPiece(
+                {"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]", continuing_subword_prefix="@@"
+            )
+        ),
+    ):
+        with pytest.raises(InputError, match="wanted a WordPiece with"):
+            extend_wordpiece(PreTrainedTokenizerFast(tokenizer_object=backend), TEXTS)
+
+
+def test_all_logits_count_in_what_importance_is_expected() -> None:
+    """Of three classes, a word for the second one matters as much as one for the third."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 4)).astype(np.float32)  # the last two are logits
+    changes = np.abs(features[:, 2:]).sum(axis=1)
+    counts = np.full(400, 20.0)
+    expected = _expected_importance(features, changes * counts, counts, n_logits=2)
+    np.testing.assert_allclose(expected, changes, atol=0.05)
+    assert np.abs(_expected_importance(features, changes * counts, counts, 1) - changes).max() > 0.1
