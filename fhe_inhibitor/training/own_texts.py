@@ -32,6 +32,7 @@ from fhe_inhibitor.text.splitting import OwnSplits, split_texts
 from fhe_inhibitor.training import recipe as training
 from fhe_inhibitor.training.hyperparameters import SIZES, Recipe
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
+from fhe_inhibitor.training.vocabulary import extend_wordpiece
 
 CLAIM_FILE, PREPARED_FILE, DATA_FOLDER = "build.json", "prepared.json", "data"
 VALIDATION_FILE = "validation.tsv"  # as the texts came, for whoever reads them as a client does
@@ -109,8 +110,8 @@ def choose_amounts(n_train: int, size: str, given: Amounts) -> tuple[int, int, f
     fewer = STEPS_UNIT * round(most * math.sqrt(n_texts / MAX_TEXTS) / STEPS_UNIT)
     steps = given.steps or min(most, max(MIN_STEPS, fewer))
     per_epoch = n_train / TEACHER_BATCH
-    epochs = max(MIN_EPOCHS, min(MAX_EPOCHS, math.ceil(MIN_TEACHER_STEPS / per_epoch)))
-    epochs = min(epochs, MAX_TEACHER_STEPS / per_epoch)
+    enough = max(MIN_EPOCHS, min(MAX_EPOCHS, math.ceil(MIN_TEACHER_STEPS / per_epoch)))
+    epochs = min(enough, MAX_TEACHER_STEPS / per_epoch)
     return n_texts, steps, given.epochs or round(epochs, 2)
 
 
@@ -127,7 +128,6 @@ def prepare(own: OwnRecipe, work: Path, observer: Observer, skip_invalid: bool =
     invalid: list[str] = []
     note = (lambda error: invalid.append(str(error))) if skip_invalid else None
     read = read_labelled(own.data, own.columns, note)
-    # Labels don't matter yet, but a classifier has some: two, unless it is one already.
     teacher = _tokenizing(own.teacher)
     splits = split_texts(read, _knows(teacher), own.share, own.seed)
     written = _writer(teacher)
@@ -192,12 +192,17 @@ def _claim(own: OwnRecipe, read: dict[str, Rows], work: Path) -> None:
 
 
 def _tokenizing(name: str) -> Teacher:
-    """Return a teacher of which only the tokenizer is asked."""
+    """Return a teacher of which only the tokenizer is asked, its labels whatever they are.
+
+    Raises InputError for a tokenizer that no student can have: before a teacher is fine-tuned.
+    """
     labels = ["0", "1"]
     if name != OFFLINE_TEACHER:
         config = load_config(name)
         labels = [str(config.id2label[index]) for index in range(config.num_labels)]
-    return load_teacher(name, labels, may_be_untuned=True)
+    teacher = load_teacher(name, labels, may_be_untuned=True)
+    extend_wordpiece(teacher.tokenizer, ())
+    return teacher
 
 
 def _knows(teacher: Teacher) -> Callable[[str], bool]:

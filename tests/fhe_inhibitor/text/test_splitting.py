@@ -25,9 +25,8 @@ def knows(text: str) -> bool:
     return any(character.isalpha() for character in text)
 
 
-def split(texts: list[tuple[str, str]], **options: float | int) -> OwnSplits:
-    rows = [NamedText(*text) for text in texts]
-    return split_texts({"train": rows}, knows, **options)  # type: ignore[arg-type]
+def split(texts: list[tuple[str, str]], share: float = 0.2, seed: int = 0) -> OwnSplits:
+    return split_texts({"train": [NamedText(*text) for text in texts]}, knows, share, seed)
 
 
 @given(TEXTS, TEXTS)
