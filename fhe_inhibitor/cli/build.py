@@ -42,7 +42,9 @@ def build(
             help="A BERT or DistilBERT; fine-tuned first unless it is a classifier.",
         ),
     ] = "minilm",
-    size: Annotated[str, typer.Option(metavar="nano|full-depth", help="Of the student.")] = "nano",
+    size: Annotated[
+        str, typer.Option(metavar="nano|small|full-depth", help="Of the student.")
+    ] = "nano",
     sentences: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Unlabelled texts of the same kind, one a line."),
@@ -103,7 +105,7 @@ def build(
     )
     out = Path(out)
     work = work or out.with_name(f"{out.name}-work")
-    with Display(quiet) as display, warnings.catch_warnings():
+    with warnings.catch_warnings(), Display(quiet) as display:
         silence_dependencies()
         seconds = make_student(own, out, work, display, skip_invalid)
         encrypting = EncryptStudent(out, work, encrypted, seconds)

@@ -171,6 +171,7 @@ def train_on(
         n_texts=prepared.n_texts,
         size=replace(size, distillation=replace(size.distillation, steps=prepared.steps)),
         seed=own.seed,
+        material_seed=own.seed,
     )
     finished = out / training.RESULTS_FILE
     if finished.exists():
