@@ -110,13 +110,13 @@ def read_file(path: Path, columns: Columns, on_invalid: OnInvalid | None = None)
 def _read_tsv(path: Path, columns: Columns, on_invalid: OnInvalid | None) -> Read:
     told_below = None if on_invalid is None else lambda error: None
     lines = read_lines(path, told_below)
-    chosen = columns.find(lines[0].split("\t") if lines else [], path)
+    chosen = columns.find(_header(lines, path).split("\t"), path)
     yield from read_columns(path, chosen, on_invalid)
 
 
 def _read_csv(path: Path, columns: Columns, on_invalid: OnInvalid | None) -> Read:
     lines = read_lines(path, on_invalid)
-    first = lines[0] if lines else ""
+    first = _header(lines, path)
     delimiter = max(",;", key=first.count)  # spreadsheets write the second where 1/2 is 0,5
     content = io.StringIO("\n".join(lines), newline="")
     reader = csv.reader(content, delimiter=delimiter, strict=True)
@@ -167,6 +167,13 @@ def _kind(path: Path) -> str:
     return ending if ending in KINDS else ""
 
 
+def _header(lines: Sequence[str], path: Path) -> str:
+    """Return the first line, which names the columns. Raises InputError if there is none."""
+    if not lines or not lines[0].strip():
+        raise InputError(f"{path} has no first line; wanted one that names the columns")
+    return lines[0]
+
+
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
@@ -207,7 +214,8 @@ def _find(
         found = "none" if given is None else f"{list(names).count(given)} called {given!r}"
         raise InputError(
             f"{where}: which column holds the {what}s? There is {found} among "
-            f"{', '.join(map(repr, names)) or 'none'}: name it with --{what}-column"
+            f"{', '.join(repr(name[:40]) for name in names)}: name it with --{what}-column; a "
+            ".tsv or .csv needs a first line with the names of its columns"
         )
     return given
 

@@ -121,8 +121,8 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
         told = ", ".join(f"{name} ({n})" for name, n in counts.most_common(MAX_CLASSES + 2))
         more = ", ..." if len(counts) > MAX_CLASSES + 2 else ""
         raise InputError(
-            f"{len(counts)} classes: {told or 'no text is left'}{more}; wanted 2 to {MAX_CLASSES}: "
-            "is it the right column of labels?"
+            f"{len(counts)} class{'' if len(counts) == 1 else 'es'}: {told or 'no text is left'}"
+            f"{more}; wanted 2 to {MAX_CLASSES}: is it the right column of labels?"
         )
     numbers = all(re.fullmatch(r"-?[0-9]+", name) for name in counts)
     return tuple(sorted(counts, key=int if numbers else str))

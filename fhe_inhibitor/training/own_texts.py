@@ -34,7 +34,7 @@ from fhe_inhibitor.training.hyperparameters import SIZES, Recipe
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
 from fhe_inhibitor.training.vocabulary import extend_wordpiece
 
-CLAIM_FILE, PREPARED_FILE, DATA_FOLDER = "build.json", "prepared.json", "data"
+CLAIM_FILE, PREPARED_FILE, DATA_FOLDER = "parameters.json", "prepared.json", "data"
 VALIDATION_FILE = "validation.tsv"  # as the texts came, for whoever reads them as a client does
 SENTENCES_FILE = "sentences.txt"
 
@@ -63,7 +63,8 @@ class OwnRecipe:
 
     data, columns: see `labelled.read_labelled`. teacher, sentences: of `Recipe`. size: one of
     `SIZES`. share: of the texts, to measure on, where the data has no validation set. baseline:
-    train the bag of words too.
+    train the bag of words too. seed: of all that is drawn at random, the split included, so it is
+    both seeds of `Recipe`.
     """
 
     data: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from transformers import DistilBertModel
 from compile.building import student
 from compile.building.page import FINISHED_FILE, Built
 from compile.building.student import claimed
+from compile.local.session import Session
+from fhe_inhibitor.cli.build import EncryptStudent
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.training.hyperparameters import SIZES
 from tests.fhe_inhibitor.cli.test_main import assert_refused, run
+from tests.observers import Recorder
 from tests.own_texts import TINY, sentiments, topics, words_of, write_jsonl
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
@@ -38,20 +43,23 @@ def test_texts_become_an_encrypted_classifier(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three classes; stopped before anything is compiled, then finished; then more is encrypted."""
+    """Three classes; stopped before anything is compiled, then finished; then used."""
     monkeypatch.setitem(SIZES, "nano", TINY)
     texts = sentiments(70)
     data, out = write_jsonl(tmp_path / "texts.jsonl", texts), tmp_path / "model"
     command = ["build", "--data", data, "--out", out, "--teacher", encoder(tmp_path / "e", texts)]
     command += [*AMOUNTS, "--encrypted"]
-    with monkeypatch.context() as patch:
 
-        def stop(*_: object) -> None:
-            raise KeyboardInterrupt
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
 
-        patch.setattr("fhe_inhibitor.cli.build.in_worker", stop)
-        assert run(*command, "1").code == 130
+    def work_here(work: EncryptStudent, observer: Observer) -> Built:
+        return pickle.loads(pickle.dumps(work)).run(observer)
+
+    monkeypatch.setattr("fhe_inhibitor.cli.build.in_worker", stop)
+    assert run(*command, "1").code == 130
     made = (out / "results.json").stat().st_mtime_ns
+    monkeypatch.setattr("fhe_inhibitor.cli.build.in_worker", work_here)  # a process takes seconds
     outcome = run(*command, "1")
     assert outcome.code == 0, outcome.err
     assert (out / "results.json").stat().st_mtime_ns == made  # the student was not made again
@@ -66,10 +74,13 @@ def test_texts_become_an_encrypted_classifier(
     assert built.circuits.response_bytes == report["lengths"][-1]["response_bytes"]
     assert built.circuits.response_bytes % 3 == 0
 
-    answer = run("classify", "--model", out, "--json", "the plot is brilliant")
-    [result] = json.loads(answer.out)["results"]
-    assert result["label"] in ("negative", "neutral", "positive")
-    assert len(result["logits"]) == len(result["clear_logits"]) == 3
+    # Circuits and keys are where a session looks for them.
+    recorder = Recorder()
+    with Session(out, observer=recorder) as session:
+        result = session.classify("the plot is brilliant")
+    assert not [step for step in recorder.steps if step.startswith(("compile", "keygen"))]
+    assert result.label in ("negative", "neutral", "positive")
+    assert len(result.logits) == len(result.clear_logits) == 3
 
 
 def test_folders_of_something_else_are_refused(run, tmp_path: Path) -> None:  # noqa: F811

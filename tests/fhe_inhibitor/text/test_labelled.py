@@ -57,7 +57,11 @@ def test_labels_of_json_are_names_numbers_or_truth_values(tmp_path: Path) -> Non
     ("name", "content", "message"),
     [
         ("a.txt", "text\tlabel\n", "of no kind that is known; wanted .tsv, .csv, .jsonl"),
-        ("a.tsv", "", "which column holds the texts.*--text-column"),
+        ("a.tsv", "", "no first line; wanted one that names the columns"),
+        ("a.csv", "\n", "no first line"),
+        ("a.jsonl", "", "no labelled text that can be read"),
+        ("a.tsv", "a fine film\tgood\n", "which column holds the texts.*needs a first line"),
+        ("a.csv", f"{'so ' * 99},good\n", "holds the texts.*--text-column"),
         ("a.tsv", "body\tlabel\nx\ty\n", "holds the texts.*'body', 'label'"),
         ("a.tsv", "text\tkind\nx\ty\n", "holds the labels.*--label-column"),
         ("a.csv", "text,text,label\nx,y,z\n", "2 called 'text'"),
@@ -84,6 +88,7 @@ def test_what_cannot_be_read_is_refused(
     with pytest.raises(InputError, match=message) as error:
         read_labelled(path)
     assert str(path) in str(error.value)
+    assert len(str(error.value).replace(str(path), "")) < 250 and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_texts_of_a_set_to_measure_on_leave_the_others() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["a"], r"1 classes: a \(1\); wanted 2 to 10"),
+        (["a"], r"1 class: a \(1\); wanted 2 to 10"),
         ([str(n) for n in range(11)], "11 classes.*is it the right column"),
         ([str(n) for n in range(900)], r"900 classes.*, \.\.\.; wanted"),
         ([], "0 classes: no text is left"),
