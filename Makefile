@@ -89,6 +89,10 @@ figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 neighbours: $(STAMP) ## what else could be done on SST-2: accuracy, encrypted time; docs/neighbours.md
 	$(BIN)/python -m demos.neighbours --data $(SST2) $(ARGS)
 
+.PHONY: ablation
+ablation: $(STAMP) ## what limits a nano student: tokens, capacity, bits, noise; docs/ablation.md
+	$(BIN)/python -m demos.ablation --data $(SST2) --sentences $(SENTENCES) $(ARGS)
+
 .PHONY: benchmark
 benchmark: $(STAMP) ## one attention head, encrypted, n to 16, four circuits; goes on where it stopped
 	$(BIN)/fhe-inhibitor benchmark attention $(ARGS)
@@ -163,7 +167,8 @@ docs: $(STAMP) ## the documentation as a site, in build/site; a warning is an er
 clean: ## remove .venv and build
 	rm -rf .venv build
 
-# The stamp is removed first and written last: an interrupted installation starts over.
+# The stamp is removed first and written last: an interrupted installation starts over. Modules are
+# compiled when they are imported: pip would compile thousands that nobody imports.
 $(STAMP): pyproject.toml
 	@python=""; \
 	for name in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3 python); do \
@@ -177,5 +182,6 @@ $(STAMP): pyproject.toml
 	flag=--clear; if [ -e $@ ]; then flag=""; fi; rm -f $@; \
 	echo "Building .venv with $$("$$python" --version) (a minute or two)"; \
 	"$$python" -m venv $$flag .venv; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	    -e '.[dev]'; \
 	touch $@
