@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import normalizers
 from transformers import DistilBertModel
 
@@ -35,6 +38,7 @@ from tests.tiny_teacher import save_teacher, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
+ANY = st.characters(exclude_categories=())  # halves of characters, too
 AMOUNTS = Amounts(n_texts=150, steps=6, epochs=0.2)
 
 
@@ -148,6 +152,33 @@ def test_what_cannot_be_used_is_left_out_with_a_count(tmp_path: Path) -> None:
     assert prepared.left_out == {"empty": 1, "unknown": 1, "repeated": 1}
     assert "line 64" in prepared.left_out_lines[0]
     assert [note for note in recorder.notes if "1 without a word that the tokenizer knows" in note]
+
+
+def test_any_characters_can_be_read(tmp_path: Path) -> None:
+    """What is no word is no error: signs, halves of characters, ends of lines, other scripts."""
+    texts = KINDS["topics"](60, 0)
+    teacher = encoder(tmp_path / "encoder", texts)
+    numbers = itertools.count()
+
+    @settings(max_examples=8, deadline=None)
+    @given(st.lists(st.text(ANY, max_size=12), min_size=60, max_size=60))
+    def check(noise: list[str]) -> None:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        rows = [
+            (odd if n % 3 == 0 else f"{odd} {text} {odd}", label)
+            for n, ((text, label), odd) in enumerate(zip(texts, noise, strict=True))
+        ]
+        data = write_jsonl(folder / "texts.jsonl", rows)
+        own = OwnRecipe(str(data), teacher=teacher, amounts=AMOUNTS)
+        prepared = prepare(own, folder / "work", Observer())
+        n_train, n_measured = sum(prepared.train), sum(prepared.validation)
+        assert n_train + n_measured + sum(prepared.left_out.values()) == 60
+        _, measured = validation_rows(folder / "work")
+        trained = read_tsv(folder / "work" / "data" / "train.tsv", len(prepared.labels))
+        assert (len(trained), len(measured)) == (n_train, n_measured)
+
+    check()
 
 
 def test_sentences_that_are_measured_on_are_not_learned_from(tmp_path: Path) -> None:
