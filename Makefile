@@ -154,6 +154,15 @@ test-timing: $(STAMP) ## tests that compare seconds, for a quiet machine
 test-slow: $(STAMP) ## tests that train or run at full size
 	$(BIN)/pytest -m slow
 
+.PHONY: test-browser
+test-browser: $(STAMP) ## pages in a real Chromium; needs it, and pip install '.[browser]'
+	@$(BIN)/python -m tests.browsing
+	$(BIN)/pytest -n 0 -m browser tests
+
+.PHONY: screenshots
+screenshots: $(STAMP) ## pictures of the pages, in docs/images; needs what test-browser does
+	@$(BIN)/python -m tests.screenshots
+
 .PHONY: test-service
 test-service: $(STAMP) ## the service: killed, fuzzed, loaded and filled up at full length
 	$(BIN)/pytest -m "" -s tests/fhe_inhibitor/service tests/fhe_inhibitor/remote \

@@ -1,8 +1,11 @@
 """What client and server say to each other, over HTTP.
 
     GET    /health  /ready  /docs               open to all: alive, working, OpenAPI
+    GET    /  /status                           open to all: the status page; `service.status`
 
 All else lies under `/v1` and wants `Authorization: Bearer TOKEN`.
+
+    GET    /v1/status                           counts over all users; `service.status`
 
     GET    /v1/models                           `ModelList`
     GET    /v1/models/{name}                    `ModelInfo`

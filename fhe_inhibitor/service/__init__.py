@@ -11,6 +11,7 @@ jobs        requests, from the queue to the result
 worker      a process that runs tasks; the only one that loads circuits
 supervisor  starts workers, replaces those that die, ends those that hang
 watchers    tasks that run as long as the server, whatever fails in them
+status      what its page `/` shows, `status.html`
 web         the HTTP application
 connections deadlines for what a connection says
 process     the process that serves it

@@ -269,6 +269,12 @@ class Jobs:
         rows = self._database.rows("SELECT id, status FROM jobs")
         return {row["id"]: Status(row["status"]) for row in rows}
 
+    def longest_wait_s(self) -> float | None:
+        """Return how long the oldest queued job has waited; None if none is queued."""
+        query = f"SELECT min(created_at) AS at FROM jobs WHERE status = '{Status.QUEUED}'"
+        (row,) = self._database.rows(query)
+        return None if row["at"] is None else max(0.0, time.time() - row["at"])
+
     def counts(self) -> dict[str, int]:
         """Return the number of jobs by status."""
         query = "SELECT status, count(*) AS n FROM jobs GROUP BY status"

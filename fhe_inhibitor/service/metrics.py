@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -11,10 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fhe_inhibitor.runtime.protocol import Status
 from fhe_inhibitor.service.orders import Report
+from fhe_inhibitor.service.status import Remembered
 
 PREFIX = "fhe_inhibitor"
 TASK_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
-FRESH_S = 5.0  # that a count of jobs is good for, however often it is asked for
 
 
 class Metrics:
@@ -33,6 +31,9 @@ class Metrics:
             "Encrypted tasks.",
             buckets=TASK_SECONDS,
             registry=self.registry,
+        )
+        self._lookups = Counter(
+            f"{PREFIX}_lookups", "Lookups of finished tasks.", registry=self.registry
         )
         self._ended = Counter(
             f"{PREFIX}_jobs_ended",
@@ -54,7 +55,7 @@ class Metrics:
 
     def watch_jobs(self, count: Callable[[], Mapping[str, int]]) -> None:
         """Ask `count` for the number of jobs of each status when it is wanted and not fresh."""
-        counts = _Remembered(count)
+        counts = Remembered(count)
         for status in Status:
             self._jobs.labels(status).set_function(partial(_of, counts, status))
 
@@ -66,6 +67,7 @@ class Metrics:
         """Count what a worker reported."""
         if report.kind == "task" and report.seconds is not None:
             self._tasks.observe(report.seconds)
+            self._lookups.inc(report.lookups or 0)
         elif report.kind in ("done", "failed") and report.job is not None:
             self._ended.labels(report.kind, report.error or "").inc()
 
@@ -76,20 +78,3 @@ class Metrics:
 
 def _of(counts: Callable[[], Mapping[str, int]], name: str) -> int:
     return counts()[name]
-
-
-class _Remembered:
-    """Returns what a function returned at most `FRESH_S` ago."""
-
-    def __init__(self, count: Callable[[], Mapping[str, int]]) -> None:
-        self._count = count
-        self._lock = threading.Lock()
-        self._counts: Mapping[str, int] = {}
-        self._until = 0.0
-
-    def __call__(self) -> Mapping[str, int]:
-        with self._lock:
-            if time.monotonic() >= self._until:
-                self._counts = self._count()
-                self._until = time.monotonic() + FRESH_S
-            return self._counts

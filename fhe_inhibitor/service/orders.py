@@ -32,5 +32,6 @@ class Report(BaseModel):
     job: str | None = None
     stage: str | None = None
     seconds: float | None = None
+    lookups: int | None = None
     error: Failure | None = None
     message: str | None = None

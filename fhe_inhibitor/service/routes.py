@@ -31,6 +31,7 @@ from fhe_inhibitor.runtime.protocol import (
 from fhe_inhibitor.service.dependencies import BEARER, KeysId, ServiceHere, User, refusals
 from fhe_inhibitor.service.refusals import Refused, not_found
 from fhe_inhibitor.service.service import Service
+from fhe_inhibitor.service.status import Overview
 
 router = APIRouter(prefix=PREFIX, dependencies=[BEARER])
 
@@ -62,6 +63,12 @@ async def get_file(name: str, file: str, user: User, service: ServiceHere) -> Fi
     if file not in MODEL_FILES:
         raise not_found("file")
     return FileResponse(model.folder / file, media_type=OCTETS)
+
+
+@router.get("/status", responses=refusals())
+async def get_status(user: User, service: ServiceHere) -> Overview:
+    """Count jobs, workers and keys of all users, without a word on any of them."""
+    return await asyncio.to_thread(service.overview)
 
 
 @router.post("/keys", responses=refusals(409, 507))

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.messages import Request
-from fhe_inhibitor.runtime.protocol import Job
+from fhe_inhibitor.runtime.protocol import Job, Status
 from fhe_inhibitor.service.access import Rates, Tokens
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
 from fhe_inhibitor.service.jobs import Jobs, NewJob
 from fhe_inhibitor.service.metrics import Metrics
 from fhe_inhibitor.service.models import ServedModel, load_models
-from fhe_inhibitor.service.orders import DATABASE_FILE
+from fhe_inhibitor.service.orders import DATABASE_FILE, Report
 from fhe_inhibitor.service.refusals import Refused, not_found, wrong_model
 from fhe_inhibitor.service.settings import Settings
+from fhe_inhibitor.service.status import (
+    Overview,
+    Remembered,
+    ServedCircuits,
+    Speed,
+    WorkersCount,
+    our_versions,
+)
 from fhe_inhibitor.service.storage import Storage
 from fhe_inhibitor.service.supervisor import Supervisor
 from fhe_inhibitor.service.uploads import Uploads
@@ -49,11 +58,14 @@ class Service:
             settings,
             self.jobs,
             {digest: model.folder for digest, model in self._by_hash.items()},
-            self.metrics.report,
+            self._on_report,
         )
         self.metrics.watch_workers(lambda: self.supervisor.n_ready)
         self._changed = asyncio.Event()
         self.metrics.watch_jobs(self.jobs.counts)
+        self.speed = Speed()
+        self.overview = Remembered(self._overview)
+        self._started_at = time.monotonic()
         self._version = -1  # of the database, as it was last seen
         self._watchers = Watchers()
 
@@ -126,6 +138,34 @@ class Service:
         """Cancel or forget a user's job, with its files."""
         self.jobs.remove(user, job)
         self.storage.remove_job(job)
+
+    def _on_report(self, report: Report) -> None:
+        self.metrics.report(report)
+        self.speed.report(report)
+
+    def _overview(self) -> Overview:
+        """Count what the status page shows."""
+        jobs = {Status(name): n for name, n in self.jobs.counts().items()}
+        n_ready, wait_s = self.supervisor.n_ready, self.jobs.longest_wait_s()
+        return Overview(
+            uptime_s=int(time.monotonic() - self._started_at),
+            jobs=jobs,
+            longest_wait_s=None if wait_s is None else int(wait_s),
+            workers=WorkersCount(
+                wanted=self.settings.workers,
+                ready=n_ready,
+                busy=min(n_ready, jobs[Status.RUNNING]),
+            ),
+            keys=self.uploads.count(),
+            lookups_per_s=self.speed.lookups_per_s(),
+            models=[
+                ServedCircuits(
+                    name=model.info.name, circuits_hash=model.hash, buckets=model.info.buckets
+                )
+                for model in self.models.values()
+            ],
+            versions=our_versions(),
+        )
 
     async def _watch_database(self) -> None:
         """Set the event if somebody has written to the database."""

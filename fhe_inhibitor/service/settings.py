@@ -38,7 +38,8 @@ class Settings(BaseSettings):
     max_connections: open at once. head_timeout_s: until a request's head is there. body_timeout_s:
     until its body is, and more for what has come at `middleware.SLOWEST_BYTES_PER_S` or faster.
     metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
-    without either there are no metrics to be seen.
+    without either there are no metrics to be seen. open_status: the counts of the page `/` are for
+    all who reach it, and not for users with a token alone.
     max_*: of one user. reserved_bytes: of the disk, left free.
     """
 
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     body_timeout_s: PositiveFloat = 30.0
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, lt=65536)
+    open_status: bool = False
     metrics_path: str | None = Field(None, pattern="^/[A-Za-z0-9/._-]+$")
     workers: PositiveInt = 1
     worker_threads: PositiveInt | None = None

@@ -25,6 +25,7 @@ from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.jobs import UNFINISHED
 from fhe_inhibitor.service.refusals import Refused, not_found, too_large, too_many
 from fhe_inhibitor.service.settings import Settings
+from fhe_inhibitor.service.status import KeysCount
 from fhe_inhibitor.service.storage import Storage, as_disk_full
 from fhe_inhibitor.system.files import sync_folder
 
@@ -119,6 +120,16 @@ class Uploads:
         """Return user and SHA-256 of all keys."""
         rows = self._database.rows("SELECT user, sha256 FROM keys")
         return {(row["user"], row["sha256"]) for row in rows}
+
+    def count(self) -> KeysCount:
+        """Return how many keys there are, of all users."""
+        query = (
+            "SELECT coalesce(sum(complete), 0) AS complete, count(*) AS n,"
+            " coalesce(sum(complete * size), 0) AS n_bytes FROM keys"
+        )
+        (row,) = self._database.rows(query)
+        complete = row["complete"]
+        return KeysCount(complete=complete, arriving=row["n"] - complete, n_bytes=row["n_bytes"])
 
     async def append(
         self, user: str, sha256: str, offset: int, chunks: AsyncIterator[bytes], keys_hash: str

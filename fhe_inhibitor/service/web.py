@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -24,6 +25,7 @@ from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.middleware import BodyLimit, Observed
 from fhe_inhibitor.service.refusals import Refused
 from fhe_inhibitor.service.service import Service
+from fhe_inhibitor.service.status import OpenStatus, read_page
 from fhe_inhibitor.service.storage import DiskFullError
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +77,25 @@ def _add_open_routes(app: FastAPI) -> None:
         if reason := service.why_not_ready():
             raise Refused(503, "not_ready", reason, {"Retry-After": "1"})
         return {"status": "ready"}
+
+    page, page_headers = read_page()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        """Show the status page."""
+        return HTMLResponse(page, headers=page_headers)
+
+    @app.get("/status")
+    async def status(service: ServiceHere) -> OpenStatus:
+        """Tell whether jobs would run; also the counts of /v1/status if all may see them."""
+        reason = service.why_not_ready()
+        shown = service.settings.open_status
+        return OpenStatus(
+            ready=reason is None,
+            reason=reason,
+            version=app.version,
+            overview=await asyncio.to_thread(service.overview) if shown else None,
+        )
 
 
 def _add_metrics(app: FastAPI, path: str) -> None:

@@ -126,7 +126,13 @@ class Worker:
             if not self._jobs.record(self._lease, claim.job, event):
                 return False
             self._report(
-                Report(kind="task", job=claim.job, stage=event.stage, seconds=event.seconds)
+                Report(
+                    kind="task",
+                    job=claim.job,
+                    stage=event.stage,
+                    seconds=event.seconds,
+                    lookups=done.task.n_lookups,
+                )
             )
         self._storage.keep_result(claim.job)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from compile.local.prepared import prepare_circuits
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response
+from tests.browsing import missing, open_browser
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, remote_user
 from tests.fhe_inhibitor.service.api import Api
 from tests.fhe_inhibitor.service.serving import Serving, serve
@@ -68,6 +70,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     folder = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", SEED, shape=SHAPE)
     model, cache = IntegerModel.load(folder), tmp_path_factory.mktemp("cache")
     return Tiny(folder, cache, prepare_circuits(model, cache), model)
+
+
+@pytest.fixture(scope="module")  # its event loop would be in the way of others
+def browser() -> Iterator[Any]:
+    """A headless Chromium; tests that want one are skipped where there is none."""
+    if lacking := missing("playwright"):
+        pytest.skip(f"tests of pages need {lacking}")
+    with open_browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

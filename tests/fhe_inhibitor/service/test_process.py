@@ -71,7 +71,7 @@ def test_many_scrapes_are_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
         n_counts += 1
         return {status.value: n_counts for status in Status}
 
-    monkeypatch.setattr("fhe_inhibitor.service.metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fhe_inhibitor.service.status.time.monotonic", lambda: now[0])
     metrics = Metrics()
     metrics.watch_jobs(count)
     for seconds, wanted in ((0, 1), (4.9, 1), (0.2, 2)):
