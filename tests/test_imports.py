@@ -32,6 +32,7 @@ ROOMS = (
     "compile.local",
     "compile.evaluation",
     "compile.building",
+    "compile.paper",
     "compile.benchmark",
     "demos",
     "fhe_inhibitor.cli",

@@ -73,6 +73,7 @@ COMMANDS = {
     "benchmark plaintext": "benchmark",
     "benchmark report": "benchmark",
     "evaluate-report x.jsonl": "benchmark",
+    "report --out y": "benchmark",
 }
 
 

@@ -30,6 +30,7 @@ from fhe_inhibitor.cli import (
     experiments,
     export,
     keys,
+    report,
     service,
     train,
 )
@@ -51,6 +52,7 @@ for command in (
     compile.compile,
     cost.cost,
     build.build,
+    report.report,
     train.train,
     distill.distill,
     export.export,

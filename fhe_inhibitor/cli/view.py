@@ -21,6 +21,7 @@ from rich.text import Text
 from fhe_inhibitor.runtime.classifier import Classification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
 from fhe_inhibitor.system.diagnosis import Finding
+from fhe_inhibitor.system.pages import decimal_size
 from fhe_inhibitor.system.progress import Observer, printable
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         made = datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M")
         locked = "yes" if row["locked"] else "no"
         model = printable(row["model"])
-        table.add_row(row["circuits_hash"][:12], model, made, locked, _size(row["bytes"]))
+        table.add_row(row["circuits_hash"][:12], model, made, locked, decimal_size(row["bytes"]))
     console.print(table)
 
 
@@ -255,7 +256,7 @@ def _print_sizes(console: Console, cost: SessionCost, results: Sequence[Classifi
         ("received: encrypted logits", sum(result.response_bytes for result in results)),
         ("peak memory", cost.peak_memory_bytes),
     ):
-        table.add_row(name, _size(n_bytes))
+        table.add_row(name, decimal_size(n_bytes))
     console.print(table)
 
 
@@ -281,11 +282,3 @@ def _cells(stage: StageCost, widths: Sequence[int]) -> list[str]:
         f"{stage.seconds:.2f}",
         *(f"{count:,}" if count else "" for count in (sum(counts), *counts)),
     ]
-
-
-def _size(n_bytes: int) -> str:
-    """A size in the largest unit that leaves 1 or more; decimal units, as limits are stated."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.3g} {unit}"
-    return f"{n_bytes} bytes"

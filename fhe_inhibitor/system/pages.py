@@ -1,4 +1,4 @@
-"""What the pages that are made from results share: tables in Markdown."""
+"""What the pages that are made from results share: tables in Markdown, sizes."""
 
 from __future__ import annotations
 
@@ -16,3 +16,15 @@ def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> 
 
 def _row(cells: Sequence[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def decimal_size(n_bytes: int) -> str:
+    """Return a size in the largest unit that leaves 1 or more; decimal, as limits are stated.
+
+    >>> decimal_size(999), decimal_size(32_150_000)
+    ('999 bytes', '32.1 MB')
+    """
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes} bytes"

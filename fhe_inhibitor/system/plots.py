@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,21 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 PUBLISHED = {"markerfacecolor": "white", "linewidth": 0.8}  # beside a style: hollow markers
 DPI = 160
+# For a paper: the width of one column, letters as large as its captions', fonts embedded whole.
+COLUMN_INCHES, PRINT_DPI = 3.3, 300
+PRINT = {
+    "font.size": 7.0,
+    "axes.labelsize": 7.0,
+    "axes.titlesize": 7.0,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 6.5,
+    "lines.markersize": 4.0,
+    "lines.linewidth": 1.0,
+    "axes.linewidth": 0.6,
+    "pdf.fonttype": 42,  # TrueType: Type 3 is refused by many publishers
+    "ps.fonttype": 42,
+}
 
 
 def new_axes(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
@@ -45,4 +62,23 @@ def save_figure(figure: Any, out: Path, name: str) -> None:
     with plt.rc_context({"svg.hashsalt": name}):
         figure.savefig(out / f"{name}.png", dpi=DPI)
         figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+@contextmanager
+def for_print() -> Iterator[None]:
+    """Draw in the block as a paper needs it: small letters, thin lines, fonts that are embedded."""
+    with plt.rc_context(PRINT):
+        yield
+
+
+def new_column(height_inches: float) -> tuple[Any, Any]:
+    """Return a figure as wide as one column of a paper, and its axes; to be used in `for_print`."""
+    return plt.subplots(figsize=(COLUMN_INCHES, height_inches), layout="constrained")
+
+
+def save_for_print(figure: Any, out: Path, name: str) -> None:
+    """Write the figure as PDF and PNG, the same bytes for the same figure, and forget it."""
+    figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
+    figure.savefig(out / f"{name}.png", dpi=PRINT_DPI)
     plt.close(figure)

@@ -29,6 +29,7 @@ ARGUMENTS = {
     "tokens list": ["--data", "{data}"],
     "benchmark noise": ["--bits", "3", "--lookups", "64"],
     "doctor": [],
+    "report": ["--model", "{model}", "--out", "{out}", "--repeat", "1", "--text", "a good film"],
 }
 KEYS = {
     "classify": "results",
@@ -38,8 +39,9 @@ KEYS = {
     "distill": "rows",
     "benchmark noise": "std",
     "doctor": "findings",
+    "report": "sections",
 }
-ENCRYPTED = ("compile", "benchmark noise", "doctor")  # need Concrete
+ENCRYPTED = ("compile", "benchmark noise", "doctor", "report")  # need Concrete
 
 
 def commands_with_json() -> Iterator[str]:
