@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from demos.ablation.measure import Laboratory
 from demos.ablation.page import to_markdown
-from demos.ablation.results import NAME, TEACHER, WORDS, KeptResults, Results
+from demos.ablation.results import NAME, TEACHER, WORDS, KeptResults, Results, Row
 from demos.ablation.trials import list_trials
-from fhe_inhibitor.cli.view import Display
+from demos.progress import Printed
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import make_folder, write_atomically
 from fhe_inhibitor.system.machine import describe_machine
@@ -56,19 +58,17 @@ def main(
     trials = list_trials(recipe.size)
     if unknown := set(only or ()) - {trial.group for trial in trials}:
         raise typer.BadParameter(f"no trial is of the group {sorted(unknown)[0]}")
-    with Display() as display:
-        material = make_material(recipe, work, observer=display)
-        lab = Laboratory(
-            recipe, material, work / size, (float_steps, integer_steps), draws, display
-        )
-        steps: dict[str, Any] = {TEACHER: lab.measure_teacher, WORDS: lab.measure_words}
-        for trial in trials:
-            if not only or trial.group in ("base", *only):
-                steps[trial.name] = lambda trial=trial: lab.measure(trial)
-        for key, measure in steps.items():
-            if key not in kept.found.rows:
-                display.note(key)
-                kept.add(key, measure())
+    observer = Printed()
+    material = make_material(recipe, work, observer=observer)
+    lab = Laboratory(recipe, material, work / size, (float_steps, integer_steps), draws, observer)
+    steps: dict[str, Callable[[], Row]] = {TEACHER: lab.measure_teacher, WORDS: lab.measure_words}
+    for trial in trials:
+        if not only or trial.group in ("base", *only):
+            steps[trial.name] = partial(lab.measure, trial)
+    for key, measure in steps.items():
+        if key not in kept.found.rows:
+            observer.begin(key)
+            kept.add(key, measure())
     write_atomically(out / f"{name}.md", to_markdown(kept.found))
 
 

@@ -25,7 +25,7 @@ PUBLISHED = {"markerfacecolor": "white", "linewidth": 0.8}  # beside a style: ho
 DPI = 160
 # For a paper: the width of one column, letters as large as its captions', fonts embedded whole.
 COLUMN_INCHES, PRINT_DPI = 3.3, 300
-PRINT = {
+PRINT: dict[Any, Any] = {
     "font.size": 7.0,
     "axes.labelsize": 7.0,
     "axes.titlesize": 7.0,
