@@ -2,6 +2,10 @@
 
 They are nobody's texts. Words of a class stand in templates that classes share, so that a model has
 to read words, and a text is made once.
+
+    python -m tests.own_texts topics 600 topics.jsonl
+
+`docs/own_texts.md` has what builds from them gave.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -160,3 +165,8 @@ def words_of(texts: Sequence[tuple[str, str]], lowercase: bool = True) -> list[s
     """Return all words of texts, for a tokenizer that is to know them."""
     found = {word for text, _ in texts for word in re.findall(r"\w+|[^\w\s]", text)}
     return sorted({word.lower() if lowercase else word for word in found})
+
+
+if __name__ == "__main__":
+    kind, number, path = sys.argv[1:]
+    write_jsonl(Path(path), KINDS[kind](int(number), 0))

@@ -13,7 +13,7 @@ from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.statistics import Share
 from fhe_inhibitor.training.own_texts import Prepared
 
-FINISHED_FILE = "build.json"
+FINISHED_FILE, PAGE_FILE = "build.json", "build.md"
 FEW_CLASS_TEXTS, FEW_VALIDATION_TEXTS = 50, 200
 
 

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compile.building.page import FINISHED_FILE, Built, Circuits, Encrypted, Scores
+from compile.building.page import (
+    FINISHED_FILE,
+    PAGE_FILE,
+    Built,
+    Circuits,
+    Encrypted,
+    Scores,
+    to_markdown,
+)
 from compile.building.student import claimed
 from compile.evaluation.records import TextRecord
 from compile.evaluation.run import Asked, evaluate_into
@@ -52,9 +60,9 @@ def encrypt_student(
     """Prove, compile and measure the checkpoint that `make_student` made; return all results.
 
     Circuits and keys are put where a session looks for them, so `Session(out)` has them at once.
-    The folder `out` gets report.md and report.json on the circuits, and build.json with the
-    results. n_encrypted: texts to classify encrypted, the first of the validation set; 0 makes no
-    keys. seconds: of steps before. passphrase: of the keys, if they are to be locked with one.
+    The folder `out` gets report.md and report.json on the circuits, build.md and build.json with
+    the results. n_encrypted: texts to classify encrypted, the first of the validation set; 0 makes
+    no keys. seconds: of steps before. passphrase: of the keys, if they are to be locked with one.
     """
     took = dict(seconds or {})
     model = IntegerModel.load(out)
@@ -85,6 +93,7 @@ def encrypt_student(
             model_bytes=integer_file(out).stat().st_size,
             seconds=took,
         )
+        write_atomically(out / PAGE_FILE, to_markdown(built))
         write_atomically(out / FINISHED_FILE, built.model_dump_json(indent=1) + "\n")
     return built
 

@@ -13,7 +13,7 @@ from tokenizers import normalizers
 from transformers import DistilBertModel
 
 from compile.building import student
-from compile.building.page import FINISHED_FILE, Built
+from compile.building.page import FINISHED_FILE, PAGE_FILE, Built, to_markdown
 from compile.building.student import claimed
 from compile.local.session import Session
 from fhe_inhibitor.cli.build import EncryptStudent
@@ -69,6 +69,7 @@ def test_texts_become_an_encrypted_classifier(
     assert "few texts to train on: negative" in shown
     built = Built.model_validate_json((out / FINISHED_FILE).read_text())
     assert built.encrypted is not None and built.encrypted.accuracy.n == 1
+    assert (out / PAGE_FILE).read_text() == to_markdown(built)
     # Three ciphertexts come back, one a class: the report knows their size.
     report = json.loads((out / "report.json").read_text())
     assert built.circuits.response_bytes == report["lengths"][-1]["response_bytes"]
