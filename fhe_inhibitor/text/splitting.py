@@ -202,8 +202,9 @@ def _check_counts(names: Sequence[str], train: Rows, validation: Rows) -> None:
     for name in names:
         if to_train[name] < MIN_CLASS_TEXTS:
             raise InputError(
-                f"the class {name} has {to_train[name]} texts to train on; wanted "
-                f"{MIN_CLASS_TEXTS} or more: add some, or leave the class out"
+                f"the class {name} has {to_train[name]} texts to train on and {to_measure[name]} "
+                f"to measure on; wanted {MIN_CLASS_TEXTS} or more to train on: add some, or leave "
+                "the class out"
             )
     if len(to_measure) < 2:
         raise InputError(

@@ -84,6 +84,34 @@ def test_texts_become_an_encrypted_classifier(
     assert len(result.logits) == len(result.clear_logits) == 3
 
 
+TWICE = "".join(f"text {n}\t{label}\n" for n in range(20) for label in "ab")
+UNUSABLE = {
+    "": "has no first line",
+    "a fine film\tgood\n": "needs a first line with the names of its columns",
+    "text\tlabel\n": "has a header but no texts",
+    "text\tlabel\n" + "a fine film\tgood\n" * 9: "1 class: good (1); wanted 2 to 10",
+    "text\tlabel\n" + "".join(f"film {n}\t{n}\n" for n in range(11)): "11 classes: 0 (1)",
+    "text\tlabel\n" + "".join(f"film {n}\ta\n" for n in range(20)) + "dull\trare\n": (
+        "the class rare has 0 texts to train on and 1 to measure on"
+    ),
+    f"text\tlabel\n{TWICE}": "0 classes: no text is left",
+}
+
+
+def test_texts_that_cannot_be_used_are_refused_in_one_line(
+    run,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    teacher = encoder(tmp_path / "encoder", [("text film dull 1", "")])
+    capsys.readouterr()  # transformers tells that it saves the teacher
+    path, out = tmp_path / "texts.tsv", tmp_path / "model"
+    for content, message in UNUSABLE.items():
+        path.write_text(content)
+        assert_refused(run("build", "--data", path, "--out", out, "--teacher", teacher), message)
+        assert not out.exists()
+
+
 def test_folders_of_something_else_are_refused(run, tmp_path: Path) -> None:  # noqa: F811
     texts = topics(60)
     data, out = write_jsonl(tmp_path / "texts.jsonl", texts), tmp_path / "model"

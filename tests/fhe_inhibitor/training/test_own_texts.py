@@ -106,6 +106,19 @@ def test_each_kind_of_texts_gives_a_student_that_can_be_proved(
         train_on(own, other, out, tmp_path / "work", Observer())
 
 
+def test_a_folder_may_have_a_set_to_measure_on(tmp_path: Path) -> None:
+    texts, data = KINDS["topics"](60, 0), tmp_path / "data"
+    data.mkdir()
+    write_jsonl(data / "train.jsonl", texts[:50])
+    (data / "dev.csv").write_text(
+        "".join(f'{label};"{text}"\n' for text, label in [("text", "topic"), *texts[50:]])
+    )
+    own = OwnRecipe(str(data), teacher=encoder(tmp_path / "encoder", texts), amounts=AMOUNTS)
+    prepared = prepare(own, tmp_path / "work", Observer())
+    _, rows = validation_rows(tmp_path / "work")
+    assert {(row.text, prepared.labels[row.label]) for row in rows} == set(texts[50:])
+
+
 def test_a_cased_teacher_s_texts_keep_their_case(tmp_path: Path) -> None:
     texts = KINDS["topics"](60, 0)
     data = write_jsonl(tmp_path / "texts.jsonl", texts)
