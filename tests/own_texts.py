@@ -4,7 +4,9 @@ They are nobody's texts. Words of a class stand in templates that classes share,
 to read words, and a text is made once.
 
     python -m tests.own_texts topics 600 topics.jsonl
+    python -m tests.own_texts reviews 600 reviews.jsonl ../shared/data/glue/sst2/train.tsv
 
+The second has SST-2's own sentences, and between them neutral ones from the templates.
 `docs/own_texts.md` has what builds from them gave.
 """
 
@@ -17,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fhe_inhibitor.text.data import full_sentences, read_tsv
 from fhe_inhibitor.training.distillation import DistillationConfig
 from fhe_inhibitor.training.hyperparameters import SIZES, Size
 
@@ -140,6 +143,18 @@ KINDS: dict[str, Callable[[int, int], list[tuple[str, str]]]] = {
 }
 
 
+def reviews(n: int, train: Path, seed: int = 0) -> list[tuple[str, str]]:
+    """Return `n` texts: as many sentences of each label of SST-2 as neutral ones of ours."""
+    rng = random.Random(seed)
+    rows = read_tsv(train)
+    whole = [rows[index] for index in full_sentences([row.text for row in rows])]
+    found = [text for text in sentiments(n, seed) if text[1] == "neutral"]
+    for index, label in enumerate(("negative", "positive")):
+        texts = [row.text for row in whole if row.label == index]
+        found += [(text, label) for text in rng.sample(texts, n // 3)]
+    return rng.sample(found, len(found))
+
+
 def write_jsonl(path: Path, texts: Sequence[tuple[str, str]]) -> Path:
     """Write texts and labels as JSON lines; return the path."""
     lines = [json.dumps({"text": text, "label": label}) for text, label in texts]
@@ -168,5 +183,6 @@ def words_of(texts: Sequence[tuple[str, str]], lowercase: bool = True) -> list[s
 
 
 if __name__ == "__main__":
-    kind, number, path = sys.argv[1:]
-    write_jsonl(Path(path), KINDS[kind](int(number), 0))
+    kind, number, path, *train = sys.argv[1:]
+    n = int(number)
+    write_jsonl(Path(path), reviews(n, Path(train[0])) if train else KINDS[kind](n, 0))
