@@ -21,6 +21,7 @@ from compile.lookup_times import measure_lookups
 from compile.module import CompiledNetwork
 from compile.noise import ModelNoise
 from fhe_inhibitor.runtime.client import Client
+from fhe_inhibitor.runtime.costs import predict_seconds
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, Program
 from fhe_inhibitor.runtime.parameters import (
     TABLE_HEAD,
@@ -160,15 +161,6 @@ def add_measurements(
 def add_noise(report: Report, noise: tuple[ModelNoise, ...]) -> Report:
     """Add what `measure_model_noise` measured."""
     return replace(report, noise=noise)
-
-
-def predict_seconds(lookups: Mapping[int, int], lookup_s: Mapping[int, float]) -> float:
-    """Return lookups by width times the time of one.
-
-    >>> predict_seconds({3: 100, 5: 10}, {3: 0.25, 5: 0.5})
-    30.0
-    """
-    return sum(count * lookup_s[width] for width, count in lookups.items())
 
 
 def failure_probability(p_error: float, n_lookups: int) -> float:

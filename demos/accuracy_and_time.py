@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import typer
 
 from compile.local.session import Session
-from compile.report import predict_seconds
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.runtime.costs import predict_seconds
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine
 from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from tests.networks import NetworkShape, random_network
 
 WORDS = "a the film is good bad great dull n't , . very and but it 's"
 SHAPE = NetworkShape(dim=4, n_heads=1, key_dim=1, value_dim=2, last_key_dim=2, max_tokens=4)
+# Keys of a quarter of the size, and lookups of one width: for what makes keys more than once.
+SMALL_SHAPE = replace(SHAPE, n_layers=1, lookup_bits=3, max_tokens=2)
 
 
 def write_tiny_model(

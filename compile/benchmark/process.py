@@ -11,8 +11,8 @@ import numpy as np
 from circuits.lookups import noisy_lookup
 from compile.benchmark.circuit import HeadCall, HeadCircuit
 from compile.benchmark.results import Quality, measure_quality
-from compile.report import predict_seconds
 from fhe_inhibitor.benchmark.heads import GaussianHead, make_head
+from fhe_inhibitor.runtime.costs import predict_seconds
 
 NOISE_STD = 0.1  # of encrypted rounding, in steps (`benchmark noise`)
 MODEL_VALUES = 6400  # outputs that the integer model's quality is measured on, about

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from circuits.network import Network
 from compile.cost.classes import Classes, classify_lookups
@@ -136,22 +137,33 @@ def read_speed(path: Path) -> Speed:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        seconds, units = report["lookup_s"], report["lookup_units"]
-        counts: Counter[str] = Counter()
-        for length in report["lengths"]:
-            counts.update(length["lookups"])
-        if seconds is None:
+        if report["lookup_s"] is None:
             raise InputError(
                 f"{path} has no measured lookups: run `compile` without --no-measure, here"
             )
-        total_s, total = (sum(n * of[w] for w, n in counts.items()) for of in (seconds, units))
-        return Speed(total_s / total, f"lookups measured in {path}")
+        return speed_of(report, f"lookups measured in {path}")
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise InputError(
             f"{path} isn't a report.json that this version's `compile` wrote ({error!r})"
         ) from error
+
+
+def speed_of(report: Mapping[str, Any], measured: str) -> Speed:
+    """Return the speed that measured lookups tell; `measured` says where they were.
+
+    report: as `compile` wrote it, its widths still the strings that JSON makes of them. Raises
+    KeyError, TypeError or ZeroDivisionError for what is none.
+    """
+    counts: Counter[str] = Counter()
+    for length in report["lengths"]:
+        counts.update(length["lookups"])
+    total_s, total = (
+        sum(n * report[name][width] for width, n in counts.items())
+        for name in ("lookup_s", "lookup_units")
+    )
+    return Speed(total_s / total, measured)
 
 
 def _length(

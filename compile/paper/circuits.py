@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compile.paper.cells import milliseconds, number, pairs, seconds, sentence, size, words
+from compile.paper.cells import milliseconds, missing, number, pairs, seconds, sentence, size, words
 from compile.paper.inputs import Inputs
 from compile.paper.records import Cell, Plot, Row, Section, Table
 from compile.paper.sources import COMPILE, COST, REPORT
@@ -74,15 +74,15 @@ def security_section(inputs: Inputs) -> Section:
 def errors_section(inputs: Inputs) -> Section:
     """Return how likely errors are, and what fewer would cost."""
     own = inputs.compiled.p_error
-    usual = next(price for price in inputs.error_prices if price.p_error == own)
+    usual = next(price for price in inputs.predictions.errors if price.p_error == own)
     rows = []
-    for price in inputs.error_prices:
+    for price in inputs.predictions.errors:
         ratio = price.units / usual.units
         name = f"{price.name}, these circuits" if price.p_error == own else price.name
         cells = (
             number(price.p_error, name),
             number(price.of_sentence, f"{price.of_sentence:.2g}"),
-            seconds(price.seconds),
+            seconds(price.units * inputs.predictions.unit_s),
             number(ratio, f"{ratio:.2f}"),
             size(price.evaluation_keys_bytes),
             size(price.response_bytes),
@@ -111,9 +111,11 @@ def errors_section(inputs: Inputs) -> Section:
 
 
 def _lookup_times(inputs: Inputs) -> list[tuple[str, Cell, str]]:
-    times = inputs.compiled.lookup_s or {}
+    times = inputs.measured.lookup_s
+    if not times:
+        return [("one lookup, all cores used", missing(), COMPILE)]
     return [
-        (f"one lookup of {bits} bits, all cores used", milliseconds(value), COMPILE)
+        (f"one lookup of {bits} bits, all cores used", milliseconds(value), REPORT)
         for bits, value in sorted(times.items())
     ]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compile.evaluation.analysis import Analysis, analyse
 from compile.evaluation.records import Evaluation, Header, read_evaluation
 from compile.paper.peers import Peer, read_peers
-from compile.paper.prices import ErrorPrice
+from compile.paper.prices import Predictions
 from compile.paper.records import Measured
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import Accuracy
@@ -35,7 +35,6 @@ class CompiledLength(_Part):
     failure_probability: float
     request_bytes: int
     response_bytes: int
-    predicted_s: float | None
 
 
 class Compiled(_Part):
@@ -51,7 +50,6 @@ class Compiled(_Part):
     compile_s: float
     security_bits: int
     parameters: tuple[KeyParameters, ...]
-    lookup_s: dict[int, float] | None
     widest_lookup: int
     concrete_version: str
 
@@ -107,7 +105,7 @@ class Inputs:
     command: str
     compiled: Compiled
     measured: Measured
-    error_prices: tuple[ErrorPrice, ...]
+    predictions: Predictions
     accuracy: IntegerAccuracy | None = None
     evaluations: tuple[Decrypted, ...] = ()
     price: CorePrice | None = None

@@ -29,12 +29,14 @@ def measure(
     max_tokens: int | None = None,
     repeat: int = 3,
     observer: Observer | None = None,
+    time_lookups: bool = True,
     powercap: Path = POWERCAP,
 ) -> Measured:
     """Classify a text encrypted, `repeat` times with the same keys, which are dropped.
 
     folder: circuits of the model, with its public part. max_tokens: as in `IntegerModel.tokenize`.
-    powercap: where the counters of energy are. Raises InputError for a text that can't be read, and
+    time_lookups: time one lookup of each width, too. powercap: where the counters of energy are.
+    Raises InputError for a text that can't be read, and
     for repeat below 1.
     """
     if repeat < 1:
@@ -83,9 +85,18 @@ def measure(
         keys, keygen_s = client.call("generate_keys")
         observer.begin("unpack evaluation keys")
         read_keys_s = worker.call("read_keys", keys)
-        unpack_keys_s = worker.call("unpack_keys", *client.call("encrypt_benchmark"))
-        tasks = read_manifest(folder).program(len(x)).tasks
+        manifest = read_manifest(folder)
+        widths = sorted(manifest.benchmarks)
+        timed = {width: client.call("encrypt_benchmark", width) for width in widths}
+        unpack_keys_s = worker.call("unpack_keys", widths[0], timed[widths[0]])
+        tasks = manifest.program(len(x)).tasks
         observer.plan(repeat * sum(task.n_lookups for task in tasks), "lookups")
+        sentences = tuple(classify() for _ in range(repeat))
+        client_peak_bytes, worker_peak_bytes = (
+            client.peak_memory_bytes(),
+            worker.peak_memory_bytes(),
+        )
+        observer.begin("time lookups")
         return Measured(
             text=text,
             n_tokens=tokens.n_total,
@@ -95,9 +106,14 @@ def measure(
             evaluation_keys_bytes=len(keys),
             read_keys_s=read_keys_s,
             unpack_keys_s=unpack_keys_s,
-            sentences=tuple(classify() for _ in range(repeat)),
-            client_peak_bytes=client.peak_memory_bytes(),
-            worker_peak_bytes=worker.peak_memory_bytes(),
+            sentences=sentences,
+            client_peak_bytes=client_peak_bytes,
+            worker_peak_bytes=worker_peak_bytes,
+            lookup_s={
+                width: worker.call("time_lookups", width, value)
+                for width, value in timed.items()
+                if time_lookups
+            },
             processors=len(os.sched_getaffinity(0)),
             no_energy=no_energy,
         )

@@ -12,7 +12,7 @@ from compile.evaluation.plots import COLOURS, MARKERS, OTHER_COLOUR, STAGE_COLOU
 from compile.paper.comparison import evaluation_plot
 from compile.paper.inputs import Decrypted, Inputs
 from compile.paper.peers import Peer
-from compile.paper.prices import ErrorPrice
+from compile.paper.prices import Predictions
 from compile.paper.records import Measured
 from fhe_inhibitor.system.plots import PUBLISHED, STYLES, for_print, new_column, save_for_print
 from fhe_inhibitor.system.statistics import summarize
@@ -27,7 +27,7 @@ def write_plots(inputs: Inputs, out: Path) -> None:
     with for_print():
         save_for_print(plot_stages(inputs.measured), out, "stages")
         own = inputs.compiled.p_error
-        save_for_print(plot_errors(inputs.error_prices, own), out, "errors")
+        save_for_print(plot_errors(inputs.predictions, own), out, "errors")
         seconds = summarize([run.seconds for run in inputs.measured.sentences]).median
         save_for_print(plot_peers(inputs.model, seconds, inputs.peers), out, "peers")
         for index, evaluation in enumerate(inputs.evaluations):
@@ -55,13 +55,14 @@ def plot_stages(measured: Measured) -> Any:
     return figure
 
 
-def plot_errors(prices: Sequence[ErrorPrice], own: float) -> Any:
+def plot_errors(predictions: Predictions, own: float) -> Any:
     """Return predicted seconds by how likely a lookup errs; filled: what the circuits have."""
     figure, axes = new_column(1.9)
-    x = range(len(prices))
+    prices = predictions.errors
+    x, seconds = range(len(prices)), [price.units * predictions.unit_s for price in prices]
     style = STYLES["inhibitor"]
-    axes.plot(x, [price.seconds for price in prices], **{**style, **PUBLISHED})
-    chosen = [(i, p.seconds) for i, p in enumerate(prices) if p.p_error == own]
+    axes.plot(x, seconds, **{**style, **PUBLISHED})
+    chosen = [(i, seconds[i]) for i in x if prices[i].p_error == own]
     axes.plot(*zip(*chosen, strict=True), **{**style, "linestyle": ""})
     axes.set_xticks(x, [_power(price.name) for price in prices])
     axes.set_xlabel("probability that a lookup errs")

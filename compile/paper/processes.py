@@ -59,10 +59,9 @@ class ClientProcess:
         data = self._client.evaluation_keys()
         return data, time.perf_counter() - start
 
-    def encrypt_benchmark(self) -> tuple[int, bytes]:
-        """Return the input of a function of few lookups, and the width of those."""
-        width = min(self._client.manifest.benchmarks)
-        return width, self._client.encrypt_benchmark(width)
+    def encrypt_benchmark(self, bit_width: int) -> bytes:
+        """Return the input of the function that times lookups of this width."""
+        return self._client.encrypt_benchmark(bit_width)
 
     def encrypt(self, text: str, max_tokens: int | None) -> Encrypted:
         """Return the request of a text. Raises InputError for one that can't be read."""
@@ -99,13 +98,17 @@ class WorkerProcess:
         return time.perf_counter() - start
 
     def unpack_keys(self, bit_width: int, value: bytes) -> float:
-        """Run a function of few lookups, which unpacks the keys first; return the seconds."""
-        from fhe_inhibitor.runtime.server import read_value
-
+        """Run the function that times lookups, which unpacks the keys first; return the seconds."""
         start = time.perf_counter()
-        function = self._server.manifest.benchmarks[bit_width]
-        self._server.call(function, [read_value("benchmark", value)], self._keys)
+        self._lookup(bit_width, value)
         return time.perf_counter() - start
+
+    def time_lookups(self, bit_width: int, value: bytes) -> float:
+        """Return the seconds of one lookup. It loads more than a worker does: the last to call."""
+        from compile.lookup_times import time_lookups
+
+        size = self._server.manifest.benchmark_size
+        return time_lookups(lambda: self._lookup(bit_width, value), size)
 
     def compute(self, observer: Observer, request: bytes) -> Computed:
         """Return the response to a request."""
@@ -118,3 +121,9 @@ class WorkerProcess:
         seconds, core_s = time.perf_counter() - start, time.process_time() - core
         stages = {cost.name: cost.seconds for cost in total_by_name(task.cost for task in done)}
         return Computed(response, seconds, stages, core_s)
+
+    def _lookup(self, bit_width: int, value: bytes) -> None:
+        from fhe_inhibitor.runtime.server import read_value
+
+        function = self._server.manifest.benchmarks[bit_width]
+        self._server.call(function, [read_value("benchmark", value)], self._keys)

@@ -17,7 +17,7 @@ from compile.paper.cells import (
 )
 from compile.paper.inputs import Inputs
 from compile.paper.records import Cell, Plot, Row, Section, Sentence, Table
-from compile.paper.sources import COMPILE, REPORT
+from compile.paper.sources import REPORT
 from fhe_inhibitor.system.statistics import LEVEL, Summary, summarize
 
 RATES_MBIT = (10, 100)
@@ -37,11 +37,11 @@ def latency_section(inputs: Inputs) -> Section:
         rows.append(Row(cells=cells, source=REPORT))
     cells = words("from encryption to the logits"), median(total), ratio(1.0)
     rows.append(Row(cells=cells, source=REPORT))
-    predicted = inputs.compiled.length(measured.n_positions).predicted_s
+    predicted = inputs.predictions.sentence_s
     if predicted is not None:
         told = words("predicted: lookups times the time of one")
         cells = told, seconds(predicted), ratio(predicted / total.median)
-        rows.append(Row(cells=cells, source=COMPILE))
+        rows.append(Row(cells=cells, source=REPORT))
     equal = sum(_largest(run.logits) == _largest(run.clear_logits) for run in runs)
     return Section(
         title="Latency by stage",

@@ -22,7 +22,8 @@ def sources_of(inputs: Inputs) -> dict[str, Source]:
             command=f"fhe-inhibitor cost {model} --tokens {inputs.measured.n_positions} --report "
             "DIR/report.json --p-error P",
             machine=machine,
-            note="Predicted from the time of single lookups in DIR, which `compile` wrote.",
+            note=f"Predicted for {inputs.predictions.machine}; nothing was compiled. `compile` "
+            "writes DIR.",
         ),
         EVALUATE: Source(command=_evaluate(inputs), machine=machine if inputs.accuracy else None),
         decrypted_name(0): Source(

@@ -58,8 +58,8 @@ class CompileCircuits:
     """Writes circuits, client specifications and report of a model to a new or empty folder.
 
     from_onnx: a quantized graph to take the integers from, instead of a checkpoint. measured: make
-    keys, which are dropped, time one lookup of each width, and, with noise, measure that of
-    rounding. p_error: of `compile.local.p_error`, the model's if None.
+    keys, which are dropped, time one lookup of each width, and measure the noise of rounding.
+    p_error: of `compile.local.p_error`, the model's if None.
     """
 
     model: str
@@ -67,7 +67,6 @@ class CompileCircuits:
     out: Path
     measured: bool
     p_error: str | None
-    noise: bool = True
 
     def run(self, observer: Observer) -> WrittenReport:
         """Compile, and return the report."""
@@ -97,7 +96,6 @@ class CompileCircuits:
             observer.begin("time lookups")
             keys = server.read_evaluation_keys(client.evaluation_keys())
             report = add_measurements(report, client, server, keys)
-        if self.measured and self.noise:
             observer.begin("measure rounding noise")
             noise = measure_model_noise(model.network, model.p_error, model.noise_std)
             report = add_noise(report, noise)

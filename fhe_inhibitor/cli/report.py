@@ -62,6 +62,9 @@ def report(
             metavar="FILE.jsonl", help="What evaluate --mode execute --out kept; repeat it."
         ),
     ] = None,
+    time_lookups: Annotated[
+        bool, typer.Option(help="Time one lookup of each width, to predict seconds of here.")
+    ] = True,
     price: Annotated[
         str | None,
         typer.Option(metavar="'NUMBER CURRENCY'", help="Of one core for an hour: '0.05 EUR'."),
@@ -90,6 +93,7 @@ def report(
     from compile.local.p_error import with_p_error
     from compile.paper.inputs import Inputs, parse_price, read_compiled, read_decrypted
     from compile.paper.measure import measure
+    from compile.paper.prices import predict
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.system.files import make_folder
     from fhe_inhibitor.system.machine import describe_machine
@@ -109,6 +113,7 @@ def report(
         "--draws": draws if data else None,
         "--limit": limit if data else None,
         **{f"--evaluation {shlex.quote(path.name)}": "" for path in evaluation or ()},
+        "--no-time-lookups": None if time_lookups else "",
         "--price": price,
         "--p-error": p_error,
     }
@@ -117,12 +122,11 @@ def report(
         if data is not None:
             accuracy = _measure_accuracy(data, model, tokens, limit, draws, display)
         circuits = Path(folder, "circuits")
-        compiling = CompileCircuits(model, None, circuits, True, p_error, noise=False)
-        compiled = read_compiled(in_worker(compiling, display).json)
+        n = len(loaded.encode(read)[0])
+        compiled, errors = in_worker(CompileAndPrice(model, circuits, p_error, n), display)
         loaded.write_public(circuits)
-        measured = measure(loaded, circuits, text, tokens, repeat, display)
-        pricing = PriceErrors(model, p_error, len(loaded.encode(read)[0]), circuits / "report.json")
-        error_prices = in_worker(pricing, display)
+        measured = measure(loaded, circuits, text, tokens, repeat, display, time_lookups)
+        predictions = predict(errors, n, compiled, measured.lookup_s)
         inputs = Inputs(
             model=loaded.name,
             model_hash=loaded.hash,
@@ -130,9 +134,9 @@ def report(
             p_error=p_error,
             machine=machine,
             command=_command(given),
-            compiled=compiled,
+            compiled=read_compiled(compiled),
             measured=measured,
-            error_prices=error_prices,
+            predictions=predictions,
             accuracy=accuracy,
             evaluations=evaluations,
             price=core_price,
@@ -143,22 +147,23 @@ def report(
 
 
 @dataclass(frozen=True)
-class PriceErrors:
-    """Predicts what each probability of errors costs at n tokens; report: of `compile`."""
+class CompileAndPrice:
+    """Writes circuits to a new folder, and predicts what each probability of errors costs."""
 
     model: str
+    out: Path
     p_error: str | None
     n: int
-    report: Path
 
-    def run(self, observer: Observer) -> tuple[ErrorPrice, ...]:
-        """Return the prices."""
+    def run(self, observer: Observer) -> tuple[str, tuple[ErrorPrice, ...]]:
+        """Return the JSON of `compile`, and the prices at n tokens."""
         from compile.local.p_error import with_p_error
         from compile.paper.prices import price_errors
 
+        report = CompileCircuits(self.model, None, self.out, False, self.p_error).run(observer)
         observer.begin("choose parameters")
         model = with_p_error(IntegerModel.load(self.model), self.p_error)
-        return price_errors(model.network, self.n, self.report, model.p_error)
+        return report.json, price_errors(model.network, self.n, model.p_error)
 
 
 def _measure_accuracy(

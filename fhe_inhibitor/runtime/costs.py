@@ -53,3 +53,12 @@ def total_by_name(costs: Iterable[StageCost]) -> tuple[StageCost, ...]:
     for cost in costs:
         by_name.setdefault(cost.name, []).append(cost)
     return tuple(total(name, listed) for name, listed in by_name.items())
+
+
+def predict_seconds(lookups: Mapping[int, int], lookup_s: Mapping[int, float]) -> float:
+    """Return lookups by width times the time of one.
+
+    >>> predict_seconds({3: 100, 5: 10}, {3: 0.25, 5: 0.5})
+    30.0
+    """
+    return sum(count * lookup_s[width] for width, count in lookups.items())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compile.paper.inputs import Inputs, IntegerAccuracy, parse_price, read_compiled, read_decrypted
-from compile.paper.prices import ErrorPrice
+from compile.paper.prices import ErrorPrice, Predictions
 from compile.paper.records import Measured, Sentence
 from fhe_inhibitor.integer.evaluation import Accuracy
 from tests.compile.evaluation.records import MACHINE, header, sitting, text, write
@@ -48,6 +48,7 @@ def measured(**changes: Any) -> Measured:
         sentences=tuple(sentence(seconds) for seconds in (6.0, 5.0, 7.0)),
         client_peak_bytes=600_000_000,
         worker_peak_bytes=1_100_000_000,
+        lookup_s={3: 0.006, 4: 0.008},
         processors=2,
         no_energy="there is no counter",
     )
@@ -63,7 +64,7 @@ def compiled_json() -> str:
         failure_probability=0.0014,
         request_bytes=15_000,
         response_bytes=32_784,
-        predicted_s=5.5,
+        predicted_s=None,
     )
     parameters = [
         dict(key=0, dimension=2048, polynomial_size=2048, log2_std=-49.9, margin=0.05, encrypts="x")
@@ -81,7 +82,7 @@ def compiled_json() -> str:
             security_bits=128,
             parameters=parameters,
             lookup_units={"4": 1e8},
-            lookup_s={"3": 0.006, "4": 0.008},
+            lookup_s=None,
             noise=[],
             widest_lookup=4,
             concrete_version="2.11.0",
@@ -95,11 +96,16 @@ def error_price(name: str, bits: int, units: float) -> ErrorPrice:
         p_error=2.0**-bits,
         of_sentence=1500 * 2.0**-bits,
         units=units,
-        seconds=units / 1e10,
         evaluation_keys_bytes=32_000_000,
         request_bytes=15_000,
         response_bytes=33_000,
     )
+
+
+def predictions(**changes: Any) -> Predictions:
+    errors = (error_price("2^-20", 20, 1e11), error_price("2^-40", 40, 1.5e11))
+    fields = dict(sentence_s=5.5, errors=errors, unit_s=1e-10, machine="this machine")
+    return Predictions.model_validate(fields | changes)
 
 
 def evaluation(folder: Path) -> Path:
@@ -122,7 +128,7 @@ def inputs(folder: Path | None = None, **changes: Any) -> Inputs:
         command="fhe-inhibitor report --model tiny --repeat 3",
         compiled=read_compiled(compiled_json()),
         measured=measured(),
-        error_prices=(error_price("2^-20", 20, 1e11), error_price("2^-40", 40, 1.5e11)),
+        predictions=predictions(),
     )
     if folder is not None:
         fields["evaluations"] = (read_decrypted(evaluation(folder), "tiny", MODEL_HASH),)

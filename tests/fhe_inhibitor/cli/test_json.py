@@ -13,11 +13,11 @@ import typer
 from fhe_inhibitor.cli.main import app, main
 from fhe_inhibitor.cli.options import print_json
 from fhe_inhibitor.runtime.keyring import Keyring
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import SMALL_SHAPE, write_tiny_model
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
 TSV = "sentence\tlabel\na fine film\t1\na dull film\t0\n"
-# Arguments beside --json; {model}, {float}, {data} and {out} are filled in.
+# Arguments beside --json; {model}, {small}, {float}, {data} and {out} are filled in.
 ARGUMENTS = {
     "classify": ["--mode", "disable", "--model", "{model}", "a good film"],
     "evaluate": ["--model", "{model}", "--data", "{data}/dev.tsv"],
@@ -29,7 +29,8 @@ ARGUMENTS = {
     "tokens list": ["--data", "{data}"],
     "benchmark noise": ["--bits", "3", "--lookups", "64"],
     "doctor": [],
-    "report": ["--model", "{model}", "--out", "{out}", "--repeat", "1", "--text", "a good film"],
+    "report": ["--model", "{small}", "--out", "{out}", "--repeat", "1", "--text", "a good film"]
+    + ["--no-time-lookups"],
 }
 KEYS = {
     "classify": "results",
@@ -80,6 +81,7 @@ def test_stdout_is_json_and_nothing_else(
     )
     places = {
         "model": write_tiny_model(tmp_path / "tiny"),
+        "small": write_tiny_model(tmp_path / "small", buckets=(2,), shape=SMALL_SHAPE),
         "float": save_teacher(tiny_teacher(), tmp_path / "float"),
         "data": data,
         "out": tmp_path / "out",
