@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from circuits.network import Network
 from compile.cost.report import USUAL, estimate, speed_of
@@ -40,18 +40,22 @@ class Predictions(Record):
     machine: str
 
 
-def price_errors(network: Network, n: int, own: float) -> tuple[ErrorPrice, ...]:
+def price_errors(
+    network: Network, lengths: Iterable[int], n: int, own: float
+) -> tuple[ErrorPrice, ...]:
     """Return the prices at n tokens, the largest probability first; nothing is compiled.
 
-    own: what the model is compiled for, priced too if it is none of the usual.
+    lengths: that share one set of keys, n among them. own: what the model is compiled for, priced
+    too if it is none of the usual.
     """
+    listed = tuple(lengths)
     from compile.report import failure_probability  # it loads all of Concrete
 
     names = {p_error: name for name, p_error in P_ERRORS.items()}
     prices = []
     for p_error in sorted({*P_ERRORS.values(), own}, reverse=True):
-        cost = estimate(network, [n], p_error)
-        (length,) = cost.lengths
+        cost = estimate(network, listed, p_error)
+        (length,) = (length for length in cost.lengths if length.n == n)
         prices.append(
             ErrorPrice(
                 name=names.get(p_error, f"{p_error:.3g}"),

@@ -47,10 +47,10 @@ def latency_section(inputs: Inputs) -> Section:
         title="Latency by stage",
         text=(
             f"One sentence of {measured.n_tokens} tokens, of which {measured.n_read} were read, in "
-            f"circuits of {measured.n_positions} positions; {len(runs)} times with the same keys. "
-            f"Medians; in brackets {_interval(total)}. Client and worker are processes on one "
-            f"machine; what a network takes is below. {equal} of {len(runs)} labels are those of "
-            "the integer model.",
+            f"circuits of {measured.n_positions} positions, {_times(len(runs))} with the same "
+            f"keys. Medians; in brackets {_interval(total)}. Client and worker are processes on "
+            f"one machine; what a network takes is below. {equal} of {len(runs)} labels are those "
+            "of the integer model.",
         ),
         tables=(Table(head=("part", "seconds", "share"), rows=tuple(rows)),),
         plots=(Plot(name="stages", caption="Median seconds of one sentence, stage after stage."),),
@@ -160,6 +160,10 @@ def _parts(runs: Sequence[Sentence]) -> dict[str, list[float]]:
         "worker: the rest": [run.compute_s - sum(run.stages.values()) for run in runs],
         "client: decrypt": [run.decrypt_s for run in runs],
     }
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
 
 
 def _largest(logits: Sequence[int]) -> int:

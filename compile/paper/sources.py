@@ -19,11 +19,10 @@ def sources_of(inputs: Inputs) -> dict[str, Source]:
             command=f"fhe-inhibitor compile {model}{chosen} --out DIR", machine=machine
         ),
         COST: Source(
-            command=f"fhe-inhibitor cost {model} --tokens {inputs.measured.n_positions} --report "
-            "DIR/report.json --p-error P",
+            command=f"fhe-inhibitor cost {model} --report DIR/report.json --p-error P",
             machine=machine,
-            note=f"Predicted for {inputs.predictions.machine}; nothing was compiled. `compile` "
-            "writes DIR.",
+            note=f"Predicted for {inputs.predictions.machine}; all lengths share one set of keys. "
+            "`compile` writes DIR.",
         ),
         EVALUATE: Source(command=_evaluate(inputs), machine=machine if inputs.accuracy else None),
         decrypted_name(0): Source(

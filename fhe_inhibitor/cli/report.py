@@ -163,7 +163,7 @@ class CompileAndPrice:
         report = CompileCircuits(self.model, None, self.out, False, self.p_error).run(observer)
         observer.begin("choose parameters")
         model = with_p_error(IntegerModel.load(self.model), self.p_error)
-        return report.json, price_errors(model.network, self.n, model.p_error)
+        return report.json, price_errors(model.network, model.buckets, self.n, model.p_error)
 
 
 def _measure_accuracy(

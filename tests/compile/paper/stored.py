@@ -81,7 +81,7 @@ def compiled_json() -> str:
             compile_s=12.0,
             security_bits=128,
             parameters=parameters,
-            lookup_units={"4": 1e8},
+            lookup_units={"3": 5e7, "4": 1e8},
             lookup_s=None,
             noise=[],
             widest_lookup=4,

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
+from compile.paper.records import PaperReport
+from compile.paper.suite import Results
 from fhe_inhibitor.cli.main import app, main
 from fhe_inhibitor.cli.options import print_json
 from fhe_inhibitor.runtime.keyring import Keyring
@@ -42,6 +45,7 @@ KEYS = {
     "doctor": "findings",
     "report": "sections",
 }
+MAX_DIFFERENCE = 14  # width of the widest bounds of a tiny model's logits
 ENCRYPTED = ("compile", "benchmark noise", "doctor", "report")  # need Concrete
 
 
@@ -102,6 +106,23 @@ def test_stdout_is_json_and_nothing_else(
         ]
     else:
         assert KEYS[command] in answer
+    if command == "report":
+        assert_report(answer, places["out"])
+
+
+def assert_report(answer: dict[str, Any], out: Path) -> None:
+    """What was encrypted is what the integer model says, and all files are there."""
+    report = PaperReport.model_validate(answer)
+    assert report == PaperReport.model_validate_json((out / "report.json").read_text())
+    (run,) = report.measured.sentences
+    largest = np.abs(np.subtract(run.logits, run.clear_logits)).max()
+    assert largest <= MAX_DIFFERENCE and run.worker_core_s > 0 < run.compute_s
+    assert min(report.measured.client_peak_bytes, report.measured.worker_peak_bytes) > 5e7
+    assert report.measured.n_positions == 2 and run.request_bytes < run.response_bytes
+    suite = Results.model_validate_json((out / "suite/single/results-1.json").read_text())
+    assert suite.timing["Encrypted computation"] == f"{run.compute_s:.4f}s"
+    names = {path.name for path in out.iterdir()}
+    assert {"report.md", "report.html", "stages.pdf", "stages.png", "peers.pdf"} <= names
 
 
 def test_what_json_has_no_word_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
