@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from circuits.documents import SCORE, scoring
 from circuits.dot_product import DotProductParameters, Product
 from circuits.inhibitor import InhibitorParameters
 from circuits.linear import Linear
@@ -38,6 +39,12 @@ def count_lookups(network: Network, n: int) -> dict[str, Counter[int]]:
         counts[f"layer{index}.feed_forward"] = _feed_forward(layer, length)
     counts["classify"] = _classify(network.classifier)
     return counts
+
+
+def count_document_lookups(network: Network) -> dict[str, Counter[int]]:
+    """Return the lookups of the stage that ends each piece of a long document, by bit width."""
+    n_labels = network.classifier.weight.shape[1]
+    return {SCORE: _classify(network.classifier) + _lookups(n_labels, scoring(network).table)}
 
 
 def count_pairs(n: int, n_queries: int, window: int) -> int:

@@ -17,11 +17,12 @@ from concrete import fhe
 from concrete.fhe.compilation.module_compiler import FunctionDef
 from concrete.fhe.representation import Graph, Node, Operation
 
+from circuits.documents import SCORE, score_wire
 from circuits.encrypted import DECLARED_RANGE, WRAPS, declare, encrypted_lookup
 from circuits.lookups import bit_width
 from circuits.network import Network
 from circuits.plan import Stage, Wire, function_name, network_stages, network_wires
-from compile.verifier import StageRange, VerificationError
+from compile.verifier import StageRange, VerificationError, document_stages
 
 N_SAMPLES = 8
 
@@ -76,6 +77,23 @@ def trace_functions(
             if name not in functions:
                 functions[name] = _function(name, stage, stage_range, wires, exact_rounding)
             calls[n].append(StageCall(stage, functions[name]))
+    return calls
+
+
+def trace_documents(
+    network: Network, proved: list[StageRange], exact_rounding: bool
+) -> list[StageCall]:
+    """Return the calls that long documents need beside those of each sequence length.
+
+    proved: by `verify_documents`; none gives none.
+    """
+    if not proved:
+        return []
+    wires = {**network_wires(network, 1), SCORE: score_wire(network)}
+    calls = []
+    for stage, stage_range in zip(document_stages(network), proved, strict=True):
+        function = _function(stage.name, stage, stage_range, wires, exact_rounding)
+        calls.append(StageCall(stage, function))
     return calls
 
 
@@ -137,6 +155,8 @@ def _function(
         return outputs if len(outputs) > 1 else outputs[0]
 
     parameters = [value.replace(".", "_") for value in stage.inputs]
+    if len(set(parameters)) < len(parameters):
+        parameters = [f"{value}_{index}" for index, value in enumerate(parameters)]
     function.__name__ = name
     # Concrete reads names and number of the inputs from the signature.
     function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from concrete.fhe.compilation.module import FheModule
 
+from circuits.documents import scoring
 from circuits.network import Network
 from compile.functions import StageCall
-from fhe_inhibitor.runtime.manifest import Encryption, Program, Task
+from fhe_inhibitor.runtime.manifest import Documents, Encryption, Program, Task
 
 
 def program(
@@ -43,6 +44,27 @@ def program(
         counted = dict(lookups[function])
         tasks.append(Task(call.stage.name, function, tuple(names), call.stage.outputs, counted))
     return Program(tuple(encryptions.values()), tuple(tasks))
+
+
+def documents(
+    network: Network, calls: Sequence[StageCall], lookups: Mapping[str, Mapping[int, int]]
+) -> Documents:
+    """Return what the manifest says of long documents; calls: of `trace_documents`."""
+    score, *adds = calls
+    how = scoring(network)
+    (read,) = score.stage.inputs
+    return Documents(
+        score=Task(
+            score.stage.name,
+            score.function.name,
+            (read,),
+            score.stage.outputs,
+            dict(lookups[score.function.name]),
+        ),
+        adds={len(call.stage.inputs): call.function.name for call in adds},
+        step=how.step,
+        level=how.level,
+    )
 
 
 def keys_digest(module: FheModule) -> str:

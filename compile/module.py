@@ -26,17 +26,30 @@ from concrete.fhe.compilation.module_compiler import ModuleCompiler
 from concrete.fhe.compilation.wiring import Input, Output
 from concrete.fhe.compilation.wiring import Wire as CompositionWire
 
-from circuits.counts import count_lookups
+from circuits.counts import count_document_lookups, count_lookups
+from circuits.documents import scoring
 from circuits.network import Network
 from compile.folders import compile_tidily
-from compile.functions import DeclaredFunction, StageCall, trace_functions
+from compile.functions import DeclaredFunction, StageCall, trace_documents, trace_functions
 from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import benchmark_name, trace_benchmark
-from compile.manifests import keys_digest, network_digest, program
+from compile.manifests import documents, keys_digest, network_digest, program
 from compile.options import BENCHMARK_SIZE, DEFAULT_P_ERROR, refusal
-from compile.verifier import MAX_LOOKUP_BITS, StageRange, check_lengths, verify
+from compile.verifier import (
+    MAX_LOOKUP_BITS,
+    StageRange,
+    check_lengths,
+    verify,
+    verify_documents,
+)
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, SPECS_FILE, Manifest
+from fhe_inhibitor.runtime.manifest import (
+    DOCUMENTS_FORMAT,
+    FORMAT_VERSION,
+    SERVER_FOLDER,
+    SPECS_FILE,
+    Manifest,
+)
 from fhe_inhibitor.system.progress import Observer
 
 SECURITY = SecurityLevel.SECURITY_128_BITS
@@ -48,12 +61,13 @@ class CompileOptions:
 
     p_error: probability that the noise of one lookup passes half a step of its table.
     exact_rounding: round exactly, at one more lookup per bit removed; for tests. max_bits:
-    widest lookup that is allowed.
+    widest lookup that is allowed. documents: whether long documents are to be classified too.
     """
 
     p_error: float = DEFAULT_P_ERROR
     exact_rounding: bool = False
     max_bits: int = MAX_LOOKUP_BITS
+    documents: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,14 +132,19 @@ def build_module(
     lengths = check_lengths(network, buckets)
     observer.begin("compile: verify")
     ranges = {n: verify(network, n, options.max_bits) for n in lengths}
+    proved = verify_documents(network, options.max_bits) if options.documents else []
     observer.begin("compile: trace")
     calls = trace_functions(network, ranges, options.exact_rounding)
-    widths = sorted({width for n in lengths for width in _widths(network, n)})
-    benchmarks = [trace_benchmark(width) for width in widths]
+    added = trace_documents(network, proved, options.exact_rounding)
+    widths = {width for n in lengths for width in _widths(network, n)}
+    if added:
+        widths.add(scoring(network).table.bit_width)
+    benchmarks = [trace_benchmark(width) for width in sorted(widths)]
     observer.begin("compile: compile")
     functions = {call.function.name: call.function for n in lengths for call in calls[n]}
-    traced = [*functions.values(), *benchmarks]
-    module = compile_functions(traced, _wires(calls), options.p_error)
+    traced = [*functions.values(), *(call.function for call in added), *benchmarks]
+    wires = _wires({n: [*calls[n], *added] for n in lengths})
+    module = compile_functions(traced, wires, options.p_error)
     observer.begin("compile: check")
     lookups = compiled_lookups(module)
     if not options.exact_rounding:
@@ -134,6 +153,10 @@ def build_module(
             for call in calls[n]:
                 name = call.function.name
                 check_lookups(module, name, lookups[name], formula[call.stage.name])
+        formula = count_document_lookups(network)
+        for call in added:
+            name = call.function.name
+            check_lookups(module, name, lookups[name], formula.get(call.stage.name, Counter()))
     manifest = Manifest(
         model_hash=model_hash or network_digest(network),
         keys_hash=keys_digest(module),
@@ -144,8 +167,10 @@ def build_module(
         input_range=network.input_range,
         logit_range=_logit_range(ranges),
         programs={n: program(module, calls[n], lookups) for n in lengths},
-        benchmarks={width: benchmark_name(width) for width in widths},
+        benchmarks={width: benchmark_name(width) for width in sorted(widths)},
         benchmark_size=BENCHMARK_SIZE,
+        documents=documents(network, added, lookups) if added else None,
+        format_version=DOCUMENTS_FORMAT if added else FORMAT_VERSION,
     )
     return CompiledNetwork(network, module, manifest, ranges, time.perf_counter() - start)
 

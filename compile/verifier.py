@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.documents import MAX_PIECES, SCORE, add_stage, score_stage, score_wire
 from circuits.intervals import Interval, full, interval_lookup
 from circuits.lookups import Table, bit_width
 from circuits.network import Network
@@ -80,6 +81,20 @@ def verify(network: Network, n: int, max_bits: int = MAX_LOOKUP_BITS) -> list[St
     check_lengths(network, [n])
     wires = network_wires(network, n)
     return [_verify_stage(stage, wires, max_bits) for stage in network_stages(network)]
+
+
+def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
+    """Prove the ranges of what long documents need: the score, then the sums of 2 pieces and more.
+
+    Raises VerificationError as `verify` does.
+    """
+    wires = {**network_wires(network, 1), SCORE: score_wire(network)}
+    return [_verify_stage(stage, wires, max_bits) for stage in document_stages(network)]
+
+
+def document_stages(network: Network) -> list[Stage]:
+    """Return the stages that long documents need beside those of the network."""
+    return [score_stage(network), *(add_stage(pieces) for pieces in range(2, MAX_PIECES + 1))]
 
 
 def _verify_stage(stage: Stage, wires: dict[str, Wire], max_bits: int) -> StageRange:

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from fhe_inhibitor.remote.async_client import AsyncRemoteClient
     from fhe_inhibitor.remote.client import RemoteClient
     from fhe_inhibitor.remote.options import RemoteOptions
-    from fhe_inhibitor.runtime.classifier import Classification, Classifier, Outcome
+    from fhe_inhibitor.runtime.classifier import (
+        Classification,
+        Classifier,
+        DocumentClassification,
+        Outcome,
+    )
     from fhe_inhibitor.runtime.keyring import Keyring
     from fhe_inhibitor.system.progress import Observer
 
@@ -38,6 +43,7 @@ __all__ = [
     "AsyncRemoteClient",
     "Classification",
     "Classifier",
+    "DocumentClassification",
     "InhibiDistilBertConfig",
     "InhibiDistilBertForSequenceClassification",
     "InhibiDistilBertModel",
@@ -57,6 +63,7 @@ _MODULES = {
     "AsyncRemoteClient": "fhe_inhibitor.remote.async_client",
     "Classification": "fhe_inhibitor.runtime.classifier",
     "Classifier": "fhe_inhibitor.runtime.classifier",
+    "DocumentClassification": "fhe_inhibitor.runtime.classifier",
     "InhibiDistilBertConfig": "fhe_inhibitor.model.modeling",  # whose import registers all three
     "InhibiDistilBertForSequenceClassification": "fhe_inhibitor.model.modeling",
     "InhibiDistilBertModel": "fhe_inhibitor.model.modeling",

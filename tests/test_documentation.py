@@ -22,7 +22,7 @@ README = REPOSITORY / "README.md"
 MAX_WORDS = 900
 GENERATED = {
     "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy", "experiments",
-    "neighbours", "plaintext",
+    "neighbours", "piece_limits", "plaintext",
 }  # fmt: skip
 PAGES = [
     README,

@@ -90,6 +90,11 @@ def to_markdown(runs: Sequence[Run]) -> str:
 
 def _read(path: Path) -> Run:
     header, found = read_evaluation(path)
+    if header.max_pieces is not None:
+        raise InputError(
+            f"{path} is of long texts, which this page doesn't show: the command that made it "
+            "prints their figures"
+        )
     analysis = analyse(header, found)
     parts = [header.model, Path(header.data).stem, str(header.max_tokens)]
     parts += ["simulated"] if header.mode == "simulate" else []

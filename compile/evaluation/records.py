@@ -40,7 +40,8 @@ class Header(Record):
     model, data: names. circuits_hash: None where nothing is encrypted. data_sha256: of the file of
     texts, of which `n_texts` can be read. max_tokens: read of a text. labels, logit_scale,
     noise_std: the model's. n_draws: of rounding noise, for each text. float_sha256: of the float
-    student's weights, None without one.
+    student's weights, None without one. max_pieces: that are read of a long text, None if each text
+    is read as one; neutral_logits: the model's, for long texts.
     """
 
     format: Literal["fhe-inhibitor evaluation"] = "fhe-inhibitor evaluation"
@@ -59,6 +60,8 @@ class Header(Record):
     noise_std: float
     n_draws: int
     float_sha256: str | None
+    max_pieces: int | None = None
+    neutral_logits: tuple[float, ...] = ()
 
 
 class Sitting(Record):
@@ -81,8 +84,9 @@ class TextRecord(Record):
     sitting: which one, from 0. label: the true one. logits: decrypted or simulated, None in mode
     `disable`; clear_logits: of the integer model, exact; drawn_logits: with rounding noise, one row
     a draw. These are integers in steps of the header's `logit_scale`. n_tokens: of the text;
-    n_read: of those; n_positions: of the circuits. stages: seconds by name; seconds: from
-    encryption to the logits. done: UTC.
+    n_read: of those; n_positions: of the circuits; n_pieces: that were read, over which the logits
+    are summed. offset: what is to be taken off the logits before the largest says the label, none
+    if empty. stages: seconds by name; seconds: from encryption to the logits. done: UTC.
     """
 
     kind: Literal["text"] = "text"
@@ -96,6 +100,8 @@ class TextRecord(Record):
     n_tokens: int
     n_read: int
     n_positions: int
+    n_pieces: int = 1
+    offset: tuple[float, ...] = ()
     stages: dict[str, float]
     seconds: float
     done: str

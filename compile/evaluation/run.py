@@ -6,11 +6,11 @@ decrypted, and goes on from there: hours of encrypted work are done in several s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -25,10 +25,16 @@ from compile.evaluation.records import (
 )
 from compile.local.session import Session
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import (
+    Document,
+    cut_documents,
+    document_logits,
+    encode_pieces,
+)
 from fhe_inhibitor.integer.evaluation import Accuracy, Agreement, accuracy, agreement, draw_noise
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.integer.public import Tokens
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.files import file_sha256
 from fhe_inhibitor.system.machine import describe_machine
@@ -55,20 +61,29 @@ class EncryptedEvaluation:
 
 
 def evaluate_encrypted(
-    session: Session, rows: Sequence[LabelledText], max_tokens: int | None = None
+    session: Session,
+    rows: Sequence[LabelledText],
+    max_tokens: int | None = None,
+    max_pieces: int | None = None,
 ) -> EncryptedEvaluation:
     """Classify labelled texts in a session whose mode is `simulate` or `execute`.
 
-    Raises InputError for no texts, and for a session that encrypts nothing.
+    max_pieces: read each text in so many pieces at most; None reads each as one. Raises InputError
+    for no texts, and for a session that encrypts nothing.
     """
     if session.mode == "disable" or not rows:
         raise InputError(
             f"{len(rows)} texts in mode {session.mode!r}; wanted 1 or more, 'simulate' or 'execute'"
         )
-    results = session.classify_many([row.text for row in rows], max_tokens)
+    texts = [row.text for row in rows]
+    results: Sequence[Classification]
+    if max_pieces is None:
+        results = session.classify_many(texts, max_tokens)
+    else:
+        results = session.classify_documents(texts, max_tokens, max_pieces)
     return compare(
-        np.array([result.logits for result in results]),
-        np.array([result.clear_logits for result in results]),
+        np.array([_less(result.logits, _offset(result)) for result in results]),
+        np.array([_less(result.clear_logits, _offset(result)) for result in results]),
         rows,
         [result.seconds for result in results],
     )
@@ -92,7 +107,8 @@ class Asked(NamedTuple):
 
     data: the file that the rows were read from; n_texts: how many it has. checkpoint: name or
     folder of the model, where its float student may be. n_draws: of rounding noise, for each text.
-    timed: whether the machine is quiet.
+    timed: whether the machine is quiet. max_pieces: that are read of a long text; None reads each
+    text as one.
     """
 
     data: Path
@@ -101,6 +117,7 @@ class Asked(NamedTuple):
     max_tokens: int | None
     n_draws: int
     timed: bool
+    max_pieces: int | None = None
 
 
 def evaluate_into(
@@ -120,15 +137,19 @@ def evaluate_into(
         raise InputError("0 texts; wanted 1 or more")
     model = session.model
     texts = [row.text for row in rows]
-    tokens = model.tokenize_many(texts, asked.max_tokens, False, Observer())
+    read: Sequence[Tokens | Document]
+    if asked.max_pieces is None:
+        read = model.tokenize_many(texts, asked.max_tokens, False, Observer())
+    else:
+        read = cut_documents(model, texts, asked.max_tokens, asked.max_pieces)
     with open_evaluation(path) as file:
         file.check(_header(session, asked))
         if file.n_dropped:
             observer.note(f"the last line of {path} was half-written: that text is done again")
         missing = [index for index in range(len(rows)) if index not in file.found.texts]
         if missing:
-            _tell_what_is_read(model, tokens, asked, observer)
-            _evaluate(file, missing, rows, tokens, session, asked, observer)
+            _tell_what_is_read(model, read, asked, observer)
+            _evaluate(file, missing, rows, read, session, asked, observer)
         return file.found
 
 
@@ -138,14 +159,14 @@ def summarize(found: Evaluation, rows: Sequence[LabelledText]) -> dict[str, Any]
     Times are of texts of timed sittings alone.
     """
     records = [found.texts[index] for index in range(len(rows))]
-    clear = np.array([record.clear_logits for record in records])
+    clear = np.array([_less(record.clear_logits, record.offset) for record in records])
     if records[0].logits is None:
         drawn = np.array(
-            [record.drawn_logits for record in records]
+            [_less(record.drawn_logits, record.offset) for record in records]
         )  # [n_texts, n_draws, n_labels]
         draws = list(drawn.swapaxes(0, 1)) if drawn.shape[1] else [clear]
         return {"accuracy": asdict(accuracy(draws, rows)), "rounding_noise": drawn.shape[1] > 0}
-    logits = np.array([record.logits for record in records])
+    logits = np.array([_less(record.logits, record.offset) for record in records])
     seconds = [record.seconds for record in records if found.sittings[record.sitting].timed]
     return asdict(compare(logits, clear, rows, seconds))
 
@@ -154,7 +175,7 @@ def _evaluate(
     file: EvaluationFile,
     missing: Sequence[int],
     rows: Sequence[LabelledText],
-    tokens: Sequence[Tokens],
+    read: Sequence[Tokens | Document],
     session: Session,
     asked: Asked,
     observer: Observer,
@@ -165,10 +186,18 @@ def _evaluate(
             f"the load average is {machine.load_average:g} on {machine.cores} cores: with --timed "
             "nothing else should run"
         )
-    chosen = [tokens[index] for index in missing]
-    observer.begin("float student")
-    floats = _float_logits(session.model, asked, chosen, observer)
-    session.prepare()
+    chosen = [read[index] for index in missing]
+    texts = [rows[index].text for index in missing]
+    floats = None
+    results: Iterator[Classification]
+    if asked.max_pieces is None:
+        tokens = cast(list[Tokens], chosen)
+        observer.begin("float student")
+        floats = _float_logits(session.model, asked, tokens, observer)
+        results = session.classify_each(texts, tokens)
+    else:
+        results = session.classify_each_document(texts, cast(list[Document], chosen))
+    session.prepare(asked.max_pieces is not None)
     sitting = file.begin(
         _header(session, asked),
         Sitting(
@@ -178,7 +207,6 @@ def _evaluate(
             began=_now(),
         ),
     )
-    results = session.classify_each([rows[index].text for index in missing], chosen)
     if session.mode == "disable":
         observer.begin("integer model")
         observer.plan(len(missing), "texts")
@@ -193,7 +221,8 @@ def _evaluate(
 
 def _header(session: Session, asked: Asked) -> Header:
     """Return what the file is of; the circuits' hash if the session has made, or found, them."""
-    model, weights = session.model, _float_weights(asked.checkpoint)
+    model, long = session.model, asked.max_pieces is not None
+    weights = None if long else _float_weights(asked.checkpoint)
     modes: dict[str, Mode] = {"disable": "disable", "simulate": "simulate", "execute": "execute"}
     return Header(
         mode=modes[session.mode],
@@ -210,6 +239,8 @@ def _header(session: Session, asked: Asked) -> Header:
         noise_std=model.noise_std,
         n_draws=asked.n_draws,
         float_sha256=None if weights is None else file_sha256(weights),
+        max_pieces=asked.max_pieces,
+        neutral_logits=model.neutral_logits if long else (),
     )
 
 
@@ -233,20 +264,31 @@ def _record(
         n_tokens=result.n_tokens,
         n_read=len(result.tokens),
         n_positions=result.n_positions,
+        n_pieces=len(result.pieces) if isinstance(result, DocumentClassification) else 1,
+        offset=_offset(result),
         stages={stage.name: round(stage.seconds, 6) for stage in result.stages},
         seconds=round(result.seconds, 6),
         done=_now(),
     )
 
 
+def _offset(result: Classification) -> tuple[float, ...]:
+    return result.offset if isinstance(result, DocumentClassification) else ()
+
+
+def _less(logits: Sequence[Any] | None, offset: Sequence[float]) -> np.ndarray:
+    """Return logits `[..., n_labels]` less an offset, if there is one."""
+    assert logits is not None  # of a session that encrypts, or has the model
+    return np.array(logits) - np.array(offset) if offset else np.array(logits)
+
+
 def _draw(
-    model: IntegerModel, tokens: Tokens, index: int, n_draws: int
+    model: IntegerModel, read: Tokens | Document, index: int, n_draws: int
 ) -> tuple[tuple[int, ...], ...]:
     """Return logits with rounding noise, of seeds that the order of the texts doesn't change."""
-    x, padding = model.encode(tokens)
+    pieces = encode_pieces(model, read)
     draws = (
-        model.integer_logits(x, padding, draw_noise(model, [seed, index]))
-        for seed in range(n_draws)
+        document_logits(model, pieces, draw_noise(model, [seed, index])) for seed in range(n_draws)
     )
     return tuple(tuple(logits.tolist()) for logits in draws)
 
@@ -276,13 +318,13 @@ def _float_logits(
 
 
 def _tell_what_is_read(
-    model: IntegerModel, tokens: Sequence[Tokens], asked: Asked, observer: Observer
+    model: IntegerModel, read: Sequence[Tokens | Document], asked: Asked, observer: Observer
 ) -> None:
-    n_cut = sum(read.n_cut > 0 for read in tokens)
+    n_cut = sum(isinstance(tokens, Tokens) and tokens.n_cut > 0 for tokens in read)
     limit = asked.max_tokens or model.default_tokens
     if n_cut:
         observer.note(
-            f"{n_cut} of {len(tokens)} texts are longer than {limit} tokens: their most important "
+            f"{n_cut} of {len(read)} texts are longer than {limit} tokens: their most important "
             "ones are read"
         )
 

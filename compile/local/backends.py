@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +22,13 @@ from compile.lookup_times import measure_lookups
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
-from fhe_inhibitor.runtime.execution import TaskDone, run_tasks, tasks_left
+from fhe_inhibitor.runtime.execution import run_tasks, tasks_left
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Manifest, Task, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import to_response
 from fhe_inhibitor.system.progress import Observer, Stopwatch
+
+Encoded = tuple[np.ndarray, np.ndarray]  # x and padding of a text, or of a piece of one
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ class Backend(Protocol):
     @property
     def circuits_hash(self) -> str | None: ...
 
-    def answer(self, x: np.ndarray, padding: np.ndarray, observer: Observer) -> Answer:
-        """Return the logits of x int `[n, dim]`, padding int `[n]`."""
+    def answer(self, pieces: Sequence[Encoded], observer: Observer) -> Answer:
+        """Return the logits of a text: of one piece, or summed over several of one length.
+
+        pieces: x int `[n, dim]` and padding int `[n]` of each.
+        """
         ...
 
     def measure_lookups(self) -> dict[int, float]:
@@ -74,38 +79,36 @@ class Execution:
         self.setup = prepared.setup
         self.evaluation_keys_bytes = prepared.evaluation_keys_bytes
 
-    def answer(self, x: np.ndarray, padding: np.ndarray, observer: Observer) -> Answer:
+    def answer(self, pieces: Sequence[Encoded], observer: Observer) -> Answer:
         """Encrypt, run every task on ciphertexts, decrypt."""
-        request, encrypt = self._encrypt(x, padding, observer)
-        done = list(
-            self._server.start(Request.from_bytes(request), self._evaluation_keys, observer)
-        )
-        received = to_response(len(x), done[-1]).to_bytes()
+        data, encrypt = self._encrypt(pieces, observer)
+        request = Request.from_bytes(data)
+        costs = [encrypt]
+        for done in self._server.start(request, self._evaluation_keys, observer):
+            costs.append(done.cost)
+        received = to_response(request.n, done, request.pieces).to_bytes()
         logits, decrypt = self._decrypt(received, observer)
-        return Answer(logits, _stages([encrypt], done, [decrypt]), len(request), len(received))
+        return Answer(logits, total_by_name([*costs, decrypt]), len(data), len(received))
 
-    def resume(
-        self, x: np.ndarray, padding: np.ndarray, observer: Observer, folder: str | Path
-    ) -> Answer:
+    def resume(self, pieces: Sequence[Encoded], observer: Observer, folder: str | Path) -> Answer:
         """Do what `answer` does, after the last task that a folder keeps; keep each one there.
 
         Costs are those of all tasks, whenever they ran. The folder's files are removed once the
         logits are there. Raises InputError as `kept_run` does.
         """
-        with kept_run(folder, self._owner(x, padding), observer) as run:
-            answer = self._go_on(x, padding, observer, run)
+        with kept_run(folder, self._owner(pieces), observer) as run:
+            answer = self._go_on(pieces, observer, run)
             run.remove()
         return answer
 
-    def _go_on(
-        self, x: np.ndarray, padding: np.ndarray, observer: Observer, run: KeptRun
-    ) -> Answer:
+    def _go_on(self, pieces: Sequence[Encoded], observer: Observer, run: KeptRun) -> Answer:
         request = run.request()
         if request is None:
-            data, encrypt = self._encrypt(x, padding, observer)
+            data, encrypt = self._encrypt(pieces, observer)
             run.keep_request(data, encrypt.seconds)
             request = Request.from_bytes(data)
-        tasks, values = self._server.tasks(request.n), self._server.read_values(request)
+        tasks = self._server.tasks(request.n, request.pieces)
+        values = self._server.read_values(request)
         values |= run.read_values(tasks)
         left = tasks_left(tasks, values)
         seconds = {index: run.seconds(index) for index in range(1, len(tasks) + 1)}
@@ -113,7 +116,7 @@ class Execution:
         for done in self._server.go_on(tasks, values, self._evaluation_keys, observer, left):
             seconds[done.index] = done.seconds
             run.keep(tasks, request.n, done)
-        received = to_response(request.n, done).to_bytes()
+        received = to_response(request.n, done, request.pieces).to_bytes()
         try:
             logits, decrypt = self._decrypt(received, observer)
         except InputError as error:
@@ -128,12 +131,11 @@ class Execution:
         ]
         return Answer(logits, total_by_name(costs), len(request.to_bytes()), len(received))
 
-    def _encrypt(
-        self, x: np.ndarray, padding: np.ndarray, observer: Observer
-    ) -> tuple[bytes, StageCost]:
+    def _encrypt(self, pieces: Sequence[Encoded], observer: Observer) -> tuple[bytes, StageCost]:
         observer.begin("encrypt")
         start = time.perf_counter()
-        request = self._client.encrypt(x, padding, self._model.projections(x)).to_bytes()
+        given = [(x, padding, self._model.projections(x)) for x, padding in pieces]
+        request = self._client.encrypt_document(given).to_bytes()
         return request, StageCost("encrypt", time.perf_counter() - start)
 
     def _decrypt(self, received: bytes, observer: Observer) -> tuple[np.ndarray, StageCost]:
@@ -142,9 +144,16 @@ class Execution:
         logits = self._client.decrypt(Response.from_bytes(received))
         return logits, StageCost("decrypt", time.perf_counter() - start)
 
-    def _owner(self, x: np.ndarray, padding: np.ndarray) -> RunOwner:
+    def _owner(self, pieces: Sequence[Encoded]) -> RunOwner:
         """Return what a run belongs to; the text is known by what the model reads of it."""
-        read = b"".join([str(x.shape).encode(), *(a.astype("<i8").tobytes() for a in (x, padding))])
+        read = b"".join(
+            part
+            for x, padding in pieces
+            for part in (
+                str(x.shape).encode(),
+                *(array.astype("<i8").tobytes() for array in (x, padding)),
+            )
+        )
         return RunOwner(
             circuits_hash=self.circuits_hash,
             evaluation_keys=hashlib.sha256(self._client.evaluation_keys()).hexdigest(),
@@ -160,11 +169,15 @@ class Simulation:
     """Concrete's simulation of the same circuits: its noise and rounding, no keys, no secrecy."""
 
     def __init__(
-        self, model: IntegerModel, cache_dir: str | Path | None, observer: Observer
+        self,
+        model: IntegerModel,
+        cache_dir: str | Path | None,
+        observer: Observer,
+        documents: bool = False,
     ) -> None:
         self._model = model
         steps = Stopwatch(observer)
-        folder = prepare_circuits(model, cache_dir, steps, simulated=True)
+        folder = prepare_circuits(model, cache_dir, steps, simulated=True, documents=documents)
         self.manifest = read_manifest(folder, model.hash)
         self._server = fhe.Server(Library(str(folder / SERVER_FOLDER)), True, None)
         self._client = fhe.Client(self._server.client_specs, is_simulated=True)
@@ -172,14 +185,23 @@ class Simulation:
         self.setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
         self.evaluation_keys_bytes = 0
 
-    def answer(self, x: np.ndarray, padding: np.ndarray, observer: Observer) -> Answer:
+    def answer(self, pieces: Sequence[Encoded], observer: Observer) -> Answer:
         """Simulate every task on clear integers."""
-        program = self.manifest.program(len(x))
-        given = {"x": x, "padding": padding, **self._model.projections(x)}
-        values = {encryption.name: given[encryption.value] for encryption in program.encryptions}
-        done = list(run_tasks(program.tasks, values, self._simulate, observer))
-        (logits,) = done[-1].outputs.values()
-        return Answer(np.asarray(logits, np.int64).reshape(-1), _stages([], done, []))
+        program = self.manifest.program(len(pieces[0][0]), len(pieces))
+        given = [
+            {"x": x, "padding": padding, **self._model.projections(x)} for x, padding in pieces
+        ]
+        # A program encrypts as much for one piece as for another, one piece after the other.
+        each = len(program.encryptions) // len(pieces)
+        values = {
+            encryption.name: given[index // each][encryption.value]
+            for index, encryption in enumerate(program.encryptions)
+        }
+        costs = []
+        for done in run_tasks(program.tasks, values, self._simulate, observer):
+            costs.append(done.cost)
+        (logits,) = done.outputs.values()
+        return Answer(np.asarray(logits, np.int64).reshape(-1), total_by_name(costs))
 
     def measure_lookups(self) -> dict[int, float]:
         """Return nothing: simulated lookups take no time worth comparing."""
@@ -190,12 +212,6 @@ class Simulation:
         results = self._server.run(given, function_name=function)
         outputs: Any = self._client.simulate_decrypt(results, function_name=function)
         return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def _stages(
-    before: list[StageCost], tasks: Iterable[TaskDone[Any]], after: list[StageCost]
-) -> tuple[StageCost, ...]:
-    return total_by_name([*before, *(done.cost for done in tasks), *after])
 
 
 def _tell_what_is_left(

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from fhe_inhibitor.runtime.server import EvaluationKeys, Server
 
 CIRCUITS_PART, SIMULATION_PART, MODULE_FOLDER = "circuits", "simulation", "module"
+DOCUMENTS_SUFFIX = "-long"  # of parts that classify long documents too
 OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 kept them
 # The modules whose code decides what is compiled: an edit of one makes circuits anew.
 CODE = (
     *(f"circuits.{name}" for name in (
-        "network", "plan", "stages", "linear", "inhibitor", "dot_product", "pairs", "sums",
-        "lookups", "encrypted", "intervals",
+        "network", "plan", "stages", "documents", "linear", "inhibitor", "dot_product", "pairs",
+        "sums", "lookups", "encrypted", "intervals",
     )),
     *(f"compile.{name}" for name in (
         "functions", "lookup_counts", "lookup_times", "manifests", "module", "options", "verifier",
@@ -80,18 +81,20 @@ def prepare(
     passphrase: str | None = None,
     cache_dir: str | Path | None = None,
     observer: Observer | None = None,
+    documents: bool = False,
 ) -> Prepared:
     """Return circuits and keys of a model, made where they are missing.
 
-    passphrase: of the keys, if they are, or are to be, locked with one. Raises InputError if the
-    cache or the keyring cannot be written, or the keys can't be read.
+    passphrase: of the keys, if they are, or are to be, locked with one. documents: as in
+    `prepare_circuits`. Raises InputError if the cache or the keyring cannot be written, or the keys
+    can't be read.
     """
     # Here, because importing Concrete takes seconds that a server's command can spare.
     from fhe_inhibitor.runtime.client import Client
     from fhe_inhibitor.runtime.server import Server
 
     steps = Stopwatch(observer or Observer())
-    folder = prepare_circuits(model, cache_dir, steps)
+    folder = prepare_circuits(model, cache_dir, steps, documents=documents)
     client, server = Client(folder, model.hash), Server(folder, model.hash)
     _move_old_keys(cache_entry(model, cache_dir) / OLD_KEYS, keyring, steps)
     digest = folder_hash(folder)
@@ -109,16 +112,19 @@ def prepare_circuits(
     observer: Observer | None = None,
     simulated: bool = False,
     on_compiled: Callable[[CompiledNetwork], None] | None = None,
+    documents: bool = False,
 ) -> Path:
     """Return the folder with circuits, client specifications and public part; makes no keys.
 
     simulated: of circuits that simulate encryption, which need no public part. on_compiled: is
-    given the circuits if they are compiled here, before they are in the cache. Raises InputError if
-    the cache folder cannot be written, or no code in it can be run.
+    given the circuits if they are compiled here, before they are in the cache. documents: of
+    circuits that classify long documents too. Raises InputError if the cache folder cannot be
+    written, or no code in it can be run.
     """
     observer = observer or Observer()
     entry = cache_entry(model, cache_dir)
-    part, made_from = entry / (SIMULATION_PART if simulated else CIRCUITS_PART), _made_from(model)
+    name = SIMULATION_PART if simulated else CIRCUITS_PART
+    part, made_from = entry / (name + DOCUMENTS_SUFFIX * documents), _made_from(model, documents)
     module = part / MODULE_FOLDER
     with locked(entry, observer.note):
         _refuse_noexec(entry)
@@ -127,23 +133,24 @@ def prepare_circuits(
             if part.exists():
                 observer.note(f"the circuits in the cache are {reason}; making new ones")
             with published(part, made_from) as unfinished:
-                compiled = compile_model(model, observer)
+                compiled = compile_model(model, observer, documents)
                 if on_compiled is not None:
                     on_compiled(compiled)
                 compiled.save(unfinished / MODULE_FOLDER, simulated)
                 if not simulated:
-                    model.write_public(unfinished / MODULE_FOLDER)
+                    model.write_public(unfinished / MODULE_FOLDER, documents)
     return module
 
 
-def compile_model(model: Compilable, observer: Observer) -> CompiledNetwork:
-    """Return the circuits of a model for all its sequence lengths."""
+def compile_model(
+    model: Compilable, observer: Observer, documents: bool = False
+) -> CompiledNetwork:
+    """Return the circuits of a model for all its sequence lengths, and for long documents."""
     # Here, because it loads Concrete, which whoever finds the circuits in the cache can spare.
     from compile.module import CompileOptions, build_module
 
-    return build_module(
-        model.network, model.buckets, CompileOptions(p_error=model.p_error), model.hash, observer
-    )
+    options = CompileOptions(p_error=model.p_error, documents=documents)
+    return build_module(model.network, model.buckets, options, model.hash, observer)
 
 
 def cache_entry(model: IntegerModel, cache_dir: str | Path | None = None) -> Path:
@@ -161,7 +168,7 @@ def _refuse_noexec(entry: Path) -> None:
         )
 
 
-def _made_from(model: IntegerModel) -> dict[str, object]:
+def _made_from(model: IntegerModel, documents: bool) -> dict[str, object]:
     """Return what compiled circuits depend on, the code that compiles them included."""
     code = hashlib.sha256()
     for name in CODE:
@@ -176,6 +183,7 @@ def _made_from(model: IntegerModel) -> dict[str, object]:
         "model": model.hash,
         "buckets": list(model.buckets),
         "p_error": model.p_error,
+        "neutral_logits": list(model.neutral_logits) if documents else None,
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +21,25 @@ import numpy as np
 
 from compile.local.p_error import with_p_error
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import (
+    Document,
+    cut_documents,
+    describe_cost,
+    document_logits,
+    document_step,
+    encode_pieces,
+    mean_logits,
+    neutral_of,
+    tell_neutral,
+)
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.integer.public import Tokens
-from fhe_inhibitor.runtime.classifier import Classification, Outcome
+from fhe_inhibitor.runtime.classifier import (
+    Classification,
+    DocumentClassification,
+    Outcome,
+    of_document,
+)
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.child import silence_dependencies
@@ -30,7 +47,7 @@ from fhe_inhibitor.system.machine import check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
-    from compile.local.backends import Answer, Backend, Execution
+    from compile.local.backends import Answer, Backend, Encoded, Execution
 
 MODES = ("disable", "simulate", "execute")
 
@@ -105,12 +122,15 @@ class Session:
         `execute`, for a folder that holds the run of another model, of other keys or of another
         text, or other files, and for one that others can look into.
         """
+        self._check_resumable(resume)
+        tokens = self.model.tokenize_many([text], max_tokens, strict, self._observer)
+        return next(self._classify_each([text], tokens, resume))
+
+    def _check_resumable(self, resume: str | Path | None) -> None:
         if resume is not None and self.mode != "execute":
             raise InputError(
                 f"mode {self.mode!r} leaves nothing to resume: take mode 'execute', or no folder"
             )
-        tokens = self.model.tokenize_many([text], max_tokens, strict, self._observer)
-        return next(self._classify_each([text], tokens, resume))
 
     def classify_many(
         self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
@@ -134,7 +154,8 @@ class Session:
                 deliver(Outcome(index, text, error=read))
                 continue
             try:
-                outcome = Outcome(index, text, self._classify(text, read, *self.model.encode(read)))
+                result = self._classify(text, read, encode_pieces(self.model, read))
+                outcome = Outcome(index, text, result)
             except Exception as error:  # native code raises what it likes
                 outcome = Outcome(index, text, error=error)
             deliver(outcome)
@@ -145,13 +166,76 @@ class Session:
         """Classify texts as `IntegerModel.tokenize` read them, one whenever one is asked for."""
         return self._classify_each(texts, tokens)
 
+    def classify_document(
+        self,
+        text: str,
+        max_tokens: int | None = None,
+        max_pieces: int | None = None,
+        resume: str | Path | None = None,
+    ) -> DocumentClassification:
+        """Classify one long text; arguments as `classify_documents`, resume as `classify`."""
+        self._check_resumable(resume)
+        (document,) = cut_documents(self.model, [text], max_tokens, max_pieces)
+        return next(self.classify_each_document([text], [document], resume))
+
+    def classify_documents(
+        self,
+        texts: Sequence[str],
+        max_tokens: int | None = None,
+        max_pieces: int | None = None,
+    ) -> list[DocumentClassification]:
+        """Classify long texts, as `Classifier.classify_documents` says; tells what they will cost.
+
+        Long documents have circuits and keys of their own, which are made, or found, at the first
+        one. In mode `execute` one lookup of each width is timed first, to tell the seconds.
+        """
+        documents = cut_documents(self.model, texts, max_tokens, max_pieces)
+        return list(self.classify_each_document(texts, documents))
+
+    def classify_each_document(
+        self,
+        texts: Sequence[str],
+        documents: Sequence[Document],
+        resume: str | Path | None = None,
+    ) -> Iterator[DocumentClassification]:
+        """Classify texts as `cut_documents` cut them, one whenever one is asked for."""
+        encoded = [encode_pieces(self.model, document) for document in documents]
+        tell_neutral(self.model, documents, self._observer)
+        if backend := self.prepare(any(len(pieces) > 1 for pieces in encoded)):
+            self._tell_cost(backend, encoded)
+        for text, document, pieces in zip(texts, documents, encoded, strict=True):
+            if len(document.pieces) < document.n_pieces:
+                self._observer.note(document.describe())
+            yield of_document(
+                self._classify(text, document, pieces, resume),
+                tuple(piece.tokens for piece in document.pieces),
+                document.n_pieces,
+                neutral_of(self.model, document),
+            )
+
+    def _tell_cost(self, backend: Backend, encoded: Sequence[Sequence[Encoded]]) -> None:
+        programs = [backend.manifest.program(len(p[0][0]), len(p)) for p in encoded]
+        counts = sum((Counter(program.lookups) for program in programs), Counter[int]())
+        if self.mode == "execute" and not self._lookup_s:
+            self._measure(backend)
+        seconds = sum(count * self._lookup_s.get(bits, 0.0) for bits, count in counts.items())
+        n_pieces = sum(map(len, encoded))
+        self._observer.note(
+            describe_cost(n_pieces, counts.total(), seconds if self._lookup_s else None)
+        )
+        self._observer.plan(counts.total(), "lookups")
+
+    def _measure(self, backend: Backend) -> None:
+        self._observer.begin("time lookups")
+        self._lookup_s = backend.measure_lookups()
+
     def _classify_each(
         self, texts: Sequence[str], tokens: Sequence[Tokens], resume: str | Path | None = None
     ) -> Iterator[Classification]:
-        inputs = [self.model.encode(read) for read in tokens]
-        self._plan([x for x, _ in inputs])
-        for text, read, encoded in zip(texts, tokens, inputs, strict=True):
-            yield self._classify(text, read, *encoded, resume)
+        inputs = [encode_pieces(self.model, read) for read in tokens]
+        self._plan([x for ((x, _),) in inputs])
+        for text, read, pieces in zip(texts, tokens, inputs, strict=True):
+            yield self._classify(text, read, pieces, resume)
 
     def _plan(self, inputs: Sequence[np.ndarray]) -> None:
         """Prepare, and tell the observer of the lookups of these inputs."""
@@ -159,15 +243,17 @@ class Session:
             tasks = [task for x in inputs for task in backend.manifest.program(len(x)).tasks]
             self._observer.plan(sum(task.n_lookups for task in tasks), "lookups")
 
-    def prepare(self) -> Backend | None:
+    def prepare(self, documents: bool = False) -> Backend | None:
         """Make circuits and keys, or find them; None in mode `disable`.
 
-        The first text does it otherwise. Raises InputError if the cache or the keyring cannot be
-        written, keys can't be read, or the environment lets Concrete not run.
+        documents: those that classify long documents too. The first text does it otherwise. Raises
+        InputError if the cache or the keyring cannot be written, keys can't be read, or the
+        environment lets Concrete not run.
         """
         if self._closed:
             raise InputError("this session is closed: make another one")
-        if self._backend is None and self.mode != "disable":
+        fit = self._backend and (self._backend.manifest.documents or not documents)
+        if not fit and self.mode != "disable":
             check_threads()
             # Here, because importing Concrete takes seconds that mode `disable` can spare.
             with warnings.catch_warnings():
@@ -176,15 +262,19 @@ class Session:
                 from compile.local.prepared import prepare
 
             if self.mode == "simulate":
-                self._backend = Simulation(self.model, self._cache_dir, self._observer)
+                self._backend = Simulation(self.model, self._cache_dir, self._observer, documents)
                 return self._backend
             prepared = prepare(
-                self.model, self.keyring, self._passphrase, self._cache_dir, self._observer
+                self.model,
+                self.keyring,
+                self._passphrase,
+                self._cache_dir,
+                self._observer,
+                documents,
             )
-            self._backend = Execution(self.model, prepared)
+            self._backend, self._lookup_s = Execution(self.model, prepared), {}
             if self._benchmark:
-                self._observer.begin("time lookups")
-                self._lookup_s = self._backend.measure_lookups()
+                self._measure(self._backend)
         return self._backend
 
     @property
@@ -205,24 +295,27 @@ class Session:
     def _classify(
         self,
         text: str,
-        tokens: Tokens,
-        x: np.ndarray,
-        padding: np.ndarray,
+        read: Tokens | Document,
+        pieces: Sequence[Encoded],
         resume: str | Path | None = None,
     ) -> Classification:
-        clear = self.model.integer_logits(x, padding)
+        clear = document_logits(self.model, pieces)
         start = time.perf_counter()
-        answer = self._answer(x, padding, resume)
+        answer = self._answer(pieces, resume)
         seconds = time.perf_counter() - start
-        label, probability = self.model.label(answer.logits if answer else clear)
+        logits = answer.logits * document_step(self.model, len(pieces)) if answer else None
+        found = clear if logits is None else logits
+        if isinstance(read, Document):
+            found = mean_logits(self.model, found, read)
+        label, probability = self.model.label(found)
         return Classification(
             text=text,
             label=label,
             probability=probability,
-            tokens=tokens.tokens,
-            n_tokens=tokens.n_total,
-            n_positions=len(x),
-            logits=tuple(answer.logits.tolist()) if answer else None,
+            tokens=read.tokens,
+            n_tokens=read.n_total,
+            n_positions=len(pieces[0][0]),
+            logits=None if logits is None else tuple(logits.tolist()),
             clear_logits=tuple(clear.tolist()),
             logit_scale=self.model.logit_scale,
             stages=answer.stages if answer else (),
@@ -231,12 +324,10 @@ class Session:
             response_bytes=answer.response_bytes if answer else 0,
         )
 
-    def _answer(
-        self, x: np.ndarray, padding: np.ndarray, resume: str | Path | None
-    ) -> Answer | None:
+    def _answer(self, pieces: Sequence[Encoded], resume: str | Path | None) -> Answer | None:
         if self._backend is None:
             return None
         if resume is None:
-            return self._backend.answer(x, padding, self._observer)
-        execution = cast("Execution", self._backend)  # `classify` refuses other modes
-        return execution.resume(x, padding, self._observer, resume)
+            return self._backend.answer(pieces, self._observer)
+        execution = cast("Execution", self._backend)  # `_check_resumable` refuses other modes
+        return execution.resume(pieces, self._observer, resume)

@@ -15,12 +15,15 @@ from fhe_inhibitor.cli.options import (
     CaOption,
     InsecureOption,
     JsonOption,
+    LongOption,
+    MaxPiecesOption,
     ModeOption,
     PErrorOption,
     QuietOption,
     TokenFileOption,
     TokensOption,
     passphrase_in_environment,
+    pieces_asked,
     print_json,
     shipped_models,
 )
@@ -57,6 +60,8 @@ def classify(
     mode: ModeOption = "execute",
     tokens: TokensOption = None,
     strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
+    long: LongOption = False,
+    max_pieces: MaxPiecesOption = None,
     benchmark: Annotated[
         bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
@@ -93,12 +98,15 @@ def classify(
 
     if as_lines and (as_json or benchmark or resume is not None):
         raise InputError("--jsonl prints lines alone: drop --json, --benchmark and --resume")
-    sentences = _sentences(texts or [], file, as_lines)
+    if long and (strict or as_lines):
+        raise InputError("--long cuts texts, and prints all at the end: drop --strict and --jsonl")
+    pieces = pieces_asked(long, max_pieces)
+    sentences = _documents(texts or [], file) if long else _sentences(texts or [], file, as_lines)
     if not sentences:
         raise InputError("no text: pass a sentence in quotes, or --file with one sentence a line")
     if resume is not None:
         _check_resumable(sentences, mode, server)
-    reading = Reading(sentences, tokens, strict, as_lines)
+    reading = Reading(sentences, tokens, strict, as_lines, pieces)
     work: Work[Classified]
     if server is None:
         work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume)
@@ -143,6 +151,19 @@ def _check_resumable(sentences: list[str], mode: str, server: str | None) -> Non
         )
 
 
+def _documents(texts: list[str], file: Path | None) -> list[str]:
+    """Return the texts of the arguments, and a file as one text; "-" is stdin in both places."""
+    from fhe_inhibitor.text.data import parse_document, read_document
+
+    if texts == ["-"] and file is None:
+        texts, file = [], Path("-")
+    if file is None:
+        return texts
+    if str(file) == "-":
+        return [*texts, parse_document(sys.stdin.buffer.read(), "stdin")]
+    return [*texts, read_document(file)]
+
+
 def _sentences(texts: list[str], file: Path | None, each_apart: bool) -> list[str]:
     """Return the texts of the arguments, then those of the file; "-" is stdin in both places.
 
@@ -164,17 +185,21 @@ class Reading:
     """Texts, how much of them is to be read, and how results come.
 
     each_apart: as parts, one for each text as soon as it is done, and not all at the end.
+    max_pieces: of a long text; None reads each text as one.
     """
 
     texts: Sequence[str]
     max_tokens: int | None
     strict: bool
     each_apart: bool
+    max_pieces: int | None = None
 
-    def classify(self, classifier: Classifier, observer: Observer) -> list[Classification]:
+    def classify(self, classifier: Classifier, observer: Observer) -> Sequence[Classification]:
         """Classify the texts; the results are empty where they were told one by one."""
         from fhe_inhibitor.cli.lines import line_of
 
+        if self.max_pieces is not None:
+            return classifier.classify_documents(self.texts, self.max_tokens, self.max_pieces)
         how = self.max_tokens, self.strict
         if not self.each_apart:
             return classifier.classify_many(self.texts, *how)
@@ -189,7 +214,7 @@ class Classified:
     model: str
     mode: str
     labels: tuple[str, ...]
-    results: list[Classification]
+    results: Sequence[Classification]
     cost: SessionCost
 
 
@@ -222,10 +247,14 @@ class ClassifyHere:
         ) as session:
             reading = self.reading
             how = reading.max_tokens, reading.strict
+            results: Sequence[Classification]
             if self.resume is None:
                 results = reading.classify(session, observer)
-            else:
+            elif reading.max_pieces is None:
                 results = [session.classify(reading.texts[0], *how, resume=self.resume)]
+            else:
+                read = reading.max_tokens, reading.max_pieces
+                results = [session.classify_document(reading.texts[0], *read, self.resume)]
             model = session.model
             return Classified(model.name, self.mode, model.labels, results, session.cost())
 

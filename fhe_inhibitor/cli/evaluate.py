@@ -12,11 +12,14 @@ import typer
 from fhe_inhibitor.cli.options import (
     JsonOption,
     LabelsOption,
+    LongOption,
+    MaxPiecesOption,
     ModelOption,
     ModeOption,
     QuietOption,
     TokensOption,
     passphrase_in_environment,
+    pieces_asked,
     print_json,
 )
 from fhe_inhibitor.cli.worker import in_worker
@@ -60,6 +63,8 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read only the first texts.")] = None,
     tokens: TokensOption = None,
+    long: LongOption = False,
+    max_pieces: MaxPiecesOption = None,
     skip_invalid: Annotated[
         bool, typer.Option(help="Leave out lines that can't be read, and name them.")
     ] = False,
@@ -84,27 +89,30 @@ def evaluate(
 
     if task is not None or labels is not None:
         given = "--labels" if task is None else "--task"
-        if mode != "disable" or tokens is not None or out is not None:
+        if mode != "disable" or tokens is not None or out is not None or long:
             raise InputError(
                 f"{given} measures a float model, in the clear and on all tokens: "
-                "drop --mode, --tokens and --out"
+                "drop --mode, --tokens, --long and --out"
             )
         _evaluate_task(_find_task(task, labels), data, model, limit, skip_invalid, as_json)
         return
     if data is None:
         raise InputError("no data: pass --data FILE.tsv, or --task for a float model")
+    pieces = pieces_asked(long, max_pieces)
     if timed and (out is None or mode != "execute"):
         raise InputError("--timed is said of an encrypted run that is kept: add --out FILE.jsonl")
     n_draws = (draws or (DRAWS if out is None else KEPT_DRAWS)) if rounding_noise else 0
     with Display(quiet) as display:
         if out is not None:
-            kept = EvaluateInto(data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed)
+            kept = EvaluateInto(
+                data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed, pieces
+            )
             done = kept.run(display) if mode == "disable" else in_worker(kept, display)
         elif mode == "disable":
-            integers = EvaluateIntegers(data, model, tokens, limit, skip_invalid, n_draws)
+            integers = EvaluateIntegers(data, model, tokens, limit, skip_invalid, n_draws, pieces)
             done = integers.run(display)
         else:
-            encrypted = EvaluateEncrypted(data, model, mode, tokens, limit, skip_invalid)
+            encrypted = EvaluateEncrypted(data, model, mode, tokens, limit, skip_invalid, pieces)
             done = in_worker(encrypted, display)
     done = {"model": model, "data": str(data), "mode": mode, **done}
     if as_json:
@@ -123,6 +131,7 @@ class EvaluateIntegers:
     limit: int | None
     skip_invalid: bool
     n_draws: int
+    max_pieces: int | None = None
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return the accuracy, and whether noise was drawn."""
@@ -131,7 +140,9 @@ class EvaluateIntegers:
         model = IntegerModel.load(self.model)
         rows, left_out = _read(self, len(model.labels), observer)
         rows = rows[: self.limit]
-        accuracy = evaluation.evaluate(model, rows, self.max_tokens, self.n_draws, observer)
+        accuracy = evaluation.evaluate(
+            model, rows, self.max_tokens, self.n_draws, observer, self.max_pieces
+        )
         return {"accuracy": asdict(accuracy), "rounding_noise": self.n_draws > 0, **left_out}
 
 
@@ -145,6 +156,7 @@ class EvaluateEncrypted:
     max_tokens: int | None
     limit: int | None
     skip_invalid: bool
+    max_pieces: int | None = None
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return accuracy, agreement with the integer model, and times."""
@@ -156,14 +168,16 @@ class EvaluateEncrypted:
         rows = rows[: self.limit]
         passphrase = passphrase_in_environment()
         with Session(model, self.mode, observer=observer, passphrase=passphrase) as session:
-            return {**asdict(evaluate_encrypted(session, rows, self.max_tokens)), **left_out}
+            done = evaluate_encrypted(session, rows, self.max_tokens, self.max_pieces)
+            return {**asdict(done), **left_out}
 
 
 @dataclass(frozen=True)
 class EvaluateInto:
     """Measures in any mode, and keeps each text's logits in the file `out`.
 
-    n_draws: of rounding noise, for each text. timed: whether the machine is quiet.
+    n_draws: of rounding noise, for each text. timed: whether the machine is quiet. max_pieces: as
+    in `Asked`.
     """
 
     data: Path
@@ -175,6 +189,7 @@ class EvaluateInto:
     out: Path
     n_draws: int
     timed: bool
+    max_pieces: int | None
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return what the file says of the texts that were asked for, old and new."""
@@ -187,7 +202,8 @@ class EvaluateInto:
             silence_transformers()
         model = IntegerModel.load(self.model)
         rows, left_out = _read(self, len(model.labels), observer)
-        asked = Asked(self.data, len(rows), self.model, self.max_tokens, self.n_draws, self.timed)
+        how = self.max_tokens, self.n_draws, self.timed, self.max_pieces
+        asked = Asked(self.data, len(rows), self.model, *how)
         rows = rows[: self.limit]
         passphrase = passphrase_in_environment()
         with Session(

@@ -11,6 +11,8 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from fhe_inhibitor.errors import InputError
+
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
 
 MODES = ("disable", "simulate", "execute")
@@ -90,10 +92,32 @@ LabelsOption = Annotated[
         metavar="NAME,NAME,...", help="Of the classes 0, 1, ... in texts of your own, in --data."
     ),
 ]
+LongOption = Annotated[
+    bool,
+    typer.Option("--long", help="Read each text piece by piece; the pieces' logits are added."),
+]
+MaxPiecesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pieces",
+        metavar="N",
+        help="With --long, read at most N pieces of a text, evenly spread; 16 if not given, "
+        "which is the most. Fewer are faster.",
+    ),
+]
 TokensOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),
 ]
+
+
+def pieces_asked(long: bool, max_pieces: int | None) -> int | None:
+    """Return the most pieces of a text, None for texts that are read as one."""
+    from circuits.documents import MAX_PIECES
+
+    if max_pieces is not None and not long:
+        raise InputError("--max-pieces is of long texts: add --long, or drop it")
+    return (max_pieces or MAX_PIECES) if long else None
 
 
 def passphrase_in_environment() -> str | None:

@@ -46,6 +46,9 @@ def serve(
         Path | None, typer.Option(metavar="FILE.pem", help="Its private key.")
     ] = None,
     p_error: PErrorOption = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Serve circuits that classify long documents too.")
+    ] = False,
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -68,7 +71,8 @@ def serve(
     )
     make_data_folder(settings.data_dir)  # refused before models are compiled, which takes long
     with Display(quiet) as display:
-        folders = in_worker(PrepareModels(tuple(models or [DEFAULT_MODEL]), p_error), display)
+        work = PrepareModels(tuple(models or [DEFAULT_MODEL]), p_error, long)
+        folders = in_worker(work, display)
     serve_models(settings, folders)
 
 
@@ -134,11 +138,13 @@ def _tokens_file(config: Path | None, data: Path | None) -> Path:
 class PrepareModels:
     """Compiles models' circuits unless the cache has them.
 
-    p_error: of `compile.local.p_error`, each model's own if None.
+    p_error: of `compile.local.p_error`, each model's own if None. documents: circuits that classify
+    long documents too.
     """
 
     models: tuple[str, ...]
     p_error: str | None
+    documents: bool = False
 
     def run(self, observer: Observer) -> list[Path]:
         """Return the folders of the circuits."""
@@ -147,4 +153,6 @@ class PrepareModels:
 
         # All are loaded before one is compiled.
         models = [with_p_error(IntegerModel.load(x), self.p_error) for x in self.models]
-        return [prepare_circuits(model, observer=observer) for model in models]
+        return [
+            prepare_circuits(model, observer=observer, documents=self.documents) for model in models
+        ]

@@ -16,6 +16,12 @@ import numpy as np
 
 from circuits.lookups import Lookup, exact_lookup, noisy_lookup
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import (
+    cut_documents,
+    document_logits,
+    encode_pieces,
+    mean_logits,
+)
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
@@ -74,6 +80,28 @@ def predict(
     return np.stack(logits)
 
 
+def predict_documents(
+    model: IntegerModel,
+    rows: Sequence[LabelledText],
+    max_tokens: int | None = None,
+    max_pieces: int | None = None,
+    seed: int | None = None,
+    observer: Observer | None = None,
+) -> np.ndarray:
+    """Return `mean_logits` of long texts, float64 `[n_texts, n_labels]`, without encryption.
+
+    max_tokens, max_pieces: as in `cut_documents`. seed, observer: as in `predict`.
+    """
+    lookup = exact_lookup if seed is None else draw_noise(model, seed)
+    logits = []
+    for document in cut_documents(model, [row.text for row in rows], max_tokens, max_pieces):
+        found = document_logits(model, encode_pieces(model, document), lookup)
+        logits.append(mean_logits(model, found, document))
+        if observer:
+            observer.finish(1)
+    return np.stack(logits)
+
+
 def draw_noise(model: IntegerModel, seed: int | Sequence[int]) -> Lookup:
     """Return a lookup that draws the noise of encrypted rounding, the model's, from a seed."""
     return noisy_lookup(np.random.default_rng(seed), model.noise_std)
@@ -85,9 +113,11 @@ def evaluate(
     max_tokens: int | None = None,
     n_draws: int = 0,
     observer: Observer | None = None,
+    max_pieces: int | None = None,
 ) -> Accuracy:
     """Return the accuracy of the integer model over labelled texts.
 
+    max_pieces: classify each text in so many pieces at most; None reads each as one.
     n_draws: passes over the texts, each with rounding noise of another seed; 0 is one pass
     with exact rounding. Raises InputError for no texts, or a negative number of draws.
     """
@@ -99,7 +129,13 @@ def evaluate(
     if observer:
         observer.begin("integer model")
         observer.plan(len(rows) * len(seeds), "texts")
-    return accuracy([predict(model, rows, max_tokens, seed, observer) for seed in seeds], rows)
+    if max_pieces is None:
+        draws = [predict(model, rows, max_tokens, seed, observer) for seed in seeds]
+    else:
+        draws = [
+            predict_documents(model, rows, max_tokens, max_pieces, seed, observer) for seed in seeds
+        ]
+    return accuracy(draws, rows)
 
 
 def accuracy(draws: Sequence[np.ndarray], rows: Sequence[LabelledText]) -> Accuracy:
@@ -124,10 +160,12 @@ def accuracy(draws: Sequence[np.ndarray], rows: Sequence[LabelledText]) -> Accur
 def agreement(reference: np.ndarray, other: np.ndarray) -> Agreement:
     """Compare logits `[n_texts, n_labels]` of the same texts.
 
+    They differ by integers, though neutral logits may have been taken off both.
+
     >>> agreement(np.array([[0, 4], [8, 0]]), np.array([[1, 4], [7, 0]])).max_difference
     1
     """
-    difference = int(np.abs(reference - other).max())
+    difference = round(float(np.abs(reference - other).max()))
     two_largest = np.sort(reference, axis=-1)[:, -2:]
     margin = float((two_largest[:, 1] - two_largest[:, 0]).mean())
     return Agreement(

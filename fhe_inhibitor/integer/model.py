@@ -24,7 +24,7 @@ from circuits.network import Network, run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.public import PublicModel, read_tokenizer
-from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE, TOKENIZER_FILE
 from fhe_inhibitor.system.files import GZIPPED
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -72,6 +72,7 @@ class IntegerModel(PublicModel):
                 name=Path(os.path.abspath(folder)).name,
                 tokenizer=tokenizer,
                 hash=digest,
+                neutral_logits=_neutral(folder, digest),
                 **parameters,
             )
         except TypeError as error:
@@ -112,6 +113,17 @@ class IntegerModel(PublicModel):
                 f"embedding {vocab} rows of {dim}, the network reads {self.network.dim} channels: "
                 "files of different models"
             )
+
+
+def _neutral(folder: Path, digest: str) -> tuple[float, ...]:
+    """Return the neutral logits beside a checkpoint; none if there is no file, or an older one."""
+    path = folder / NEUTRAL_FILE
+    if not path.is_file():
+        return ()
+    content = _read_json(path)
+    if content.get("model_hash") != digest:
+        return ()
+    return tuple(float(value) for value in content["neutral_logits"])
 
 
 def _public_projections(network: Network) -> dict[str, Linear]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,8 @@ class PublicModel:
     logit_scale: factor from integer to real logits. input_range: of what is encrypted, ends
     included. first_projections: by ciphertext name, the projections of the first layer that are
     public too; empty unless the client's boundary is "projection". first_query_only: whether
-    the query among them is the first position's alone.
+    the query among them is the first position's alone. neutral_logits: of a piece of a long
+    document on average, in steps; empty where nobody measured them (`integer.documents`).
     """
 
     name: str
@@ -77,6 +78,7 @@ class PublicModel:
     input_range: tuple[int, int]
     first_projections: Mapping[str, Linear]
     first_query_only: bool
+    neutral_logits: tuple[float, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> PublicModel:
@@ -98,9 +100,13 @@ class PublicModel:
             )
         return model
 
-    def write_public(self, folder: str | Path) -> None:
-        """Write the public part to a folder, two files; equal models give equal bytes."""
-        names = [field.name for field in fields(PublicModel) if field.name != "tokenizer"]
+    def write_public(self, folder: str | Path, documents: bool = False) -> None:
+        """Write the public part to a folder, two files; equal models give equal bytes.
+
+        documents: with what long documents alone need.
+        """
+        apart = {"tokenizer"} if documents else {"tokenizer", "neutral_logits"}
+        names = [part.name for part in fields(PublicModel) if part.name not in apart]
         integer_format.write(
             Path(folder) / EMBEDDING_FILE, {name: getattr(self, name) for name in names}
         )
@@ -132,17 +138,26 @@ class PublicModel:
         if not (encoding.ids and is_visible(plain)):
             raise InputError("the text is empty: pass a sentence with at least one word")
         ids = np.asarray(encoding.ids, dtype=np.int64)
-        kept = most_important(self.importance[ids], limit - first)
-        if strict and len(kept) < len(ids):
+        if strict and limit - first < len(ids):
             raise InputError(
-                f"the text has {len(ids)} tokens, {len(kept)} would be read; shorten it, ask for "
-                f"more tokens (at most {self.max_tokens}), or drop strict"
+                f"the text has {len(ids)} tokens, {limit - first} would be read; shorten it, ask "
+                f"for more tokens (at most {self.max_tokens}), or drop strict"
             )
-        tokens = tuple(_readable(encoding.tokens[i]) for i in kept)
-        ids = ids[kept]
+        return self.read(ids, encoding.tokens, limit)
+
+    def read(self, ids: np.ndarray, tokens: Sequence[str], max_tokens: int | None = None) -> Tokens:
+        """Return the most important of some tokens, for a max_tokens that `tokenize` takes.
+
+        ids: int64 `[n]`; tokens: their strings.
+        """
+        limit = self.default_tokens if max_tokens is None else max_tokens
+        first = 0 if self.cls_token_id is None else 1
+        kept = most_important(self.importance[ids], limit - first)
+        strings = tuple(_readable(tokens[i]) for i in kept)
+        n_total, ids = len(ids), ids[kept]
         if self.cls_token_id is not None:
             ids = np.concatenate([[self.cls_token_id], ids])
-        return Tokens(ids, tokens, len(encoding.ids))
+        return Tokens(ids, strings, n_total)
 
     def token_limit(self, max_tokens: int | None) -> int:
         """Return how many tokens are read: max_tokens, `default_tokens` if that is None.
@@ -205,13 +220,13 @@ class PublicModel:
         """Return the smallest sequence length of a circuit that holds n tokens."""
         return min(bucket for bucket in self.buckets if bucket >= n)
 
-    def encode(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, tokens: Tokens, bucket: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return what the client encrypts: x int64 `[bucket, dim]`, padding int64 `[bucket]`.
 
-        Padded positions are 0 in x and 1 in padding.
+        Padded positions are 0 in x and 1 in padding. bucket: the smallest that holds them if None.
         """
         n = len(tokens.ids)
-        bucket = self.bucket(n)
+        bucket = self.bucket(n) if bucket is None else bucket
         x = self.embedding[tokens.ids].astype(np.int64)
         if len(self.positions):
             x = x + self.positions[:n]

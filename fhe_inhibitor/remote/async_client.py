@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import cut_documents, describe_cost, tell_neutral
 from fhe_inhibitor.integer.public import PublicModel, Tokens
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import JobFailed, NotFound, RemoteError
@@ -26,7 +27,7 @@ from fhe_inhibitor.remote.exchange import ClientSide, Exchange
 from fhe_inhibitor.remote.model import choose_model, fetch_files
 from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.remote.pins import Pins
-from fhe_inhibitor.runtime.classifier import Classification, Outcome
+from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
 from fhe_inhibitor.runtime.protocol import Job, ModelInfo, Status, TaskEvent
@@ -191,6 +192,41 @@ class AsyncRemoteClient:
             deliver(outcome)
 
         await self._exchange_all(public, side, exchanges, on_end)
+
+    async def classify_document(
+        self, text: str, max_tokens: int | None = None, max_pieces: int | None = None
+    ) -> DocumentClassification:
+        """Classify one long text; arguments as `classify_documents`."""
+        return (await self.classify_documents([text], max_tokens, max_pieces))[0]
+
+    async def classify_documents(
+        self,
+        texts: Sequence[str],
+        max_tokens: int | None = None,
+        max_pieces: int | None = None,
+    ) -> list[DocumentClassification]:
+        """Classify long texts as `Classifier.classify_documents` says, each in one request.
+
+        Tells how much is asked of the server before it is sent. Raises as `classify_many` does, and
+        InputError for more pieces than the server's circuits add.
+        """
+        public = await self.public_model()
+        documents = cut_documents(public, texts, max_tokens, max_pieces)
+        tell_neutral(public, documents, self._observer)
+        side = await self._prepared()
+        exchanges = [
+            side.exchange(public, text, document)
+            for text, document in zip(texts, documents, strict=True)
+        ]
+        for document in documents:
+            if len(document.pieces) < document.n_pieces:
+                self._observer.note(document.describe())
+        n_lookups = sum(task.n_lookups for exchange in exchanges for task in exchange.tasks)
+        n_pieces = sum(len(document.pieces) for document in documents)
+        self._observer.note(describe_cost(n_pieces, n_lookups, None))
+        await self._exchange_all(public, side, exchanges)
+        results = [await self._in_thread(side.decrypt, public, exchange) for exchange in exchanges]
+        return cast(list[DocumentClassification], results)
 
     async def delete_keys(self, evaluation_keys: str) -> None:
         """Remove evaluation keys, known by their SHA-256, from the server."""

@@ -26,7 +26,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.remote.async_client import CANCEL_S, AsyncRemoteClient
 from fhe_inhibitor.remote.options import RemoteOptions
-from fhe_inhibitor.runtime.classifier import Classification, Outcome
+from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.protocol import ModelInfo
 from fhe_inhibitor.system.progress import Observer
@@ -124,6 +124,21 @@ class RemoteClient:
     ) -> None:
         """Do `AsyncRemoteClient.classify_apart`; `deliver` is called where the observer is."""
         self._call(lambda: self._client.classify_apart(texts, deliver, max_tokens, strict))
+
+    def classify_document(
+        self, text: str, max_tokens: int | None = None, max_pieces: int | None = None
+    ) -> DocumentClassification:
+        """Do `AsyncRemoteClient.classify_document`."""
+        return self._call(lambda: self._client.classify_document(text, max_tokens, max_pieces))
+
+    def classify_documents(
+        self,
+        texts: Sequence[str],
+        max_tokens: int | None = None,
+        max_pieces: int | None = None,
+    ) -> list[DocumentClassification]:
+        """Do `AsyncRemoteClient.classify_documents`."""
+        return self._call(lambda: self._client.classify_documents(texts, max_tokens, max_pieces))
 
     def delete_keys(self, evaluation_keys: str) -> None:
         """Do `AsyncRemoteClient.delete_keys`."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import Document, encode_pieces, mean_logits, neutral_of
 from fhe_inhibitor.integer.public import PublicModel, Tokens
 from fhe_inhibitor.remote.errors import ModelMismatch
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, of_document
 from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Response
@@ -27,7 +28,7 @@ class Exchange:
     """A text, what is sent for it, what the server did with it, what came back."""
 
     text: str
-    tokens: Tokens
+    read: Tokens | Document
     n_positions: int
     tasks: tuple[Task, ...]
     tasks_done: int = 0
@@ -75,16 +76,18 @@ class ClientSide:
         except InputError as error:
             raise ModelMismatch(f"the server's circuits can't be used: {error}") from error
 
-    def exchange(self, public: PublicModel, text: str, tokens: Tokens) -> Exchange:
-        """Return what is to be sent for a text."""
-        n = public.bucket(len(tokens.ids))
-        return Exchange(text, tokens, n, self.client.manifest.program(n).tasks)
+    def exchange(self, public: PublicModel, text: str, read: Tokens | Document) -> Exchange:
+        """Return what is to be sent for a text. Raises InputError for too many pieces."""
+        pieces = encode_pieces(public, read)
+        n = len(pieces[0][0])
+        return Exchange(text, read, n, self.client.manifest.program(n, len(pieces)).tasks)
 
     def encrypt(self, public: PublicModel, exchange: Exchange) -> None:
         """Fill in the request."""
         exchange.began = time.perf_counter()
-        x, padding = public.encode(exchange.tokens)
-        exchange.request = self.client.encrypt(x, padding, public.projections(x)).to_bytes()
+        pieces = encode_pieces(public, exchange.read)
+        given = [(x, padding, public.projections(x)) for x, padding in pieces]
+        exchange.request = self.client.encrypt_document(given).to_bytes()
         exchange.encrypt_s = time.perf_counter() - exchange.began
 
     def decrypt(self, public: PublicModel, exchange: Exchange) -> Classification:
@@ -92,14 +95,18 @@ class ClientSide:
         start = time.perf_counter()
         logits = self.client.decrypt(Response.from_bytes(exchange.response))
         decrypt_s = time.perf_counter() - start
-        label, probability = public.label(logits)
         encrypt, decrypt = StageCost("encrypt", exchange.encrypt_s), StageCost("decrypt", decrypt_s)
-        return Classification(
+        read, found = exchange.read, logits
+        if isinstance(read, Document):
+            logits = logits * self.client.manifest.step(len(read.pieces))
+            found = mean_logits(public, logits, read)
+        label, probability = public.label(found)
+        result = Classification(
             text=exchange.text,
             label=label,
             probability=probability,
-            tokens=exchange.tokens.tokens,
-            n_tokens=exchange.tokens.n_total,
+            tokens=read.tokens,
+            n_tokens=read.n_total,
             n_positions=exchange.n_positions,
             logits=tuple(logits.tolist()),
             clear_logits=None,
@@ -109,3 +116,7 @@ class ClientSide:
             request_bytes=len(exchange.request),
             response_bytes=len(exchange.response),
         )
+        if not isinstance(read, Document):
+            return result
+        pieces = tuple(piece.tokens for piece in read.pieces)
+        return of_document(result, pieces, read.n_pieces, neutral_of(public, read))

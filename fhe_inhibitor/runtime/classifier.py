@@ -7,7 +7,7 @@ with Session() as classifier:                     # or RemoteClient(url, token)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -39,6 +39,40 @@ class Classification:
     seconds: float
     request_bytes: int
     response_bytes: int
+
+
+@dataclass(frozen=True)
+class DocumentClassification(Classification):
+    """What came of one long text.
+
+    pieces: the tokens that the model read of each piece, of `n_pieces` that the text has. The
+    server learns how many were read, and `n_positions`, the length of the circuits that each went
+    through. logits, clear_logits: the sum over the pieces, in steps of `logit_scale`.
+    neutral_logits: what a piece has on average, in the same steps. probability: of the mean over
+    the pieces, less the neutral logits.
+    """
+
+    pieces: tuple[tuple[str, ...], ...]
+    n_pieces: int
+    neutral_logits: tuple[float, ...]
+
+    @property
+    def offset(self) -> tuple[float, ...]:
+        """What is to be taken off the logits before the largest one says the label."""
+        return tuple(len(self.pieces) * neutral for neutral in self.neutral_logits)
+
+
+def of_document(
+    result: Classification,
+    pieces: tuple[tuple[str, ...], ...],
+    n_pieces: int,
+    neutral_logits: tuple[float, ...],
+) -> DocumentClassification:
+    """Return a result with what a long text has beside; arguments as in the class."""
+    known = {part.name: getattr(result, part.name) for part in fields(result)}
+    return DocumentClassification(
+        **known, pieces=pieces, n_pieces=n_pieces, neutral_logits=neutral_logits
+    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +126,27 @@ class Classifier(Protocol):
         The error of one text, such as an empty one, is its outcome and stops no other. Arguments
         else as `classify_many`. Raises InputError for a max_tokens that the model does not reach,
         and what makes all texts fail, such as a server that is gone.
+        """
+        ...
+
+    def classify_document(
+        self, text: str, max_tokens: int | None = None, max_pieces: int | None = None
+    ) -> DocumentClassification:
+        """Classify one long text; arguments as `classify_documents`."""
+        ...
+
+    def classify_documents(
+        self,
+        texts: Sequence[str],
+        max_tokens: int | None = None,
+        max_pieces: int | None = None,
+    ) -> list[DocumentClassification]:
+        """Classify long texts, piece by piece; the pieces' logits are added under encryption.
+
+        max_tokens: that the model reads of a piece. max_pieces: most pieces that are read of a
+        text, evenly spread; 16 if None, which is the most that there can be.
+
+        Raises InputError, before any work, as `classify_many` does, and for another max_pieces.
         """
         ...
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,36 @@ class Client:
         or without keys.
         """
         self._need_keys()
+        return Request(len(padding), self._encrypt_piece(x, padding, projections))
+
+    def encrypt_document(
+        self,
+        pieces: Sequence[tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray]]],
+    ) -> Request:
+        """Encrypt the pieces of a document, all of one length: each as `encrypt` takes it.
+
+        Raises InputError as `encrypt` does, for pieces of several lengths, and for more pieces
+        than the circuits add up.
+        """
+        self._need_keys()
+        lengths = {len(padding) for _, padding, _ in pieces}
+        if len(lengths) != 1:
+            raise InputError(f"pieces of {sorted(lengths)} positions; wanted all of one length")
+        (n,) = lengths
+        self.manifest.program(n, len(pieces))
+        ciphertexts = {}
+        for number, piece in enumerate(pieces, start=1):
+            prefix = f"piece{number}." if len(pieces) > 1 else ""
+            for name, data in self._encrypt_piece(*piece).items():
+                ciphertexts[f"{prefix}{name}"] = data
+        return Request(n, ciphertexts, len(pieces))
+
+    def _encrypt_piece(
+        self,
+        x: np.ndarray,
+        padding: np.ndarray,
+        projections: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, bytes]:
         self._check("x", x, (len(padding), self.manifest.dim), self.manifest.input_range)
         self._check("padding", padding, (len(padding),), (0, 1))
         program = self.manifest.program(len(padding))
@@ -179,9 +209,7 @@ class Client:
                 f"these circuits want {', '.join(sorted(missing))} too: pass the model's "
                 "projections"
             )
-        return Request(
-            len(padding), {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
-        )
+        return {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
 
     def encrypt_benchmark(self, bit_width: int) -> bytes:
         """Return the encrypted input of the function that measures lookups of `bit_width` bits."""
@@ -191,13 +219,13 @@ class Client:
         return self._client.encrypt(zeros, function_name=function).serialize()
 
     def decrypt(self, response: Response) -> np.ndarray:
-        """Return the logits of a response, int64 `[n_labels]`.
+        """Return the logits of a response, int64 `[n_labels]`; of several pieces the sum of scores.
 
         Raises InputError for a response that holds none, and for logits that the model can't give:
         then keys or ciphertexts were damaged. Only this side knows of it, and is to keep it so.
         """
         self._need_keys()
-        task = self.manifest.program(response.n).tasks[-1]
+        task = self.manifest.program(response.n, response.pieces).tasks[-1]
         ciphertext = response.ciphertexts.get(task.outputs[0], b"")
         try:
             value = fhe.Value.deserialize(whole_stream(ciphertext))
@@ -205,7 +233,7 @@ class Client:
         except RuntimeError as error:
             raise InputError("the response holds no logits of these circuits") from error
         logits = np.asarray(decrypted, dtype=np.int64).reshape(-1)
-        low, high = self.manifest.logit_range
+        low, high = self.manifest.output_range(response.pieces)
         if logits.min() < low or logits.max() > high:
             raise InputError(
                 f"the decrypted logits {logits.tolist()} leave {low}..{high}, which this model "

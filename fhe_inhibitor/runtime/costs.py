@@ -32,12 +32,13 @@ class SessionCost:
 
 
 def stage_name(task_stage: str) -> str:
-    """Return the stage that a task is part of: heads of one layer count together.
+    """Return the stage that a task is part of: heads of one layer count together, and so
+    do the pieces of a document.
 
-    >>> stage_name("layer0.attend.head1"), stage_name("classify")
-    ('layer0.attend', 'classify')
+    >>> stage_name("layer0.attend.head1"), stage_name("piece 2/9: score")
+    ('layer0.attend', 'score')
     """
-    return task_stage.partition(".head")[0]
+    return task_stage.rpartition(": ")[2].partition(".head")[0]
 
 
 def total(name: str, costs: Iterable[StageCost]) -> StageCost:

@@ -48,18 +48,23 @@ def run_tasks(
     """Run tasks in their order, each when the iterator is asked for it; yield each when it is done.
 
     values: by name, what the tasks start from: the ciphertexts of a request, and the outputs of
-    tasks that are not run again. left: indices of the tasks to run, counted from 1, ascending; all
-    if None. call: evaluates a function, by name, on its arguments.
+    tasks that are not run again. A value is let go after the last task that reads it. left: indices
+    of the tasks to run, counted from 1, ascending; all if None. call: evaluates a function, by
+    name, on its arguments.
     """
     observer = observer or Observer()
     known = dict(values)
-    for index in range(1, len(tasks) + 1) if left is None else left:
+    indices = list(range(1, len(tasks) + 1) if left is None else left)
+    last_read = {name: index for index in indices for name in tasks[index - 1].inputs}
+    for index in indices:
         task = tasks[index - 1]
         observer.begin(task.stage)
         start = time.perf_counter()
         given = call(task.function, [known[name] for name in task.inputs])
         outputs = dict(zip(task.outputs, given, strict=True))
         known.update(outputs)
+        # A document of 16 pieces would fill gigabytes.
+        known = {name: known[name] for name in known if last_read.get(name, 0) > index}
         seconds = time.perf_counter() - start
         observer.finish(task.n_lookups)
         yield TaskDone(task, outputs, seconds, index, len(tasks))

@@ -11,20 +11,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import file_sha256
 
-FORMAT_VERSION = 2
+FORMAT_VERSION, DOCUMENTS_FORMAT = 2, 3  # without and with long documents
 CONCRETE_VERSION = "2.11.0"
 MANIFEST_FILE = "circuits.json"
 DIGESTS_FILE = "sha256.json"  # where circuits were compiled; clients elsewhere have none
 SPECS_FILE = "client.specs.json"
 EMBEDDING_FILE, TOKENIZER_FILE = "embedding.safetensors", "tokenizer.json"
 SERVER_FOLDER = "server"
+NEUTRAL_FILE = "neutral_logits.json"  # beside a checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,47 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Documents:
+    """How long documents are classified: each piece ends in a score, and the scores are added.
+
+    score: the task that ends a piece instead of the last one of its program. adds: by number of
+    pieces, the function that adds their scores. step: how many logit steps a score is worth. level:
+    the largest score.
+    """
+
+    score: Task
+    adds: Mapping[int, str]
+    step: int
+    level: int
+
+    def program(self, piece: Program, pieces: int) -> Program:
+        """Return the program of so many pieces, each with a program of its own.
+
+        Names of values and stages begin with the piece's number, from 1.
+        """
+        encryptions: list[Encryption] = []
+        tasks: list[Task] = []
+        for number in range(1, pieces + 1):
+            name = f"piece{number}.{{}}".format
+            encryptions += [replace(e, name=name(e.name)) for e in piece.encryptions]
+            for task in (*piece.tasks[:-1], self.score):
+                inputs, outputs = tuple(map(name, task.inputs)), tuple(map(name, task.outputs))
+                stage = f"piece {number}/{pieces}: {task.stage}"
+                tasks.append(replace(task, stage=stage, inputs=inputs, outputs=outputs))
+        scores = tuple(f"piece{number}.{self.score.outputs[0]}" for number in range(1, pieces + 1))
+        last = Task(f"add{pieces}", self.adds[pieces], scores, piece.tasks[-1].outputs, {})
+        return Program(tuple(encryptions), (*tasks, last))
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a folder of circuits holds.
 
     model_hash: SHA-256 of all integer parameters, `IntegerModel.hash`. keys_hash: of the keys'
     parameters. input_range: of x, ends included. dim: its channels. logit_range: what the logits
     were proved never to leave, ends included. programs: by number of tokens. benchmarks: by bit
-    width, a function of `benchmark_size` lookups that measures the time of one.
+    width, a function of `benchmark_size` lookups that measures the time of one. documents: how long
+    documents are classified, None if they can't be.
     """
 
     model_hash: str
@@ -97,6 +132,7 @@ class Manifest:
     programs: Mapping[int, Program]
     benchmarks: Mapping[int, str]
     benchmark_size: int
+    documents: Documents | None = None
     format_version: int = FORMAT_VERSION
     concrete_version: str = CONCRETE_VERSION
 
@@ -105,11 +141,36 @@ class Manifest:
         """Sequence lengths, ascending."""
         return tuple(sorted(self.programs))
 
-    def program(self, n: int) -> Program:
-        """Return the program for n tokens. Raises InputError if there is none."""
+    @property
+    def max_pieces(self) -> int:
+        """Most pieces of a long document; 1 where only single texts can be classified."""
+        return max(self.documents.adds) if self.documents else 1
+
+    def program(self, n: int, pieces: int = 1) -> Program:
+        """Return the program for n tokens, or for several pieces of n tokens each.
+
+        Raises InputError if there is none.
+        """
         if n not in self.programs:
             raise InputError(f"{n} tokens: these circuits take {_listed(self.buckets)}")
-        return self.programs[n]
+        if pieces == 1:
+            return self.programs[n]
+        if self.documents is None or pieces not in self.documents.adds:
+            raise InputError(
+                f"{pieces} pieces: these circuits take {self.max_pieces} at most. Circuits for "
+                "long documents are compiled with `serve --long`, or by a session when asked for"
+            )
+        return self.documents.program(self.programs[n], pieces)
+
+    def step(self, pieces: int = 1) -> int:
+        """Return how many logit steps 1 is worth in the last task's outputs."""
+        return self.documents.step if self.documents and pieces > 1 else 1
+
+    def output_range(self, pieces: int = 1) -> tuple[int, int]:
+        """Return what the last task's outputs were proved never to leave, ends included."""
+        if pieces == 1 or self.documents is None:
+            return self.logit_range
+        return -pieces * self.documents.level, pieces * self.documents.level
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a folder of circuits, and the digest of each file there.
@@ -117,8 +178,11 @@ class Manifest:
         The digests are no part of the manifest: native code differs from compile to compile, and
         what client and server agree on must not.
         """
-        content = json.dumps(asdict(self), indent=1)
-        (folder / MANIFEST_FILE).write_text(content, encoding="utf-8")
+        content = asdict(self)
+        if self.documents is None:
+            del content["documents"]
+        text = json.dumps(content, indent=1)
+        (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         digests = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
         (folder / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="utf-8")
@@ -155,11 +219,12 @@ def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        wanted = DOCUMENTS_FORMAT if "documents" in content else FORMAT_VERSION
         versions = (content["format_version"], content["concrete_version"])
-        if versions != (FORMAT_VERSION, CONCRETE_VERSION):
+        if versions != (wanted, CONCRETE_VERSION):
             raise InputError(
                 f"{path} has format {versions[0]} for Concrete {versions[1]}, this version reads "
-                f"{FORMAT_VERSION} for {CONCRETE_VERSION}: compile the model again"
+                f"{wanted} for {CONCRETE_VERSION}: compile the model again"
             )
         manifest = _manifest(content)
     except InputError:
@@ -184,22 +249,30 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         name: (int(content[name][0]), int(content[name][1]))
         for name in ("input_range", "logit_range")
     }
-    return Manifest(**{**content, "programs": programs, "benchmarks": benchmarks, **ranges})
+    documents = _documents(content["documents"]) if "documents" in content else None
+    read = {"programs": programs, "benchmarks": benchmarks, "documents": documents, **ranges}
+    return Manifest(**{**content, **read})
+
+
+def _documents(content: dict[str, Any]) -> Documents:
+    adds = {int(pieces): str(name) for pieces, name in content["adds"].items()}
+    return Documents(_task(content["score"]), adds, int(content["step"]), int(content["level"]))
 
 
 def _program(content: dict[str, Any]) -> Program:
     return Program(
         tuple(Encryption(**item) for item in content["encryptions"]),
-        tuple(
-            Task(
-                item["stage"],
-                item["function"],
-                tuple(item["inputs"]),
-                tuple(item["outputs"]),
-                {int(width): count for width, count in item["lookups"].items()},
-            )
-            for item in content["tasks"]
-        ),
+        tuple(_task(item) for item in content["tasks"]),
+    )
+
+
+def _task(content: dict[str, Any]) -> Task:
+    return Task(
+        content["stage"],
+        content["function"],
+        tuple(content["inputs"]),
+        tuple(content["outputs"]),
+        {int(width): count for width, count in content["lookups"].items()},
     )
 
 

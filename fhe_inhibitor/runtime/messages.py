@@ -5,8 +5,8 @@
 
 The SHA-256 is of all before it. TLS protects what is on its way; the digest is for what lay on a
 disk, because a damaged ciphertext decrypts to a wrong label, not to an error. The header gives the
-number of tokens, then name and size of each ciphertext. A ciphertext is a serialized Concrete
-value; what is inside is for the server's circuits to check.
+number of tokens, that of pieces if there are several, then name and size of each ciphertext. A
+ciphertext is a serialized Concrete value; what is inside is for the server's circuits to check.
 
 Evaluation keys are Concrete's bytes behind
 
@@ -43,19 +43,21 @@ MAX_HEADER_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Message:
-    """Ciphertexts by name, for a sequence of n tokens.
+    """Ciphertexts by name, for a sequence of n tokens, or for several pieces of n tokens each.
 
     >>> Message.from_bytes(Message(4, {"x": b"..."}).to_bytes())
-    Message(n=4, ciphertexts={'x': b'...'})
+    Message(n=4, ciphertexts={'x': b'...'}, pieces=1)
     """
 
     n: int
     ciphertexts: Mapping[str, bytes]
+    pieces: int = 1
 
     def to_bytes(self) -> bytes:
         """Return the message as bytes."""
         sizes = {name: len(data) for name, data in self.ciphertexts.items()}
-        header = json.dumps({"n": self.n, "sizes": sizes}).encode()
+        several = {"pieces": self.pieces} if self.pieces > 1 else {}
+        header = json.dumps({"n": self.n, **several, "sizes": sizes}).encode()
         prefix = _PREFIX.pack(MAGIC, FORMAT, len(header))
         content = b"".join([prefix, header, *self.ciphertexts.values()])
         return content + _sha256(content)
@@ -72,8 +74,8 @@ class Message:
         start = _PREFIX.size + header_size
         try:
             header = json.loads(data[_PREFIX.size : start])
-            n, sizes = header["n"], header["sizes"]
-            valid = all(type(size) is int and size >= 0 for size in [n, *sizes.values()])
+            n, pieces, sizes = header["n"], header.get("pieces", 1), header["sizes"]
+            valid = all(type(size) is int and size >= 0 for size in [n, pieces, *sizes.values()])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the header of a {kind} can't be read: send it again") from error
         size = start + sum(sizes.values()) + _DIGEST_BYTES if valid else -1
@@ -85,7 +87,7 @@ class Message:
         for name, size in sizes.items():
             ciphertexts[name] = data[start : start + size]
             start += size
-        return cls(n, ciphertexts)
+        return cls(n, ciphertexts, pieces)
 
 
 class Request(Message):

@@ -62,16 +62,16 @@ class Server:
                 f"{len(data)} bytes are no evaluation keys ({first_line(error)}): send them again"
             ) from error
 
-    def tasks(self, n: int) -> tuple[Task, ...]:
-        """Return the tasks of a request of n tokens. Raises InputError for another length."""
-        return self.manifest.program(n).tasks
+    def tasks(self, n: int, pieces: int = 1) -> tuple[Task, ...]:
+        """Return the tasks of a request. Raises InputError for a length that no circuit has."""
+        return self.manifest.program(n, pieces).tasks
 
     def run(
         self, request: Request, evaluation_keys: EvaluationKeys, observer: Observer | None = None
     ) -> Response:
         """Evaluate all tasks of a request. Raises InputError as `start` does."""
         *_, last = self.start(request, evaluation_keys, observer)
-        return to_response(request.n, last)
+        return to_response(request.n, last, request.pieces)
 
     def start(
         self, request: Request, evaluation_keys: EvaluationKeys, observer: Observer | None = None
@@ -82,7 +82,10 @@ class Server:
         not fit the circuits or the keys.
         """
         return self.go_on(
-            self.tasks(request.n), self.read_values(request), evaluation_keys, observer
+            self.tasks(request.n, request.pieces),
+            self.read_values(request),
+            evaluation_keys,
+            observer,
         )
 
     def read_values(self, request: Request) -> dict[str, Value]:
@@ -90,7 +93,8 @@ class Server:
 
         Raises InputError for others, for bytes that are none, and for another length.
         """
-        names = {encryption.name for encryption in self.manifest.program(request.n).encryptions}
+        program = self.manifest.program(request.n, request.pieces)
+        names = {encryption.name for encryption in program.encryptions}
         if set(request.ciphertexts) != names:
             raise InputError(
                 f"a request with ciphertexts {sorted(request.ciphertexts)}, wanted {sorted(names)}"
@@ -126,9 +130,10 @@ class Server:
             ) from error
 
 
-def to_response(n: int, done: TaskDone[Value]) -> Response:
+def to_response(n: int, done: TaskDone[Value], pieces: int = 1) -> Response:
     """Return the outputs of a task for n tokens; those of the last one are what the client gets."""
-    return Response(n, {name: value.serialize() for name, value in done.outputs.items()})
+    outputs = {name: value.serialize() for name, value in done.outputs.items()}
+    return Response(n, outputs, pieces)
 
 
 def read_outputs(task: Task, data: bytes) -> dict[str, Value]:

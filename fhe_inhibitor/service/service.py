@@ -113,7 +113,7 @@ class Service:
         self.uploads.get(user, keys)  # refused before all else; what counts is `admit`
         try:
             request = Request.from_bytes(body)
-            program = model.manifest.program(request.n)
+            program = model.manifest.program(request.n, request.pieces)
         except InputError as error:
             raise Refused(422, "invalid", str(error)) from error
         if set(request.ciphertexts) != {encryption.name for encryption in program.encryptions}:

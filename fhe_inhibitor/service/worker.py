@@ -112,14 +112,14 @@ class Worker:
         """Run what is left of a job; False if it was taken away meanwhile."""
         server = self._servers[claim.circuits_hash]
         request = Request.from_bytes(self._storage.request(claim.job).read_bytes())
-        tasks = server.tasks(request.n)
+        tasks = server.tasks(request.n, request.pieces)
         values = server.read_values(request)
         for index, task in enumerate(tasks[: claim.tasks_done], start=1):
             values.update(read_outputs(task, self._storage.task(claim.job, index).read_bytes()))
         keys = self._keys.get(claim, server)
         left = range(claim.tasks_done + 1, len(tasks) + 1)
         for done in server.go_on(tasks, values, keys, left=left):
-            self._write_outputs(claim.job, request.n, done)
+            self._write_outputs(claim.job, request, done)
             event = TaskEvent(
                 stage=done.task.stage, seconds=done.seconds, index=done.index, total=done.total
             )
@@ -137,10 +137,10 @@ class Worker:
         self._storage.keep_result(claim.job)
         return True
 
-    def _write_outputs(self, job: str, n: int, done: TaskDone[Value]) -> None:
+    def _write_outputs(self, job: str, request: Request, done: TaskDone[Value]) -> None:
         last = done.index == done.total
         path = self._storage.result(job) if last else self._storage.task(job, done.index)
-        self._storage.write(path, to_response(n, done).to_bytes())
+        self._storage.write(path, to_response(request.n, done, request.pieces).to_bytes())
 
     def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
         message = message[:MAX_MESSAGE]

@@ -242,6 +242,16 @@ def parse_sentences(content: bytes, name: str | Path, each_apart: bool = False) 
     return sentences
 
 
+def read_document(path: str | Path) -> str:
+    """Read all of a file as one text. Raises InputError as `read_sentences` does."""
+    return _document(read_lines(Path(path)), path)
+
+
+def parse_document(content: bytes, name: str) -> str:
+    """Do `read_document` with what a file holds. name: to blame."""
+    return _document(_decode_lines(content, name), name)
+
+
 def is_visible(text: str) -> bool:
     """Whether a text has a character that can be seen: a tokenizer drops all others.
 
@@ -249,6 +259,13 @@ def is_visible(text: str) -> bool:
     (True, False, False)
     """
     return any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _document(lines: Sequence[str], name: str | Path) -> str:
+    text = "\n".join(lines).strip()
+    if not is_visible(text):
+        raise InputError(f"{name} holds no text; wanted a document")
+    return text
 
 
 def _phrases(words: Words) -> Iterator[Words]:

@@ -31,6 +31,8 @@ ARGUMENTS = {
     "keys list": [],
     "tokens list": ["--data", "{data}"],
     "benchmark noise": ["--bits", "3", "--lookups", "64"],
+    "calibrate": ["--model", "{model}", "--data", "{data}/long.tsv"],
+    "long-documents": ["--model", "{model}", "--data", "{data}/long.tsv", "--draws", "1"],
     "doctor": [],
     "report": ["--model", "{small}", "--out", "{out}", "--repeat", "1", "--text", "a good film"]
     + ["--no-time-lookups"],
@@ -42,6 +44,8 @@ KEYS = {
     "cost": "lengths",
     "distill": "rows",
     "benchmark noise": "std",
+    "calibrate": "neutral_logits",
+    "long-documents": "rows",
     "doctor": "findings",
     "report": "sections",
 }
@@ -80,6 +84,7 @@ def test_stdout_is_json_and_nothing_else(
     data.mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (data / name).write_text(TSV)
+    (data / "long.tsv").write_text(TSV + "a good film . " * 9 + "\t1\n")
     (data / "short.yaml").write_text(
         "held_out: 0\nphases: {teacher: {min_steps: 1, max_steps: 1}}\n"
     )

@@ -14,7 +14,10 @@ import pytest
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import (
     CONCRETE_VERSION,
+    DOCUMENTS_FORMAT,
+    FORMAT_VERSION,
     MANIFEST_FILE,
+    Documents,
     Encryption,
     Manifest,
     Program,
@@ -43,6 +46,14 @@ MANIFEST = Manifest(
     benchmark_size=64,
 )
 
+LONG = replace(
+    MANIFEST,
+    format_version=DOCUMENTS_FORMAT,
+    documents=Documents(
+        Task("score", "score", ("features",), ("score",), {4: 3}), {2: "add2", 3: "add3"}, 8, 3
+    ),
+)
+
 
 def test_the_version_of_concrete_is_the_one_that_is_installed_and_pinned() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -57,6 +68,37 @@ def test_a_manifest_comes_back(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
     assert read_manifest(tmp_path, MANIFEST.model_hash) == MANIFEST
     assert MANIFEST.program(8).tasks[0].n_lookups == 16
+
+
+def test_a_manifest_with_long_documents_comes_back(tmp_path: Path) -> None:
+    LONG.write(tmp_path)
+    assert read_manifest(tmp_path) == LONG
+    content = json.loads((tmp_path / MANIFEST_FILE).read_text())
+    assert content.pop("documents")["adds"] == {"2": "add2", "3": "add3"}
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has format 3"):
+        read_manifest(tmp_path)
+    MANIFEST.write(tmp_path)
+    content = json.loads((tmp_path / MANIFEST_FILE).read_text())
+    assert "documents" not in content  # which would change the hash of all circuits
+    assert content["format_version"] == FORMAT_VERSION
+
+
+def test_a_document_runs_the_tasks_of_each_piece_and_adds_the_scores() -> None:
+    program = LONG.program(8, 2)
+    assert [e.name for e in program.encryptions] == ["piece1.x.0", "piece2.x.0"]
+    score1, score2, add = program.tasks
+    assert (score1.stage, score1.function) == ("piece 1/2: score", "score")
+    assert (score2.inputs, score2.outputs) == (("piece2.features",), ("piece2.score",))
+    assert (add.function, add.inputs) == ("add2", ("piece1.score", "piece2.score"))
+    assert (add.outputs, add.n_lookups) == (("logits",), 0)
+    assert (LONG.max_pieces, LONG.step(2), LONG.step(1)) == (3, 8, 1)
+    assert (LONG.output_range(3), LONG.output_range()) == ((-9, 9), (-48, 48))
+    assert LONG.program(8, 1) == MANIFEST.program(8)
+    with pytest.raises(InputError, match="4 pieces: these circuits take 3 at most"):
+        LONG.program(8, 4)
+    with pytest.raises(InputError, match=r"2 pieces: these circuits take 1 at most.*serve --long"):
+        MANIFEST.program(8, 2)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,13 @@ def test_a_message_comes_back(n: int, ciphertexts: dict[str, bytes]) -> None:
     assert Response.from_bytes(Response(n, ciphertexts).to_bytes()) == Response(n, ciphertexts)
 
 
+def test_pieces_come_back_and_are_told_where_there_are_several() -> None:
+    several = Request(8, {"x": b"abc"}, 3)
+    assert Request.from_bytes(several.to_bytes()) == several
+    assert b"pieces" in several.to_bytes() and b"pieces" not in MESSAGE.to_bytes()
+    assert Request.from_bytes(MESSAGE.to_bytes()).pieces == 1
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(InputError):
@@ -47,7 +54,14 @@ def test_every_cut_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [[], {"n": 8}, {"n": "8", "sizes": {}}, {"n": 8, "sizes": {"x": -1}}, {"n": 8, "sizes": [1]}],
+    [
+        [],
+        {"n": 8},
+        {"n": "8", "sizes": {}},
+        {"n": 8, "sizes": {"x": -1}},
+        {"n": 8, "sizes": [1]},
+        {"n": 8, "pieces": "2", "sizes": {}},
+    ],
 )
 def test_a_wrong_header_is_refused(header: object) -> None:
     data = json.dumps(header).encode()

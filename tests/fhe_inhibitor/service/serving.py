@@ -39,6 +39,7 @@ class Serving:
     """A server process, which may be killed and started again on the same port and data.
 
     token, other_token: of the users alice and bob. before: a command that runs the server.
+    options: of `serve`.
     """
 
     model: Path
@@ -47,6 +48,7 @@ class Serving:
     settings: dict[str, object] = field(default_factory=dict)
     before: tuple[str, ...] = ()
     url: str = ""
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.log = self.data_dir.with_suffix(".log")
@@ -63,7 +65,8 @@ class Serving:
         n_seen = len(self.events())
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*self.before, sys.executable, "-m", "fhe_inhibitor", *arguments, "--port", port],
+                [*self.before, sys.executable, "-m", "fhe_inhibitor", *arguments, "--port", port]
+                + list(self.options),
                 cwd=REPOSITORY,
                 env={**os.environ, "FHE_INHIBITOR_CACHE": str(self.cache), **names},
                 stderr=log,

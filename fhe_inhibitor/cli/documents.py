@@ -1,0 +1,201 @@
+"""The commands `fhe-inhibitor calibrate` and `fhe-inhibitor long-documents`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fhe_inhibitor.cli.options import (
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    TokensOption,
+    passphrase_in_environment,
+    print_json,
+)
+from fhe_inhibitor.cli.worker import in_worker
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel, checkpoint_folder
+from fhe_inhibitor.system.files import file_sha256, write_atomically, writing
+from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.pages import markdown_table
+from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.text.data import LabelledText, read_tsv
+
+LIMITS = (1, 2, 4, 8, 12, 16)
+FILE = "piece_limits"
+PACKAGES = ("concrete-python", "numpy")
+
+
+def calibrate(
+    data: Annotated[
+        Path,
+        typer.Option(metavar="FILE.tsv", help="Long texts, of all labels in like numbers."),
+    ],
+    model: ModelOption = DEFAULT_MODEL,
+    tokens: TokensOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first texts.")] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model's neutral logits on long texts, and keep them beside the checkpoint.
+
+    The labels aren't read. `classify --long` takes them off: most of a long text is told without an
+    opinion, and a model leans to one side there.
+    """
+    from fhe_inhibitor.cli.view import Display
+    from fhe_inhibitor.integer.documents import measure_neutral, write_neutral
+
+    loaded, folder = IntegerModel.load(model), checkpoint_folder(model)
+    texts = [row.text for row in read_tsv(data, len(loaded.labels))[:limit]]
+    with Display(quiet) as display:
+        display.begin("integer model")
+        display.plan(len(texts), "texts")
+        neutral = measure_neutral(loaded, texts, tokens, display)
+    with writing(f"the checkpoint {folder}", "copy it to a folder of your own"):
+        write_neutral(folder, loaded, neutral, f"{data.name}, {len(texts)} texts")
+    logits = dict(zip(loaded.labels, neutral, strict=True))
+    if as_json:
+        print_json({"model": loaded.name, "folder": str(folder), "neutral_logits": logits})
+    else:
+        listed = ", ".join(f"{label} {value:+.2f}" for label, value in logits.items())
+        print(f"{folder}: neutral logits {listed}")
+
+
+def long_documents(
+    data: Annotated[Path, typer.Option(metavar="FILE.tsv", help="Labelled long texts.")],
+    model: ModelOption = DEFAULT_MODEL,
+    tokens: TokensOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first texts.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="How often rounding noise is drawn.")] = 3,
+    timed: Annotated[
+        bool,
+        typer.Option("--timed", help="Time one lookup of each width, to tell seconds per text."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help=f"Write {FILE}.md and {FILE}.json there as well."),
+    ] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print accuracy and cost of long texts by the most pieces that are read of each.
+
+    With rounding noise drawn, without encryption; seconds are lookups times the time of one.
+    """
+    from fhe_inhibitor.cli.view import Display
+
+    work = MeasureLimits(data, model, tokens, limit, draws, timed)
+    with Display(quiet) as display:
+        done = in_worker(work, display) if timed else work.run(display)
+    page = "\n".join(to_markdown(done)) + "\n"
+    if out is not None:
+        with writing(f"the folder {out}", "name another one with --out"):
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / f"{FILE}.json", json.dumps(done, indent=1) + "\n")
+            write_atomically(out / f"{FILE}.md", page)
+    if as_json:
+        print_json(done)
+    else:
+        print(page, end="")
+
+
+@dataclass(frozen=True)
+class MeasureLimits:
+    """Measures each limit of pieces; n_draws: of rounding noise. timed: time single lookups."""
+
+    data: Path
+    model: str
+    max_tokens: int | None
+    limit: int | None
+    n_draws: int
+    timed: bool
+
+    def run(self, observer: Observer) -> dict[str, Any]:
+        """Return a row for each limit."""
+        model = IntegerModel.load(self.model)
+        rows = read_tsv(self.data, len(model.labels))[: self.limit]
+        if not rows:
+            raise InputError(f"{self.data} has no texts: wanted one or more")
+        lookup_s = _time_lookups(model, observer) if self.timed else {}
+        return {
+            "model": model.name,
+            "model_hash": model.hash,
+            "neutral_logits": list(model.neutral_logits),
+            "data": self.data.name,
+            "data_sha256": file_sha256(self.data),
+            "n_texts": len(rows),
+            "max_tokens": model.token_limit(self.max_tokens),
+            "n_draws": self.n_draws,
+            "lookup_s": lookup_s,
+            "machine": describe_machine(PACKAGES).model_dump(),
+            "rows": [self._row(model, rows, limit, lookup_s, observer) for limit in LIMITS],
+        }
+
+    def _row(
+        self,
+        model: IntegerModel,
+        rows: list[LabelledText],
+        max_pieces: int,
+        lookup_s: dict[int, float],
+        observer: Observer,
+    ) -> dict[str, Any]:
+        from fhe_inhibitor.integer.documents import count_lookups_of, cut_documents
+        from fhe_inhibitor.integer.evaluation import evaluate
+
+        documents = cut_documents(model, [r.text for r in rows], self.max_tokens, max_pieces)
+        counts = sum((count_lookups_of(model, document) for document in documents), Counter[int]())
+        accuracy = evaluate(model, rows, self.max_tokens, self.n_draws, observer, max_pieces)
+        seconds = sum(number * lookup_s[bits] for bits, number in counts.items() if lookup_s)
+        return {
+            "max_pieces": max_pieces,
+            "pieces": sum(len(document.pieces) for document in documents) / len(rows),
+            "accuracy": asdict(accuracy),
+            "lookups": counts.total() / len(rows),
+            "seconds": seconds / len(rows) if lookup_s else None,
+        }
+
+
+def to_markdown(done: dict[str, Any]) -> list[str]:
+    """Return what was measured as lines of Markdown: from what, and a table."""
+    machine, versions = done["machine"], done["machine"]["versions"]
+    rows = [
+        [
+            row["max_pieces"],
+            f"{row['pieces']:.1f}",
+            f"{100 * row['accuracy']['value']:.1f}",
+            f"{100 * row['accuracy']['standard_error']:.1f}",
+            f"{row['lookups']:,.0f}",
+            "" if row["seconds"] is None else f"{row['seconds']:.0f}",
+        ]
+        for row in done["rows"]
+    ]
+    head = ["pieces at most", "read, mean", "accuracy, %", "standard error", "lookups", "seconds"]
+    timed = (
+        f" Seconds: lookups times the time of one; {machine['processor']}, {machine['cores']} "
+        f"cores, Concrete {versions['concrete-python']}."
+        if done["lookup_s"]
+        else ""
+    )
+    return [
+        f"{done['model']} ({done['model_hash'][:12]}), {done['n_texts']} texts of {done['data']} "
+        f"(SHA-256 {done['data_sha256'][:12]}), the {done['max_tokens']} most important tokens of "
+        f"each piece; the integer model with rounding noise drawn {done['n_draws']} times. Lookups "
+        f"and seconds are of one text, mean.{timed} {machine['date']}.",
+        "",
+        *markdown_table(head, rows),
+    ]
+
+
+def _time_lookups(model: IntegerModel, observer: Observer) -> dict[int, float]:
+    from compile.local.session import Session
+
+    passphrase = passphrase_in_environment()
+    with Session(model, observer=observer, passphrase=passphrase, benchmark=True) as session:
+        session.prepare(documents=True)
+        return dict(session.cost().lookup_s)

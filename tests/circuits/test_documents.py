@@ -1,0 +1,54 @@
+"""Scores of pieces: their table by hand, their ranges, and their sum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from circuits.documents import MAX_PIECES, add_stage, run_document, scoring
+from circuits.lookups import exact_lookup
+from circuits.network import run
+from compile.verifier import verify_documents
+from tests.networks import NetworkShape, random_inputs, random_network
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_rounded_logits_that_saturate(seed: int) -> None:
+    network = random_network(np.random.default_rng(seed), NetworkShape())
+    how = scoring(network)
+    low, high = how.table.first << how.table.lsbs, (how.table.last - 1) << how.table.lsbs
+    steps = range(low, high + 1, 1 << how.table.lsbs)
+    found = exact_lookup(np.array(steps), how.table)
+    by_hand = [max(-how.level, min(how.level, (2 * x + how.step) // (2 * how.step))) for x in steps]
+    assert found.tolist() == by_hand
+    assert {-how.level, how.level} <= set(by_hand)
+
+
+def test_the_verifier_bounds_the_sums_as_stated() -> None:
+    network = random_network(np.random.default_rng(1), NetworkShape())
+    how = scoring(network)
+    score, *adds = verify_documents(network)
+    assert score.outputs["score"] == (-how.level, how.level)
+    assert [stage.outputs["logits"] for stage in adds] == [
+        how.reach(pieces) for pieces in range(2, MAX_PIECES + 1)
+    ]
+    assert how.reach(MAX_PIECES)[1] < 64 or how.level > 3
+
+
+def test_a_document_is_the_sum_of_its_pieces() -> None:
+    rng = np.random.default_rng(2)
+    network = random_network(rng, NetworkShape())
+    pieces = [random_inputs(rng, network, 4) for _ in range(3)]
+    table = scoring(network).table
+    expected = sum(exact_lookup(run(network, *piece), table) for piece in pieces)
+    assert run_document(network, pieces).tolist() == list(expected)
+    (added,) = add_stage(3).evaluate([np.array([[1, 2]])] * 3, exact_lookup)
+    assert added.tolist() == [[3, 6]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_score_costs_no_wider_lookup_than_the_features(seed: int) -> None:
+    network = random_network(np.random.default_rng(seed), NetworkShape(lookup_bits=4))
+    how = scoring(network)
+    assert how.table.bit_width <= network.classifier.pre_classifier.table.bit_width
+    assert how.step & (how.step - 1) == 0 and how.table.lsbs == how.step.bit_length() - 1

@@ -1,0 +1,188 @@
+"""Long documents encrypted, in this process and on a server: sums of pieces, within rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from circuits.documents import MAX_PIECES, scoring
+from circuits.intervals import interval, interval_lookup
+from circuits.network import run
+from compile.local.prepared import prepare_circuits
+from compile.local.session import Session
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import count_lookups_of, cut_documents, encode_pieces
+from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.classifier import DocumentClassification
+from fhe_inhibitor.runtime.manifest import read_manifest
+from tests.conftest import REPOSITORY
+from tests.fhe_inhibitor.conftest import SEED, SHAPE, Tiny
+from tests.fhe_inhibitor.remote.remote_user import remote_user
+from tests.fhe_inhibitor.service.serving import Serving
+from tests.observers import Recorder
+from tests.tiny_model import write_tiny_model
+
+pytestmark = pytest.mark.fhe
+
+TEXT = "the film is very good and bad . " * 5
+NEUTRAL = (2.0, -1.0)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny model with neutral logits, and its circuits for long documents."""
+    folder = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny", SEED, shape=SHAPE)
+    digest = IntegerModel.load(folder).hash
+    content = {"model_hash": digest, "neutral_logits": NEUTRAL}
+    (folder / "neutral_logits.json").write_text(json.dumps(content))
+    model, cache = IntegerModel.load(folder), tmp_path_factory.mktemp("cache")
+    return Tiny(folder, cache, prepare_circuits(model, cache, documents=True), model)
+
+
+@pytest.fixture(scope="module")
+def session(long: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    keys = tmp_path_factory.mktemp("keys")
+    with Session(long.model, cache_dir=long.cache, keys_dir=keys, observer=Recorder()) as session:
+        yield session
+
+
+def assert_within_rounding(
+    model: IntegerModel, result: DocumentClassification, max_tokens: int, max_pieces: int
+) -> None:
+    """The sum may not lie outside what approximate rounding allows each piece."""
+    (document,) = cut_documents(model, [result.text], max_tokens, max_pieces)
+    pieces, how = encode_pieces(model, document), scoring(model.network)
+    bounds = [
+        interval_lookup(run(model.network, interval(x), interval(p), interval_lookup), how.table)
+        for x, p in pieces
+    ]
+    low = np.sum([b.low for b in bounds], axis=0) * how.step
+    high = np.sum([b.high for b in bounds], axis=0) * how.step
+    assert result.logits is not None
+    assert (low <= result.logits).all() and (result.logits <= high).all()
+    mean = np.array(result.logits) / len(pieces) - NEUTRAL
+    assert result.label == model.labels[mean.argmax()]
+    assert (len(result.pieces), result.n_pieces) == (len(pieces), document.n_pieces)
+    assert result.neutral_logits == NEUTRAL
+    counted = sum((Counter(stage.lookups) for stage in result.stages), Counter())
+    assert counted == count_lookups_of(model, document)
+
+
+def test_pieces_are_added_under_encryption(long: Tiny, session: Session) -> None:
+    result = session.classify_document(TEXT, 2, 3)
+    assert_within_rounding(long.model, result, 2, 3)
+    observer = session._observer
+    assert isinstance(observer, Recorder)
+    cost, read = observer.notes
+    assert f"3 pieces to classify, {observer.planned('lookups')} lookups, about" in cost
+    assert read == "3 of 5 pieces are read, 6 of 40 tokens"
+    assert observer.finished("lookups") == observer.planned("lookups") > 0
+    first, last = observer.steps.index("piece 1/3: layer0.project"), observer.steps.index("add3")
+    assert "piece 3/3: score" in observer.steps[first:last]
+    names = [stage.name for stage in result.stages]
+    assert (names[0], names[-3:]) == ("encrypt", ["score", "add3", "decrypt"])
+    assert 0 < result.request_bytes < 100_000
+
+
+def test_circuits_for_long_documents_take_single_texts_too(long: Tiny, session: Session) -> None:
+    before = session.circuits_hash
+    assert len(session.classify_document(TEXT, 2, MAX_PIECES).pieces) == 5
+    result = session.classify("a good film")
+    x, padding = long.model.encode(long.model.tokenize("a good film"))
+    bounds = run(long.model.network, interval(x), interval(padding), interval_lookup)
+    assert (bounds.low <= result.logits).all() and (result.logits <= bounds.high).all()
+    assert session.circuits_hash == before
+
+
+def test_the_most_pieces_add_up_too(long: Tiny, session: Session) -> None:
+    text = "good . bad film . " * 16
+    result = session.classify_document(text, 1, MAX_PIECES)
+    assert len(result.pieces) == MAX_PIECES
+    assert_within_rounding(long.model, result, 1, MAX_PIECES)
+
+
+def test_a_document_that_was_stopped_goes_on(long: Tiny, session: Session, tmp_path: Path) -> None:
+    class Stops(Recorder):
+        def begin(self, step: str) -> None:
+            super().begin(step)
+            if step == "piece 2/2: score":
+                raise KeyboardInterrupt
+
+    observer, folder = session._observer, tmp_path / "run"
+    session._observer = Stops()
+    with pytest.raises(KeyboardInterrupt):
+        session.classify_document(TEXT, 2, 2, folder)
+    session._observer = again = Recorder()
+    with pytest.raises(InputError, match="another text"):
+        session.classify_document(TEXT, 2, 3, folder)
+    result = session.classify_document(TEXT, 2, 2, folder)
+    session._observer = observer
+    assert_within_rounding(long.model, result, 2, 2)
+    ran = [step for step in again.steps if step.startswith(("piece", "add"))]
+    assert ran == ["piece 2/2: score", "add2"]
+    assert not folder.exists()
+
+
+def test_ordinary_circuits_know_nothing_of_it(long: Tiny, tiny: Tiny) -> None:
+    """They are the same with and without neutral logits; keys cost the same, for long ones too."""
+    ordinary = read_manifest(tiny.circuits)
+    assert ordinary.documents is None
+    calibrated = replace(tiny.model, neutral_logits=NEUTRAL)
+    assert prepare_circuits(calibrated, tiny.cache) == tiny.circuits
+    assert read_manifest(long.circuits).keys_hash == ordinary.keys_hash
+
+
+def test_a_server_adds_pieces_for_a_client_without_the_model(
+    long: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = Serving(long.folder, long.cache, tmp_path / "data", options=("--long",))
+    serving.start()
+    try:
+        serving.wait_ready()
+        user = remote_user(serving, "olga", tmp_path / "olga")
+        with user.client() as client:
+            result = client.classify_document(TEXT, 2, 3)
+            notes = user.observer.notes
+            assert_within_rounding(long.model, result, 2, 3)
+            assert notes == [
+                "3 of 5 pieces are read, 6 of 40 tokens",
+                f"3 pieces to classify, {user.observer.planned('lookups')} lookups",
+            ]
+            assert user.observer.finished("lookups") == user.observer.planned("lookups")
+            assert "piece 3/3: score" in user.observer.steps
+        names = {"KEYS": str(user.folder / "keys"), "CACHE": str(user.folder / "cache")}
+        names |= {"TOKEN": user.token}
+        options = ["--long", "--max-pieces", "2", "--tokens", "2", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "fhe_inhibitor", "classify", "--server", serving.url, *options]
+            + [TEXT],
+            cwd=REPOSITORY,
+            env={**os.environ, **{f"FHE_INHIBITOR_{name}": v for name, v in names.items()}},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (answer,) = json.loads(done.stdout)["results"]
+        assert (len(answer["pieces"]), answer["n_pieces"]) == (2, 5)
+        assert answer["clear_logits"] is None and len(answer["logits"]) == 2
+    finally:
+        serving.stop()
+
+
+def test_a_server_of_ordinary_circuits_says_what_it_lacks(
+    tiny: Tiny, server: Serving, tmp_path: Path
+) -> None:
+    with (
+        remote_user(server, "peter", tmp_path).client() as client,
+        pytest.raises(InputError, match="1 at most.*serve --long"),
+    ):
+        client.classify_document(TEXT, 2, 3)
