@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,14 +16,15 @@ from circuits.intervals import interval, interval_lookup
 from circuits.network import run
 from compile.local.prepared import prepare_circuits
 from compile.local.session import Session
+from fhe_inhibitor.cli.classify import Reading
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.documents import count_lookups_of, cut_documents, encode_pieces
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.classifier import DocumentClassification
 from fhe_inhibitor.runtime.manifest import read_manifest
-from tests.conftest import REPOSITORY
+from fhe_inhibitor.runtime.protocol import folder_hash
 from tests.fhe_inhibitor.conftest import SEED, SHAPE, Tiny
-from tests.fhe_inhibitor.remote.remote_user import remote_user
+from tests.fhe_inhibitor.remote.remote_user import RemoteUser, remote_user
 from tests.fhe_inhibitor.service.serving import Serving
 from tests.observers import Recorder
 from tests.tiny_model import write_tiny_model
@@ -52,6 +50,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def session(long: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     keys = tmp_path_factory.mktemp("keys")
     with Session(long.model, cache_dir=long.cache, keys_dir=keys, observer=Recorder()) as session:
+        session.prepare(documents=True)
+        session._lookup_s = {3: 1e-6, 4: 1e-6}  # timing them takes longer than all else here
         yield session
 
 
@@ -77,37 +77,29 @@ def assert_within_rounding(
     assert counted == count_lookups_of(model, document)
 
 
-def test_pieces_are_added_under_encryption(long: Tiny, session: Session) -> None:
-    result = session.classify_document(TEXT, 2, 3)
-    assert_within_rounding(long.model, result, 2, 3)
+def test_as_many_pieces_as_there_may_be_are_added(long: Tiny, session: Session) -> None:
+    result = session.classify_document("good . bad film . " * 18, 1, MAX_PIECES)
+    assert len(result.pieces) == MAX_PIECES
+    assert_within_rounding(long.model, result, 1, MAX_PIECES)
     observer = session._observer
     assert isinstance(observer, Recorder)
     cost, read = observer.notes
-    assert f"3 pieces to classify, {observer.planned('lookups')} lookups, about" in cost
-    assert read == "3 of 5 pieces are read, 6 of 40 tokens"
+    assert cost == f"16 pieces to classify, {observer.planned('lookups')} lookups, about 0 s"
+    assert read == "16 of 23 pieces are read, 16 of 90 tokens"
     assert observer.finished("lookups") == observer.planned("lookups") > 0
-    first, last = observer.steps.index("piece 1/3: layer0.project"), observer.steps.index("add3")
-    assert "piece 3/3: score" in observer.steps[first:last]
+    first, last = observer.steps.index("piece 1/16: layer0.project"), observer.steps.index("add16")
+    assert "piece 16/16: score" in observer.steps[first:last]
     names = [stage.name for stage in result.stages]
-    assert (names[0], names[-3:]) == ("encrypt", ["score", "add3", "decrypt"])
+    assert (names[0], names[-3:]) == ("encrypt", ["score", "add16", "decrypt"])
     assert 0 < result.request_bytes < 100_000
 
 
 def test_circuits_for_long_documents_take_single_texts_too(long: Tiny, session: Session) -> None:
-    before = session.circuits_hash
-    assert len(session.classify_document(TEXT, 2, MAX_PIECES).pieces) == 5
-    result = session.classify("a good film")
-    x, padding = long.model.encode(long.model.tokenize("a good film"))
+    result = session.classify("good film")
+    x, padding = long.model.encode(long.model.tokenize("good film"))
     bounds = run(long.model.network, interval(x), interval(padding), interval_lookup)
     assert (bounds.low <= result.logits).all() and (result.logits <= bounds.high).all()
-    assert session.circuits_hash == before
-
-
-def test_the_most_pieces_add_up_too(long: Tiny, session: Session) -> None:
-    text = "good . bad film . " * 16
-    result = session.classify_document(text, 1, MAX_PIECES)
-    assert len(result.pieces) == MAX_PIECES
-    assert_within_rounding(long.model, result, 1, MAX_PIECES)
+    assert session.circuits_hash == folder_hash(long.circuits)
 
 
 def test_a_document_that_was_stopped_goes_on(long: Tiny, session: Session, tmp_path: Path) -> None:
@@ -120,13 +112,13 @@ def test_a_document_that_was_stopped_goes_on(long: Tiny, session: Session, tmp_p
     observer, folder = session._observer, tmp_path / "run"
     session._observer = Stops()
     with pytest.raises(KeyboardInterrupt):
-        session.classify_document(TEXT, 2, 2, folder)
+        session.classify_document(TEXT, 1, 2, folder)
     session._observer = again = Recorder()
     with pytest.raises(InputError, match="another text"):
-        session.classify_document(TEXT, 2, 3, folder)
-    result = session.classify_document(TEXT, 2, 2, folder)
+        session.classify_document(TEXT, 1, 3, folder)
+    result = session.classify_document(TEXT, 1, 2, folder)
     session._observer = observer
-    assert_within_rounding(long.model, result, 2, 2)
+    assert_within_rounding(long.model, result, 1, 2)
     ran = [step for step in again.steps if step.startswith(("piece", "add"))]
     assert ran == ["piece 2/2: score", "add2"]
     assert not folder.exists()
@@ -141,48 +133,29 @@ def test_ordinary_circuits_know_nothing_of_it(long: Tiny, tiny: Tiny) -> None:
     assert read_manifest(long.circuits).keys_hash == ordinary.keys_hash
 
 
-def test_a_server_adds_pieces_for_a_client_without_the_model(
-    long: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_adds_pieces_for_a_client_without_the_model(long: Tiny, tmp_path: Path) -> None:
     serving = Serving(long.folder, long.cache, tmp_path / "data", options=("--long",))
     serving.start()
     try:
         serving.wait_ready()
         user = remote_user(serving, "olga", tmp_path / "olga")
         with user.client() as client:
-            result = client.classify_document(TEXT, 2, 3)
-            notes = user.observer.notes
-            assert_within_rounding(long.model, result, 2, 3)
-            assert notes == [
-                "3 of 5 pieces are read, 6 of 40 tokens",
-                f"3 pieces to classify, {user.observer.planned('lookups')} lookups",
-            ]
-            assert user.observer.finished("lookups") == user.observer.planned("lookups")
-            assert "piece 3/3: score" in user.observer.steps
-        names = {"KEYS": str(user.folder / "keys"), "CACHE": str(user.folder / "cache")}
-        names |= {"TOKEN": user.token}
-        options = ["--long", "--max-pieces", "2", "--tokens", "2", "--json"]
-        done = subprocess.run(
-            [sys.executable, "-m", "fhe_inhibitor", "classify", "--server", serving.url, *options]
-            + [TEXT],
-            cwd=REPOSITORY,
-            env={**os.environ, **{f"FHE_INHIBITOR_{name}": v for name, v in names.items()}},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        (answer,) = json.loads(done.stdout)["results"]
-        assert (len(answer["pieces"]), answer["n_pieces"]) == (2, 5)
-        assert answer["clear_logits"] is None and len(answer["logits"]) == 2
+            reading = Reading([TEXT], 1, strict=False, each_apart=False, max_pieces=2)
+            (result,) = reading.classify(client, user.observer)
     finally:
         serving.stop()
+    assert isinstance(result, DocumentClassification)
+    assert_within_rounding(long.model, result, 1, 2)
+    assert result.clear_logits is None
+    lookups = user.observer.planned("lookups")
+    assert user.observer.notes == [
+        "2 of 10 pieces are read, 2 of 40 tokens",
+        f"2 pieces to classify, {lookups} lookups",
+    ]
+    assert user.observer.finished("lookups") == lookups
+    assert "piece 2/2: score" in user.observer.steps
 
 
-def test_a_server_of_ordinary_circuits_says_what_it_lacks(
-    tiny: Tiny, server: Serving, tmp_path: Path
-) -> None:
-    with (
-        remote_user(server, "peter", tmp_path).client() as client,
-        pytest.raises(InputError, match="1 at most.*serve --long"),
-    ):
+def test_a_server_of_ordinary_circuits_says_what_it_lacks(carol: RemoteUser) -> None:
+    with carol.client() as client, pytest.raises(InputError, match="1 at most.*serve --long"):
         client.classify_document(TEXT, 2, 3)
