@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
 from fhe_inhibitor.system.diagnosis import Finding
 from fhe_inhibitor.system.pages import decimal_size
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # Text as it is: a server's label may look like rich's markup.
 STATE_STYLES = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+BEGINNING = 100  # characters of a long text that are shown
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
@@ -209,13 +211,19 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 
 
 def _print_classification(console: Console, result: Classification, labels: Sequence[str]) -> None:
-    console.print(Text(result.text))
+    long = isinstance(result, DocumentClassification)
+    console.print(
+        Text(shorten(result.text, BEGINNING, placeholder=" ...") if long else result.text)
+    )
     label = printable(result.label)
     console.print(f"  {label}, probability {result.probability:.3f}", style="bold")
-    console.print(
-        Text(f"  read {len(result.tokens)} of {result.n_tokens} tokens: ")
-        + Text(printable(" ".join(result.tokens)), style="italic")
-    )
+    read = f"  read {len(result.tokens)} of {result.n_tokens} tokens"
+    if isinstance(result, DocumentClassification):
+        console.print(f"{read}, {len(result.pieces)} of {result.n_pieces} pieces")
+        console.print(f"  {_describe_mean(result, labels)}")
+    else:
+        tokens = Text(printable(" ".join(result.tokens)), style="italic")
+        console.print(Text(f"{read}: ") + tokens)
     table = Table("  logits", box=None, padding=(0, 2, 0, 0))
     logits = {"encrypted": result.logits, "clear": result.clear_logits}
     if result.clear_logits is None:
@@ -231,6 +239,19 @@ def _print_classification(console: Console, result: Classification, labels: Sequ
         )
     console.print(table)
     console.print()
+
+
+def _describe_mean(result: DocumentClassification, labels: Sequence[str]) -> str:
+    """Return the logits that say the label: those below are sums."""
+    sums = result.clear_logits if result.logits is None else result.logits
+    assert sums is not None
+    offset = result.offset or (0.0,) * len(sums)
+    means = [(x - o) / len(result.pieces) for x, o in zip(sums, offset, strict=True)]
+    listed = (
+        f"{printable(label)} {mean * result.logit_scale:+.3f}"
+        for label, mean in zip(labels, means, strict=True)
+    )
+    return f"mean of a piece, less neutral logits: {', '.join(listed)}"
 
 
 def _print_stages(console: Console, cost: SessionCost, results: Sequence[Classification]) -> None:

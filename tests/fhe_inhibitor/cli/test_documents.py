@@ -54,7 +54,12 @@ def test_classify_long_gives_the_label_of_the_mean(run, model: Path) -> None:
     assert result["label"] == loaded.labels[mean.argmax()]
     assert result["probability"] == pytest.approx(loaded.label(mean)[1])
     assert (result["n_pieces"], len(result["pieces"]), result["n_tokens"]) == (9, 3, 63)
-    assert result["label"] in run("classify", "--long", *options, LONG).out
+    shown = run("classify", "--long", *options, LONG).out
+    assert f"{result['label']}, probability {result['probability']:.3f}" in shown
+    negative, positive = mean * loaded.logit_scale
+    assert f"less neutral logits: negative {negative:+.3f}, positive {positive:+.3f}" in shown
+    assert "read 6 of 63 tokens, 3 of 9 pieces" in shown
+    assert shown.splitlines()[0].startswith("the film is very good") and "..." in shown
 
 
 def test_a_file_is_one_text(run, model: Path, tmp_path: Path) -> None:
