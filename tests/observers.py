@@ -29,6 +29,9 @@ class Recorder(Observer):
     def deliver(self, part: dict[str, Any]) -> None:
         self.told.append(("deliver", part))
 
+    def cross(self, what: str, n_bytes: int, first: bytes) -> None:
+        self.told.append(("cross", what, n_bytes, first))
+
     @property
     def notes(self) -> list[str]:
         return [content[0] for kind, *content in self.told if kind == "note"]

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
 from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.system.folders import cache_root
 from tests.browsing import PACKAGES, missing, open_browser, visit
 from tests.conftest import REPOSITORY
+from tests.fhe_inhibitor.app.test_page import RUN_MS, app
 from tests.fhe_inhibitor.service.serving import Serving, serve
 
 IMAGES = REPOSITORY / "docs" / "images"
-MAX_BYTES = 150_000
+MAX_BYTES, N_COLOURS = 150_000, 48
 WIDE = (900, 600)
+LONG_TEXT = "the acting is fine , but nothing in this story ever surprised me , it is dull"
 TEXTS = ("a gripping , funny film", "too long , too loud , and dull")
 
 
@@ -33,6 +38,8 @@ def main() -> None:
         model, folder = Path(DEFAULT_MODEL), Path(scratch)
         with serve(model, cache_root(), folder / "data", worker_threads=2) as server:
             _status(browser, server, folder)
+        with app(folder / "app", cache_root(), "--model", DEFAULT_MODEL) as url:
+            _page(browser, url)
 
 
 def _status(browser: Any, server: Serving, folder: Path) -> None:
@@ -46,9 +53,24 @@ def _status(browser: Any, server: Serving, folder: Path) -> None:
         _take(seen.page, "status")
 
 
+def _page(browser: Any, url: str) -> None:
+    with visit(browser, url, WIDE) as seen:
+        seen.page.wait_for_selector("#text textarea")
+        seen.page.fill("#text textarea", LONG_TEXT)
+        seen.page.keyboard.press("Enter")
+        seen.page.wait_for_selector("#outcome .label", timeout=RUN_MS)
+        seen.page.evaluate("document.activeElement.blur()")
+        _take(seen.page, "app")
+
+
 def _take(page: Any, name: str) -> None:
-    """Write a picture of a whole page; a large one is refused."""
-    content = page.screenshot(full_page=True)
+    """Write a picture of a whole page, in a few colours; a large one is refused."""
+    picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+    small = BytesIO()
+    picture.convert("RGB").quantize(N_COLOURS, dither=Image.Dither.NONE).save(
+        small, "PNG", optimize=True
+    )
+    content = small.getvalue()
     if len(content) > MAX_BYTES:
         raise ValueError(f"{name}.png would have {len(content)} bytes: keep it below {MAX_BYTES}")
     (IMAGES / f"{name}.png").write_bytes(content)

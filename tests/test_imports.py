@@ -35,6 +35,7 @@ ROOMS = (
     "compile.paper",
     "compile.benchmark",
     "demos",
+    "fhe_inhibitor.app",
     "fhe_inhibitor.cli",
 )
 COMMAND_LINE = ROOMS[-1]

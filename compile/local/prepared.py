@@ -25,7 +25,7 @@ from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, FORMAT_VERSION
 from fhe_inhibitor.runtime.protocol import folder_hash
 from fhe_inhibitor.system.cache import locked, published, why_unfit
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, cache_root
-from fhe_inhibitor.system.progress import Observer, Stopwatch
+from fhe_inhibitor.system.progress import Observer, Stopwatch, tell_crossing
 
 if TYPE_CHECKING:
     from compile.module import CompiledNetwork
@@ -101,6 +101,7 @@ def prepare(
     keyring.load_or_make(client, digest, model.name, passphrase, steps)
     steps.begin("send evaluation keys")
     data = client.evaluation_keys()
+    tell_crossing(steps, "evaluation keys", data)
     evaluation_keys = server.read_evaluation_keys(data)
     setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
     return Prepared(client, server, digest, evaluation_keys, len(data), setup)

@@ -31,6 +31,7 @@ from fhe_inhibitor.cli import (
     experiments,
     export,
     keys,
+    page,
     report,
     service,
     train,
@@ -60,6 +61,7 @@ for command in (
     distill.distill,
     export.export,
     service.serve,
+    page.app,
     doctor.doctor,
 ):
     app.command()(command)

@@ -23,7 +23,7 @@ from fhe_inhibitor.runtime.classifier import Classification, DocumentClassificat
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost, total, total_by_name
 from fhe_inhibitor.system.diagnosis import Finding
 from fhe_inhibitor.system.pages import decimal_size
-from fhe_inhibitor.system.progress import Observer, printable
+from fhe_inhibitor.system.progress import Observer, printable, remaining_s
 
 if TYPE_CHECKING:
     from compile.building.page import Built
@@ -100,12 +100,9 @@ class _RemainingColumn(ProgressColumn):
     """Time left at the rate of the finished work; nothing before any is finished."""
 
     def render(self, task: Task) -> Text:
-        if not task.total or not task.completed:
-            return Text("")
-        last = task.fields["last"]
-        rate = task.completed / max(last - task.fields["began"], 1e-9)
-        left = (task.total - task.completed) / rate - (time.monotonic() - last)
-        return Text(f"about {max(left, 0):.0f} s left")
+        began, last = task.fields["began"], task.fields["last"]
+        left = remaining_s(task.completed, task.total or 0, began, last, time.monotonic())
+        return Text("" if left is None else f"about {left:.0f} s left")
 
 
 def print_classifications(

@@ -32,7 +32,7 @@ from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
 from fhe_inhibitor.runtime.protocol import Job, ModelInfo, Status, TaskEvent
 from fhe_inhibitor.system.machine import peak_memory_bytes
-from fhe_inhibitor.system.progress import Observer, Stopwatch
+from fhe_inhibitor.system.progress import Observer, Stopwatch, tell_crossing
 
 CANCEL_S = 5.0  # to tell the server that a result isn't wanted any more
 
@@ -272,6 +272,7 @@ class AsyncRemoteClient:
         state = await self._connection.find_keys(self._known_keys(model))
         if state is None:
             keys = await self._in_thread(side.client.evaluation_keys)
+            tell_crossing(self._observer, "evaluation keys", keys)
             state = await self._connection.upload_keys(keys, model, self._observer)
         self.evaluation_keys_bytes, self._evaluation_keys = state.size, state.sha256
         self._setup.stop()
@@ -338,6 +339,7 @@ class AsyncRemoteClient:
             except NotFound:  # keys that weren't used for long are dropped
                 await self._upload_keys(side, model)
                 job = await submit()
+            tell_crossing(self._observer, "request", exchange.request)
             self._observer.begin(exchange.tasks[0].stage)
             job = await self._connection.follow(job, on_tasks_done)
         except asyncio.CancelledError:
@@ -349,6 +351,7 @@ class AsyncRemoteClient:
             reason = job.message or job.error or "without a reason"
             raise JobFailed(f"the server gave up on a text, {job.status}: {reason}", job.error)
         exchange.response = await self._connection.result(job.id)
+        tell_crossing(self._observer, "response", exchange.response)
         exchange.ended = time.perf_counter()
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:

@@ -265,3 +265,6 @@ class _Sender(Observer):
 
     def deliver(self, part: dict[str, Any]) -> None:
         self._connection.send(("deliver", (part,)))
+
+    def cross(self, what: str, n_bytes: int, first: bytes) -> None:
+        self._connection.send(("cross", (what, n_bytes, first)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+FIRST_BYTES = 256  # of what crosses, shown to who wants to see it
+
 
 class Observer:
     """Is told of progress and shows nothing; override what you want to see."""
@@ -20,6 +22,12 @@ class Observer:
 
     def finish(self, amount: int) -> None:
         """`amount` more of the planned units are done."""
+
+    def cross(self, what: str, n_bytes: int, first: bytes) -> None:
+        """Bytes go to the server, the `evaluation keys` or a `request`, or a `response` back.
+
+        first: up to `FIRST_BYTES` of them.
+        """
 
     def deliver(self, part: dict[str, Any]) -> None:
         """A part of the result is there, such as one text's of many: what JSON can hold."""
@@ -46,6 +54,9 @@ class Stopwatch(Observer):
     def finish(self, amount: int) -> None:
         self._observer.finish(amount)
 
+    def cross(self, what: str, n_bytes: int, first: bytes) -> None:
+        self._observer.cross(what, n_bytes, first)
+
     def deliver(self, part: dict[str, Any]) -> None:
         self._observer.deliver(part)
 
@@ -61,6 +72,25 @@ class Stopwatch(Observer):
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
             self._step = None
         return dict(self._seconds)
+
+
+def tell_crossing(observer: Observer, what: str, data: bytes) -> None:
+    """Tell an observer of bytes that go over to the other side."""
+    observer.cross(what, len(data), data[:FIRST_BYTES])
+
+
+def remaining_s(done: float, total: float, began: float, last: float, now: float) -> float | None:
+    """Return the seconds left at the rate of the finished work; None before any is finished.
+
+    done: of `total` units, since `began`; the last of them at `last`.
+
+    >>> remaining_s(50, 100, began=0.0, last=10.0, now=12.0)
+    8.0
+    """
+    if not total or not done:
+        return None
+    rate = done / max(last - began, 1e-9)
+    return max((total - done) / rate - (now - last), 0.0)
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,61 @@
+"""Which parts of a text the model reads, which it cuts, and what is between tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from fhe_inhibitor.integer.public import PublicModel, Tokens
+from fhe_inhibitor.text.markup import without_markup
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a text: a token that is read or cut, or what is between two."""
+
+    text: str
+    kind: Literal["read", "cut", "between"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text as the model reads it.
+
+    parts: they join to the text, as it is without markup. bucket: positions of the circuits that
+    it takes, of which the text fills the first `len(tokens.ids)`. is_longest: whether any longer
+    text takes the same ones.
+    """
+
+    parts: tuple[Part, ...]
+    tokens: Tokens
+    bucket: int
+    is_longest: bool
+
+
+def read(public: PublicModel, text: str, max_tokens: int | None = None) -> Reading:
+    """Return what the model reads of a text. Raises InputError as `PublicModel.tokenize` does.
+
+    That gives the tokens that are read, not their places. Equal tokens are equally important, and
+    of those the first are read, so the places follow.
+    """
+    tokens = public.tokenize(text, max_tokens)
+    plain = without_markup(text)
+    encoding = public.tokenizer.encode(plain, add_special_tokens=False)
+    left = Counter(tokens.ids[len(tokens.ids) - len(tokens.tokens) :].tolist())
+    parts: list[Part] = []
+    end = 0
+    for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+        start = max(start, end)  # tokens of one character can share it
+        if start > end:
+            parts.append(Part(plain[end:start], "between"))
+        is_read = left[token_id] > 0
+        left[token_id] -= is_read
+        if stop > start:
+            parts.append(Part(plain[start:stop], "read" if is_read else "cut"))
+            end = stop
+    if end < len(plain):
+        parts.append(Part(plain[end:], "between"))
+    bucket = public.bucket(len(tokens.ids))
+    is_longest = bucket == public.bucket(public.token_limit(max_tokens))
+    return Reading(tuple(parts), tokens, bucket, is_longest)
