@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from circuits.network import Network
-from compile.cost.report import USUAL, estimate, speed_of
+from compile.cost.speed import USUAL, speed_of
 from compile.local.p_error import P_ERRORS
 from fhe_inhibitor.runtime.costs import predict_seconds
 from fhe_inhibitor.system.files import Record
@@ -49,7 +49,9 @@ def price_errors(
     too if it is none of the usual.
     """
     listed = tuple(lengths)
-    from compile.report import failure_probability  # it loads all of Concrete
+    # Here, because these load Concrete, which whoever shows the page can spare.
+    from compile.cost.report import estimate
+    from compile.report import failure_probability
 
     names = {p_error: name for name, p_error in P_ERRORS.items()}
     prices = []

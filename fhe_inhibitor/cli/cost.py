@@ -85,7 +85,8 @@ class EstimateCost:
 
     def run(self, observer: Observer) -> WrittenReport:
         """Return the report."""
-        from compile.cost.report import USUAL, estimate, read_speed
+        from compile.cost.report import estimate
+        from compile.cost.speed import USUAL, read_speed
         from compile.local.p_error import with_p_error
 
         speed = USUAL if self.report is None else read_speed(self.report)

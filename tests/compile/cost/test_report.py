@@ -14,8 +14,9 @@ from circuits.lookups import SaturatingTable
 from circuits.network import Network
 from compile.complexity import bootstrap_units, keyswitch_units
 from compile.cost.classes import classify_lookups
-from compile.cost.report import CostReport, estimate, read_speed
+from compile.cost.report import CostReport, estimate
 from compile.cost.sketch import squares
+from compile.cost.speed import read_speed
 from compile.cost.trace import Port, TracedFunction, TracedLookup
 from compile.module import CompileOptions, build_module
 from compile.report import Report, describe

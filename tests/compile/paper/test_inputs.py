@@ -56,9 +56,10 @@ def test_another_report_of_compile_is_refused() -> None:
 def test_seconds_are_predicted_of_the_lookups_that_were_timed() -> None:
     errors = predictions().errors
     found = predict(errors, 4, compiled_json(), {3: 0.006, 4: 0.008})
-    assert found.sentence_s == pytest.approx(20 * 0.006 + 1480 * 0.008)
+    seconds = 20 * 0.006 + 1480 * 0.008
+    assert found.sentence_s == pytest.approx(seconds)
     units = 20 * 5e7 + 1480 * 1e8
-    assert found.unit_s == pytest.approx(found.sentence_s / units)
+    assert found.unit_s == pytest.approx(seconds / units)
     unknown = predict(errors, 4, compiled_json(), {})
     assert unknown.sentence_s is None and "two quiet cores" in unknown.machine
 
