@@ -82,7 +82,7 @@ def accuracies(built: Built) -> Iterator[tuple[str, Share]]:
     yield "teacher, all tokens, float", scores.teacher
     if scores.float_student is not None:
         yield f"student, {n} tokens, float", scores.float_student
-    yield f"student, {n} tokens, integers with rounding noise", scores.integers
+    yield f"student, {n} tokens, integers with noise", scores.integers
     if built.encrypted is not None:
         yield "the same, encrypted", built.encrypted.accuracy
 
