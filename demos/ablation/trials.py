@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fhe_inhibitor.model.configuration import QuantizationConfig
 from fhe_inhibitor.training.hyperparameters import Size
 
 TOKENS = (8, 12, 16, 24)
@@ -81,13 +82,16 @@ def list_trials(base: Size) -> list[Trial]:
         _more("keys of {} bits", "key_bits", bits),
         _more("values of {} bits", "value_bits", bits),
         _more("weights of {} bits", "weight_bits", bits),
+        _more("activations of {} bits", "activation_bits", bits),
+        _more("features of {} bits", "feature_bits", bits),
+        Trial("half of the inputs kept", "bits", quantization={"fan_in": dim // 2}, integers=True),
         Trial("trained without noise", "noise", quantization={NOISE: 0.0}, integers=True),
         Trial("trained for twice the noise", "noise", quantization={NOISE: 0.2}, integers=True),
     ]
 
 
 def _more(name: str, of: str, bits: Mapping[str, Any]) -> Trial:
-    more = bits[of] + 1
+    more = bits.get(of, getattr(QuantizationConfig, of)) + 1
     return Trial(name.format(more), "bits", quantization={of: more}, integers=True)
 
 
