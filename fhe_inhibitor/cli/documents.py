@@ -164,6 +164,7 @@ class MeasureLimits:
 def to_markdown(done: dict[str, Any]) -> list[str]:
     """Return what was measured as lines of Markdown: from what, and a table."""
     machine, versions = done["machine"], done["machine"]["versions"]
+    timed = bool(done["lookup_s"])
     rows = [
         [
             row["max_pieces"],
@@ -171,24 +172,24 @@ def to_markdown(done: dict[str, Any]) -> list[str]:
             f"{100 * row['accuracy']['value']:.1f}",
             f"{100 * row['accuracy']['standard_error']:.1f}",
             f"{row['lookups']:,.0f}",
-            "" if row["seconds"] is None else f"{row['seconds']:.0f}",
+            *([f"{row['seconds']:.0f}"] if timed else []),
         ]
         for row in done["rows"]
     ]
-    head = ["pieces at most", "read, mean", "accuracy, %", "standard error", "lookups", "seconds"]
-    timed = (
-        f" Seconds: lookups times the time of one; {machine['processor']}, {machine['cores']} "
-        f"cores, Concrete {versions['concrete-python']}."
-        if done["lookup_s"]
-        else ""
+    head = ["pieces at most", "read, mean", "accuracy, %", "standard error", "lookups"]
+    seconds = (
+        f" and seconds are of one text, mean; seconds are lookups times the time of one, on "
+        f"{machine['processor']}, {machine['cores']} cores, Concrete {versions['concrete-python']}"
+        if timed
+        else " are of one text, mean"
     )
     return [
         f"{done['model']} ({done['model_hash'][:12]}), {done['n_texts']} texts of {done['data']} "
         f"(SHA-256 {done['data_sha256'][:12]}), the {done['max_tokens']} most important tokens of "
-        f"each piece; the integer model with rounding noise drawn {done['n_draws']} times. Lookups "
-        f"and seconds are of one text, mean.{timed} {machine['date']}.",
+        f"each piece; the integer model with rounding noise drawn {done['n_draws']} times. Lookups"
+        f"{seconds}; {machine['date']}.",
         "",
-        *markdown_table(head, rows),
+        *markdown_table([*head, *(["seconds"] if timed else [])], rows),
     ]
 
 

@@ -85,7 +85,7 @@ def test_as_many_pieces_as_there_may_be_are_added(long: Tiny, session: Session) 
     assert isinstance(observer, Recorder)
     cost, read = observer.notes
     assert cost == f"16 pieces to classify, {observer.planned('lookups')} lookups, about 0 s"
-    assert read == "16 of 23 pieces are read, 16 of 90 tokens"
+    assert read == "16 of 36 pieces are read, 16 of 90 tokens"
     assert observer.finished("lookups") == observer.planned("lookups") > 0
     first, last = observer.steps.index("piece 1/16: layer0.project"), observer.steps.index("add16")
     assert "piece 16/16: score" in observer.steps[first:last]
