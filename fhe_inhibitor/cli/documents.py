@@ -86,11 +86,12 @@ def long_documents(
 ) -> None:
     """Print accuracy and cost of long texts by the most pieces that are read of each.
 
-    With rounding noise drawn, without encryption; seconds are lookups times the time of one.
+    With rounding noise drawn, without encryption; seconds are lookups times the time of one. With
+    --out, accuracies that are there already are kept, so --timed can follow on a quiet machine.
     """
     from fhe_inhibitor.cli.view import Display
 
-    work = MeasureLimits(data, model, tokens, limit, draws, timed)
+    work = MeasureLimits(data, model, tokens, limit, draws, timed, _read_json(out))
     with Display(quiet) as display:
         done = in_worker(work, display) if timed else work.run(display)
     page = "\n".join(to_markdown(done)) + "\n"
@@ -107,7 +108,10 @@ def long_documents(
 
 @dataclass(frozen=True)
 class MeasureLimits:
-    """Measures each limit of pieces; n_draws: of rounding noise. timed: time single lookups."""
+    """Measures each limit of pieces; n_draws: of rounding noise. timed: time single lookups.
+
+    known: what was measured before, whose accuracies are kept if they are of the same things.
+    """
 
     data: Path
     model: str
@@ -115,6 +119,7 @@ class MeasureLimits:
     limit: int | None
     n_draws: int
     timed: bool
+    known: dict[str, Any]
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return a row for each limit."""
@@ -123,7 +128,7 @@ class MeasureLimits:
         if not rows:
             raise InputError(f"{self.data} has no texts: wanted one or more")
         lookup_s = _time_lookups(model, observer) if self.timed else {}
-        return {
+        measured = {
             "model": model.name,
             "model_hash": model.hash,
             "neutral_logits": list(model.neutral_logits),
@@ -132,9 +137,18 @@ class MeasureLimits:
             "n_texts": len(rows),
             "max_tokens": model.token_limit(self.max_tokens),
             "n_draws": self.n_draws,
+        }
+        accuracies = {}
+        if measured.items() <= self.known.items():
+            accuracies = {row["max_pieces"]: row["accuracy"] for row in self.known["rows"]}
+        return {
+            **measured,
             "lookup_s": lookup_s,
             "machine": describe_machine(PACKAGES).model_dump(),
-            "rows": [self._row(model, rows, limit, lookup_s, observer) for limit in LIMITS],
+            "rows": [
+                self._row(model, rows, limit, lookup_s, accuracies.get(limit), observer)
+                for limit in LIMITS
+            ],
         }
 
     def _row(
@@ -143,6 +157,7 @@ class MeasureLimits:
         rows: list[LabelledText],
         max_pieces: int,
         lookup_s: dict[int, float],
+        accuracy: dict[str, Any] | None,
         observer: Observer,
     ) -> dict[str, Any]:
         from fhe_inhibitor.integer.documents import count_lookups_of, cut_documents
@@ -150,12 +165,14 @@ class MeasureLimits:
 
         documents = cut_documents(model, [r.text for r in rows], self.max_tokens, max_pieces)
         counts = sum((count_lookups_of(model, document) for document in documents), Counter[int]())
-        accuracy = evaluate(model, rows, self.max_tokens, self.n_draws, observer, max_pieces)
+        if accuracy is None:
+            draws = self.max_tokens, self.n_draws
+            accuracy = asdict(evaluate(model, rows, *draws, observer, max_pieces))
         seconds = sum(number * lookup_s[bits] for bits, number in counts.items() if lookup_s)
         return {
             "max_pieces": max_pieces,
             "pieces": sum(len(document.pieces) for document in documents) / len(rows),
-            "accuracy": asdict(accuracy),
+            "accuracy": accuracy,
             "lookups": counts.total() / len(rows),
             "seconds": seconds / len(rows) if lookup_s else None,
         }
@@ -191,6 +208,12 @@ def to_markdown(done: dict[str, Any]) -> list[str]:
         "",
         *markdown_table([*head, *(["seconds"] if timed else [])], rows),
     ]
+
+
+def _read_json(folder: Path | None) -> dict[str, Any]:
+    """Return what an earlier call wrote to a folder; nothing if it wrote none."""
+    path = None if folder is None else folder / f"{FILE}.json"
+    return {} if path is None or not path.is_file() else dict(json.loads(path.read_text("utf-8")))
 
 
 def _time_lookups(model: IntegerModel, observer: Observer) -> dict[int, float]:

@@ -147,3 +147,8 @@ def test_the_table_of_limits_is_printed_and_written(
     expected = evaluate(loaded, rows, 2, 2, max_pieces=2)
     assert done["rows"][1]["accuracy"]["value"] == expected.value
     assert f"| 2 | 1.7 | {100 * expected.value:.1f} |" in outcome.out
+    done["rows"][1]["accuracy"]["value"] = 0.125
+    (out / "piece_limits.json").write_text(json.dumps(done))
+    assert "| 2 | 1.7 | 12.5 |" in run("long-documents", *arguments, "--out", out).out
+    other = ("--data", data, "--model", model, "--tokens", "2", "--draws", "1", "--out", out)
+    assert "| 12.5 |" not in run("long-documents", *other).out
