@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from fhe_inhibitor.app.page import EXAMPLES
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
 from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.system.folders import cache_root
@@ -24,7 +25,6 @@ from tests.fhe_inhibitor.service.serving import Serving, serve
 IMAGES = REPOSITORY / "docs" / "images"
 MAX_BYTES, N_COLOURS = 150_000, 48
 WIDE = (900, 600)
-LONG_TEXT = "the acting is fine , but nothing in this story ever surprised me , it is dull"
 TEXTS = ("a gripping , funny film", "too long , too loud , and dull")
 
 
@@ -56,7 +56,7 @@ def _status(browser: Any, server: Serving, folder: Path) -> None:
 def _page(browser: Any, url: str) -> None:
     with visit(browser, url, WIDE) as seen:
         seen.page.wait_for_selector("#text textarea")
-        seen.page.fill("#text textarea", LONG_TEXT)
+        seen.page.fill("#text textarea", EXAMPLES[-1])
         seen.page.keyboard.press("Enter")
         seen.page.wait_for_selector("#outcome .label", timeout=RUN_MS)
         seen.page.evaluate("document.activeElement.blur()")

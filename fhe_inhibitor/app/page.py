@@ -42,13 +42,15 @@ CSS = """
 .said .error { font-weight: 600; padding: 0.5rem 0.8rem; border-left: 4px solid #a51d2d; }
 .said .label { font-size: 1.6rem; font-weight: 700; margin: 0; }
 .said table { width: 100%; border-collapse: collapse; margin: 0.5rem 0; font-size: 0.9rem; }
+.said table, .said thead, .said tbody, .said tr { border: 0 !important; background: none; }
 .said caption { text-align: left; }
 .said th, .said td { text-align: left; font-weight: 400; padding: 0.2rem 0.5rem 0.2rem 0;
-  border: 0; border-bottom: 1px solid var(--border-color-primary); }
+  border: 0; border-bottom: 1px solid var(--border-color-primary) !important; }
 .said th[scope=row] { overflow-wrap: anywhere; }
 .said td { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.said pre { font-size: 0.8rem; overflow: auto; max-height: 11rem; margin: 0.3rem 0 0.8rem;
-  padding: 0.5rem; border: 1px solid var(--border-color-primary); }
+.said pre { font-size: 0.8rem; overflow: auto; max-height: 11rem;
+  margin: 0.3rem 0 0.8rem !important; padding: 0.5rem;
+  border: 1px solid var(--border-color-primary); }
 .said dt { font-weight: 600; }
 .said dd { margin: 0; }
 .said ul { padding-left: 1.2rem; list-style: disc; }

@@ -47,6 +47,9 @@ def read(public: PublicModel, text: str, max_tokens: int | None = None) -> Readi
     end = 0
     for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
         start = max(start, end)  # tokens of one character can share it
+        token = plain[start:stop]
+        start += len(token) - len(token.lstrip())  # some take the space before them along
+        stop = start + len(token.strip())
         if start > end:
             parts.append(Part(plain[end:start], "between"))
         is_read = left[token_id] > 0

@@ -53,3 +53,5 @@ def test_no_text_is_changed_or_lost(text: str) -> None:
     assert "".join(part.text for part in reading.parts) == without_markup(text)
     n_marked = sum(part.kind == "read" for part in reading.parts)
     assert n_marked <= len(reading.tokens.tokens)
+    marked = [part.text for part in reading.parts if part.kind != "between"]
+    assert all(part and part == part.strip() for part in marked)

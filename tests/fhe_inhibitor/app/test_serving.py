@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -29,6 +30,7 @@ pytest.importorskip("gradio", reason="needs the extra app: pip install 'fhe-inhi
 def loops_that_gradio_leaves_open() -> Iterator[None]:
     """Gradio makes event loops for its locks and closes none; here they are no news."""
     yield
+    asyncio.set_event_loop(None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
