@@ -7,7 +7,7 @@ from compile.paper.cells import missing, number, percent, seconds, words
 from compile.paper.inputs import Decrypted, Inputs
 from compile.paper.records import Plot, Row, Section, Table
 from compile.paper.runs import summary_of
-from compile.paper.sources import EVALUATE, REPORT, decrypted_name, peer_name
+from compile.paper.sources import EVALUATE, REPORT, TRAIN, decrypted_name, peer_name
 from fhe_inhibitor.system.statistics import share
 
 UNSTATED = words("not stated")
@@ -20,6 +20,9 @@ def accuracy_section(inputs: Inputs) -> Section:
         rows.append(_missing_row("decrypted", decrypted_name(0)))
     for index, evaluation in enumerate(inputs.evaluations):
         rows.extend(_decrypted_rows(evaluation, decrypted_name(index)))
+    for row in inputs.trained.rows if inputs.trained else ():
+        cells = words(row.name), percent(row.accuracy), number(row.accuracy.n), words(row.data)
+        rows.append(Row(cells=cells, source=TRAIN))
     plots = tuple(
         Plot(
             name=evaluation_plot(index),

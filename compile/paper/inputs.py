@@ -13,6 +13,7 @@ from compile.evaluation.records import Evaluation, Header, read_evaluation
 from compile.paper.peers import Peer, read_peers
 from compile.paper.prices import Predictions
 from compile.paper.records import Measured
+from compile.paper.trained import Trained
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import Accuracy
 from fhe_inhibitor.runtime.parameters import KeyParameters
@@ -94,7 +95,8 @@ class Inputs:
 
     model: its name. max_tokens: that it was asked to read. p_error: name of the probability of
     errors that was asked for, None for the model's own. machine: as it was before anything was
-    measured. command: that makes the page. price: None if nobody said what a core-hour costs.
+    measured. command: that makes the page. trained: what `train` wrote beside the model. price:
+    None if nobody said what a core-hour costs.
     """
 
     model: str
@@ -108,6 +110,7 @@ class Inputs:
     predictions: Predictions
     accuracy: IntegerAccuracy | None = None
     evaluations: tuple[Decrypted, ...] = ()
+    trained: Trained | None = None
     price: CorePrice | None = None
     peers: tuple[Peer, ...] = field(default_factory=read_peers)
 

@@ -6,7 +6,7 @@ from compile.paper.cells import sentence
 from compile.paper.inputs import Decrypted, Inputs
 from compile.paper.records import Source
 
-REPORT, COMPILE, COST, EVALUATE = "report", "compile", "cost", "evaluate"
+REPORT, COMPILE, COST, EVALUATE, TRAIN = "report", "compile", "cost", "evaluate", "train"
 
 
 def sources_of(inputs: Inputs) -> dict[str, Source]:
@@ -30,6 +30,12 @@ def sources_of(inputs: Inputs) -> dict[str, Source]:
             f"{inputs.max_tokens} --out FILE.jsonl"
         ),
     }
+    if inputs.trained is not None:
+        sources[TRAIN] = Source(
+            command=inputs.trained.command,
+            machine=inputs.trained.machine,
+            note="Stored beside the model when it was trained.",
+        )
     for index, evaluation in enumerate(inputs.evaluations):
         sources[decrypted_name(index)] = _decrypted_source(evaluation)
     for index, peer in enumerate(inputs.peers):

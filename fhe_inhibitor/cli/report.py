@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +22,7 @@ from fhe_inhibitor.cli.options import (
     print_now,
 )
 from fhe_inhibitor.cli.worker import in_worker
-from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel, checkpoint_folder
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
 
@@ -94,6 +95,7 @@ def report(
     from compile.paper.inputs import Inputs, parse_price, read_compiled, read_decrypted
     from compile.paper.measure import measure
     from compile.paper.prices import predict
+    from compile.paper.trained import read_trained
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.system.files import make_folder
     from fhe_inhibitor.system.machine import describe_machine
@@ -101,28 +103,31 @@ def report(
     machine = describe_machine(PACKAGES)  # before our own work adds to its load
     loaded = with_p_error(IntegerModel.load(model), p_error)
     read = loaded.tokenize(text, tokens)  # whatever is wrong is said before anything is compiled
+    max_tokens, n = loaded.token_limit(tokens), len(loaded.encode(read)[0])
     core_price = None if price is None else parse_price(price)
     evaluations = tuple(read_decrypted(path, loaded.name, loaded.hash) for path in evaluation or ())
     make_folder(out)
-    given: dict[str, object] = {
-        "--model": loaded.name,
-        "--text": None if text == TEXT else text,
-        "--tokens": tokens,
-        "--repeat": repeat,
-        "--data": data and data.name,
-        "--draws": draws if data else None,
-        "--limit": limit if data else None,
-        **{f"--evaluation {shlex.quote(path.name)}": "" for path in evaluation or ()},
-        "--no-time-lookups": None if time_lookups else "",
-        "--price": price,
-        "--p-error": p_error,
-    }
+    command = _command(
+        {
+            "--model": loaded.name,
+            "--text": None if text == TEXT else text,
+            "--tokens": tokens,
+            "--repeat": repeat,
+            "--data": data and data.name,
+            "--draws": draws if data else None,
+            "--limit": limit if data else None,
+            **{f"--evaluation {shlex.quote(path.name)}": "" for path in evaluation or ()},
+            "--no-time-lookups": None if time_lookups else "",
+            "--price": price,
+            "--p-error": p_error,
+            "--dataset": dataset,
+        }
+    )
     with Display(quiet) as display, tempfile.TemporaryDirectory(prefix="fhe-inhibitor-") as folder:
         accuracy = None
         if data is not None:
             accuracy = _measure_accuracy(data, model, tokens, limit, draws, display)
         circuits = Path(folder, "circuits")
-        n = len(loaded.encode(read)[0])
         compiled, errors = in_worker(CompileAndPrice(model, circuits, p_error, n), display)
         loaded.write_public(circuits)
         measured = measure(loaded, circuits, text, tokens, repeat, display, time_lookups)
@@ -130,15 +135,16 @@ def report(
         inputs = Inputs(
             model=loaded.name,
             model_hash=loaded.hash,
-            max_tokens=loaded.token_limit(tokens),
+            max_tokens=max_tokens,
             p_error=p_error,
             machine=machine,
-            command=_command(given),
+            command=command,
             compiled=read_compiled(compiled),
             measured=measured,
             predictions=predictions,
             accuracy=accuracy,
             evaluations=evaluations,
+            trained=read_trained(checkpoint_folder(model), max_tokens),
             price=core_price,
         )
         display.begin("write")
@@ -176,7 +182,7 @@ def _measure_accuracy(
     return IntegerAccuracy(data.name, limit, Accuracy(**found["accuracy"]))
 
 
-def _command(given: dict[str, object]) -> str:
+def _command(given: Mapping[str, object]) -> str:
     """Return the command line, with names of files instead of where they are."""
     words = ["fhe-inhibitor report"]
     for option, value in given.items():
