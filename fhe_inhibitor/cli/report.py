@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from compile.paper.inputs import IntegerAccuracy
     from compile.paper.prices import ErrorPrice
 
-# As long as any model reads, so that the sentence fills its circuits.
+# Longer than the shipped models read, so that it fills their circuits.
 TEXT = (
     "a gripping , funny film that never loses its way , with a fine cast , a clever script and an "
     "ending that most other directors would not have dared to show"
