@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -21,13 +22,19 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.documents import count_lookups_of, cut_documents, encode_pieces
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.classifier import DocumentClassification
+from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.protocol import folder_hash
+from fhe_inhibitor.runtime.server import Server, Value
+from tests.execution import decrypt
 from tests.fhe_inhibitor.conftest import SEED, SHAPE, Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, remote_user
 from tests.fhe_inhibitor.service.serving import Serving
 from tests.observers import Recorder
 from tests.tiny_model import write_tiny_model
+
+if TYPE_CHECKING:
+    from compile.local.backends import Execution
 
 pytestmark = pytest.mark.fhe
 
@@ -77,9 +84,24 @@ def assert_within_rounding(
     assert counted == count_lookups_of(model, document)
 
 
-def test_as_many_pieces_as_there_may_be_are_added(long: Tiny, session: Session) -> None:
+def test_as_many_pieces_as_there_may_be_are_added(
+    long: Tiny, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise of 16 scores together must not change their sum."""
+    backend, start = cast("Execution", session.prepare()), Server.start
+    scores: list[np.ndarray] = []
+
+    def start_and_decrypt(server: Server, *arguments: Any) -> Iterator[TaskDone[Value]]:
+        for done in start(server, *arguments):
+            if done.task.function == "score":
+                scores.extend(decrypt(backend._client, done))
+            yield done
+
+    monkeypatch.setattr(Server, "start", start_and_decrypt)
     result = session.classify_document("good . bad film . " * 18, 1, MAX_PIECES)
-    assert len(result.pieces) == MAX_PIECES
+    assert len(result.pieces) == len(scores) == MAX_PIECES
+    expected = scoring(long.model.network).step * np.sum(scores, axis=0)
+    assert result.logits == tuple(expected.reshape(-1))
     assert_within_rounding(long.model, result, 1, MAX_PIECES)
     observer = session._observer
     assert isinstance(observer, Recorder)
