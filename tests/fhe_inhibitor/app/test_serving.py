@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import re
+import socket
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +67,27 @@ def engine() -> Iterator[ToldEngine]:
 
 
 @pytest.fixture(scope="module")
-def page(engine: ToldEngine, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def asked() -> Iterator[list[str]]:
+    """The hosts whose address this process asks for, and the addresses that it connects to."""
+    hosts: list[str] = []
+    connect = socket.socket.connect
+
+    def note(host: Any, *_: Any, **__: Any) -> list[Any]:
+        hosts.append(str(host))
+        raise socket.gaierror
+
+    def note_connection(self: socket.socket, address: Any) -> None:
+        hosts.append(str(address))
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socket.getaddrinfo", note)
+        patch.setattr("socket.socket.connect", note_connection)
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def page(asked: list[str], engine: ToldEngine, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from fhe_inhibitor.app.page import build_page
 
     model = IntegerModel.load(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
@@ -106,6 +128,16 @@ def test_the_page_comes_from_here_alone(client: Any) -> None:
 def test_what_the_page_does_not_need_is_closed(client: Any, path: str) -> None:
     assert client.get(path).status_code == 404
     assert client.post(path, content=b"x").status_code == 404
+
+
+def test_the_server_asks_nobody(client: Any, asked: list[str]) -> None:
+    """Not while the page is made, nor while the application starts and shows it."""
+    assert client.get("/").status_code == client.get("/config").status_code == 200
+    time.sleep(0.2)  # Gradio would report in a thread
+    assert asked == []
+    with pytest.raises(OSError):
+        socket.create_connection(("host.invalid", 80))
+    assert asked.pop() == "host.invalid"
 
 
 def test_other_names_and_other_pages_are_refused(client: Any) -> None:
