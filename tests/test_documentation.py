@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 MAX_WORDS = 900
 GENERATED = {
-    "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy", "experiments",
-    "neighbours", "piece_limits", "plaintext",
+    "ablation", "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy",
+    "experiments", "neighbours", "piece_limits", "plaintext",
 }  # fmt: skip
 PAGES = [
     README,
