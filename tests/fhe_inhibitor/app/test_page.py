@@ -17,13 +17,13 @@ import pytest
 
 from fhe_inhibitor.app.page import EXAMPLES
 from fhe_inhibitor.service.access import new_token
-from tests.browsing import NARROW, Visit, missing, open_browser, visit
+from tests.browsing import NARROW, PACKAGES, Visit, missing, open_browser, visit
 from tests.conftest import REPOSITORY
 from tests.fhe_inhibitor.conftest import Tiny
 from tests.fhe_inhibitor.service.serving import Serving, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
-if lacking := missing("gradio"):
+if lacking := missing(*PACKAGES):
     pytestmark.append(pytest.mark.skip(reason=f"tests of this page need {lacking}"))
 
 TEXT = "a good film and a dull film"
@@ -164,8 +164,6 @@ def classify_in_a_window(url: str, text: str) -> tuple[list[str], list[list[int]
 
 
 def test_two_visitors_at_once_do_not_mix(url: str, tiny: Tiny) -> None:
-    if lacking := missing("playwright"):
-        pytest.skip(f"tests of pages need {lacking}")
     texts = ["good film", "bad"]
     with ThreadPoolExecutor(2) as threads:
         shown = list(threads.map(lambda text: classify_in_a_window(url, text), texts))

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.browsing import NARROW, visit
+from tests.browsing import NARROW, missing, visit
 from tests.fhe_inhibitor.conftest import Tiny, User
 from tests.fhe_inhibitor.service.api import Api
 from tests.fhe_inhibitor.service.serving import Serving, serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser]
+if lacking := missing("playwright"):
+    pytestmark.append(pytest.mark.skip(reason=f"tests of this page need {lacking}"))
 READY = "#state.good"
 
 
