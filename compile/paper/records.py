@@ -105,9 +105,9 @@ class Measured(Record):
     """What was measured of one text: a client and a worker, each in a process of its own.
 
     n_positions: length of the circuits. read_keys_s, unpack_keys_s: of the worker, once for each
-    client. lookup_s: of one lookup by bit width, empty if those weren't timed. processors: that the
-    worker may use. no_energy: why energy can't be read; empty if it can. Peaks are of whole
-    processes, Python and its libraries included.
+    client; unpacking has `BENCHMARK_SIZE` lookups in it. lookup_s: of one lookup by bit width,
+    empty if those weren't timed. processors: that the worker may use. no_energy: why energy can't
+    be read; empty if it can. Peaks are of whole processes, Python and its libraries included.
     """
 
     text: str
