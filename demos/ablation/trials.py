@@ -84,6 +84,13 @@ def list_trials(base: Size) -> list[Trial]:
         _more("weights of {} bits", "weight_bits", bits),
         _more("activations of {} bits", "activation_bits", bits),
         _more("features of {} bits", "feature_bits", bits),
+        _more("logits of {} bits", "logit_bits", bits),
+        Trial(
+            "a third of the features classify",
+            "bits",
+            integers=True,
+            quantization={"classifier_fan_in": dim // 3},
+        ),
         Trial("half of the inputs kept", "bits", quantization={"fan_in": dim // 2}, integers=True),
         Trial("trained without noise", "noise", quantization={NOISE: 0.0}, integers=True),
         Trial("trained for twice the noise", "noise", quantization={NOISE: 0.2}, integers=True),
