@@ -128,7 +128,7 @@ def visit(
         reduced_motion="reduce",
         locale="en-GB",
     )
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(120_000)  # of a busy machine, too
     visited = Visit(context.new_page())
     visited.page.goto(url)
     yield visited
