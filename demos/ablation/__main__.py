@@ -13,10 +13,10 @@ from demos.ablation.measure import Laboratory
 from demos.ablation.page import to_markdown
 from demos.ablation.results import NAME, TEACHER, WORDS, KeptResults, Results, Row
 from demos.ablation.trials import list_trials
-from demos.progress import Printed
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import make_folder, write_atomically
 from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.progress import Printed
 from fhe_inhibitor.training.hyperparameters import SIZES, Recipe
 from fhe_inhibitor.training.material import make_material
 

@@ -29,9 +29,9 @@ from demos.neighbours.results import (
     KeptResults,
 )
 from demos.neighbours.students import full_texts, measure_student, time_students
-from demos.progress import Printed
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel, checkpoint_folder
 from fhe_inhibitor.system.files import make_folder, write_atomically
+from fhe_inhibitor.system.progress import Printed
 from fhe_inhibitor.system.statistics import Share, share
 from fhe_inhibitor.text.data import hold_out, load_splits
 

@@ -33,6 +33,13 @@ class Observer:
         """A part of the result is there, such as one text's of many: what JSON can hold."""
 
 
+class Printed(Observer):
+    """Prints each step as it begins."""
+
+    def begin(self, step: str) -> None:
+        print(step, flush=True)
+
+
 class Stopwatch(Observer):
     """Passes everything on to another observer, and takes the time of each step.
 

@@ -166,7 +166,7 @@ def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_
         (["evaluate", "--data", "nowhere.tsv", "--limit", "0"], ["--limit"]),
         (
             ["evaluate", "--task", "sst2", "--tokens", "8"],
-            ["float model", "drop --mode, --tokens and --out"],
+            ["float model", "drop --mode, --tokens, --long and --out"],
         ),
         (["train", "--data", "d", "--out", "o", "--size", "big"], ["'big'", "small, full-depth"]),
         (["train", "--data", "d", "--out", "o", "--labels", "good"], ["'good'", "two or more"]),

@@ -92,7 +92,7 @@ def commands() -> Iterator[tuple[str, Any]]:
 def test_every_command_with_progress_can_hide_it() -> None:
     found = {}
     for name, command in commands():
-        shows = "as display:" in inspect.getsource(inspect.unwrap(command.callback))
+        shows = "as display" in inspect.getsource(inspect.unwrap(command.callback))
         found[name] = shows
         assert shows == any("--quiet" in parameter.opts for parameter in command.params), name
     assert found["classify"] and found["train"] and not found["keys list"]

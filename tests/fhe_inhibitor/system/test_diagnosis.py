@@ -74,7 +74,7 @@ def test_an_extra_that_is_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch)
     finding = find_extras()
     assert finding.state == "ok"
     assert "installed: train, benchmark, docs" in finding.found
-    assert "pip install 'fhe-inhibitor[server,onnx]'" in finding.remedy
+    assert "pip install 'fhe-inhibitor[server,onnx" in finding.remedy  # app may be there or not
 
 
 @pytest.mark.parametrize(
