@@ -22,7 +22,8 @@ WORKERS ?= 2
 # that take longest come first, so that no process is left alone with one at the end.
 ENCRYPTED := "(fhe or packaging) and not timing and not slow"
 SIDE_BY_SIDE := tests/test_packaging.py tests/demos tests/compile tests/fhe_inhibitor/runtime \
-    tests/fhe_inhibitor/onnx tests/test_documentation.py \
+    tests/fhe_inhibitor/onnx tests/fhe_inhibitor/app tests/test_documentation.py \
+    tests/fhe_inhibitor/remote/test_documents.py \
     $(addprefix tests/fhe_inhibitor/cli/,test_evaluate.py test_exit_status.py test_json.py)
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,16 @@ from tests.networks import NetworkShape, random_inputs, random_network, worst_in
 EXACT = {"inhibitor": "all", "inhibitor_signed": "constant", "dot_product": "constant"}
 
 
+def marked(attention: str, *more: int) -> Any:
+    """Return parameters of a test; those of the second form of the inhibitor are slow."""
+    marks = (pytest.mark.slow,) if attention == "inhibitor_signed" else ()
+    return pytest.param(attention, *more, marks=marks)
+
+
 @pytest.mark.fhe
 @pytest.mark.parametrize(
-    ("attention", "n"), [(x, n) for x in SHAPES for n in BUCKETS if x == "inhibitor" or n == 4]
+    ("attention", "n"),
+    [marked(x, n) for x in SHAPES for n in BUCKETS if x == "inhibitor" or n == 4],
 )
 def test_every_stage_stays_in_its_rounding_bounds(
     executions: Callable[[str], Execution], attention: str, n: int
@@ -28,7 +36,7 @@ def test_every_stage_stays_in_its_rounding_bounds(
 
 
 @pytest.mark.fhe
-@pytest.mark.parametrize("attention", EXACT)
+@pytest.mark.parametrize("attention", [marked(x) for x in EXACT])
 def test_with_exact_rounding_all_are_equal(attention: str, tmp_path: Path) -> None:
     shape = NetworkShape(
         attention, n_layers=1, last_query=EXACT[attention], n_heads=1, dim=2, last_key_dim=1,
