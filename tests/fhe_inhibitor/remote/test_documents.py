@@ -84,6 +84,7 @@ def assert_within_rounding(
     assert counted == count_lookups_of(model, document)
 
 
+@pytest.mark.slow
 def test_as_many_pieces_as_there_may_be_are_added(
     long: Tiny, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
