@@ -54,20 +54,28 @@ def write_plots(analysis: Analysis, logits: Logits, labels: tuple[str, ...], out
 def plot_accuracy(analysis: Analysis) -> Any:
     """Return accuracies with their intervals, one below the other; small marks are draws."""
     figure, axes = new_axes()
+    draw_accuracy(axes, analysis, above=0.18, size=8, capsize=3)
+    axes.set_xlabel(f"accuracy over {analysis.n_texts} texts, %, with 95% interval")
+    return figure
+
+
+def draw_accuracy(axes: Any, analysis: Analysis, above: float, size: float, capsize: float) -> None:
+    """Draw accuracies with their intervals, a row each.
+
+    Small marks are draws: so far from their row, and so large. capsize: of the intervals' ends.
+    """
     for y, (name, accuracy) in enumerate(analysis.accuracy.items()):
         if name == DRAWN:
             draws = [100 * value for value in analysis.accuracy_of_draws]
-            axes.plot(draws, [y + 0.18] * len(draws), "|", color=COLOURS[name], markersize=8)
+            axes.plot(draws, [y + above] * len(draws), "|", color=COLOURS[name], markersize=size)
         axes.errorbar(
-            [100 * accuracy.value], [y], xerr=_spread([accuracy]), capsize=3, linestyle="",
+            [100 * accuracy.value], [y], xerr=_spread([accuracy]), capsize=capsize, linestyle="",
             color=COLOURS[name], marker=MARKERS[name],
         )  # fmt: skip
     names = list(analysis.accuracy)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"accuracy over {analysis.n_texts} texts, %, with 95% interval")
     axes.grid(True, axis="x", linewidth=0.3)
-    return figure
 
 
 def plot_margins(analysis: Analysis) -> Any:

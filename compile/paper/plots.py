@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compile.evaluation.analysis import DRAWN
-from compile.evaluation.plots import COLOURS, MARKERS, OTHER_COLOUR, STAGE_COLOURS
+from compile.evaluation.plots import OTHER_COLOUR, STAGE_COLOURS, draw_accuracy
 from compile.paper.comparison import evaluation_plot
 from compile.paper.inputs import Decrypted, Inputs
 from compile.paper.peers import Peer
@@ -93,20 +92,8 @@ def plot_accuracy(evaluation: Decrypted) -> Any:
     """Return accuracies with their intervals, one below the other; small marks are draws."""
     found = evaluation.analysis
     figure, axes = new_column(0.6 + ROW_INCHES * len(found.accuracy))
-    for y, (name, accuracy) in enumerate(found.accuracy.items()):
-        if name == DRAWN:
-            draws = [100 * value for value in found.accuracy_of_draws]
-            axes.plot(draws, [y + 0.25] * len(draws), "|", color=COLOURS[name], markersize=4)
-        low, high = accuracy.value - accuracy.low, accuracy.high - accuracy.value
-        axes.errorbar(
-            [100 * accuracy.value], [y], xerr=[[100 * low], [100 * high]], capsize=2, linestyle="",
-            color=COLOURS[name], marker=MARKERS[name],
-        )  # fmt: skip
-    names = list(found.accuracy)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    draw_accuracy(axes, found, above=0.25, size=4, capsize=2)
     axes.set_xlabel(f"right labels of {found.n_texts} texts, %, with 95% interval")
-    axes.grid(True, axis="x", linewidth=0.3)
     return figure
 
 

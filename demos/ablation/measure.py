@@ -13,19 +13,24 @@ from torch import nn
 from compile.cost.report import estimate
 from demos.ablation.results import ALL_TOKENS, WORDS, Measured, Row
 from demos.ablation.trials import BASE_TRIAL, NOISE, TOKENS, Trial
-from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig, QuantizationConfig
 from fhe_inhibitor.model.untrained import untrained_network
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.statistics import share
-from fhe_inhibitor.training.distillation import TextTable, distil, predict, text_table
+from fhe_inhibitor.training.distillation import (
+    TextTable,
+    distil,
+    predict,
+    select_tokens,
+    text_table,
+)
 from fhe_inhibitor.training.embeddings import BagOfWords
 from fhe_inhibitor.training.hyperparameters import Recipe, Size
 from fhe_inhibitor.training.losses import soft_loss
 from fhe_inhibitor.training.material import Material
 from fhe_inhibitor.training.recipe import make_student
 from fhe_inhibitor.training.teacher import predict_logits
-from fhe_inhibitor.training.vocabulary import entry_pieces, tokenize
+from fhe_inhibitor.training.vocabulary import entry_pieces
 
 
 class Laboratory:
@@ -86,20 +91,19 @@ class Laboratory:
 
         It reads the words of the same tokens, in order.
         """
-        teacher, tokenizer = self.material.teacher, self.material.tokenizer
-        pieces = entry_pieces(tokenizer, teacher.tokenizer)
+        teacher, importance = self.material.teacher, torch.from_numpy(self.importance)
+        pieces = entry_pieces(self.material.tokenizer, teacher.tokenizer)
         measured: dict[int, dict[str, Measured]] = {}
         for n in TOKENS:
             measured[n] = {}
-            for name, rows in self.material.rows.items():
-                ids, offsets = tokenize(tokenizer, [row.text for row in rows])
-                read = []
-                for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
-                    text = ids[begin:end]
-                    if len(text) > n:
-                        text = text[most_important(self.importance[text], n)]
-                    spelled = [piece for token in text for piece in pieces[token]]
-                    read.append(teacher.tokenizer.decode(spelled))
+            for name, table in self.tables.items():
+                ids, mask = select_tokens(table.ids, table.lengths, importance, n)
+                read = [
+                    teacher.tokenizer.decode(
+                        [piece for token in text[: sum(there)] for piece in pieces[token]]
+                    )
+                    for text, there in zip(ids.tolist(), mask.tolist(), strict=True)
+                ]
                 measured[n][name] = self._compare([predict_logits(teacher, read)], name)
         measured[ALL_TOKENS] = {
             name: self._compare([logits], name) for name, logits in self._teacher_logits.items()

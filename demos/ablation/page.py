@@ -32,7 +32,7 @@ def to_markdown(results: Results) -> str:
         "Made by `python -m demos.ablation --data FOLDER --sentences FILE"
         f"{'' if results.size == 'nano' else f' --size {results.size}'}`; nothing here is typed. "
         f"{machine.processor}, {machine.cores} cores, torch {machine.versions.get('torch', '?')}, "
-        f"commit {machine.commit}, {machine.date}.",
+        f"commit {', '.join(_commits(results))}, {machine.date}.",
         "",
         f"Each row changes one thing of the size {results.size}. Float students learn for "
         f"{results.float_steps:,} steps, integers for {results.integer_steps:,} more from the "
@@ -60,6 +60,11 @@ def to_markdown(results: Results) -> str:
         if names:
             lines += [f"## {title}", "", *_table(_at(results, [*compared, *names])), ""]
     return "\n".join(lines)
+
+
+def _commits(results: Results) -> dict[str, None]:
+    """Return the commits that measured the rows, the first one first."""
+    return dict.fromkeys(row.commit or results.machine.commit for row in results.rows.values())
 
 
 def _chain(results: Results) -> list[list[str]]:

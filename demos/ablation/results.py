@@ -31,10 +31,11 @@ class Row(Record):
 
     exact: of integers, without the noise of encrypted rounding; `measured` has it drawn.
     units: the optimizer's complexity of one sentence, at the size's own length; 0 without lookups,
-    None where nothing can be encrypted.
+    None where nothing can be encrypted. commit: that measured it; the file's own if empty.
     """
 
     group: str
+    commit: str = ""
     measured: dict[int, dict[str, Measured]]
     exact: dict[int, dict[str, Measured]] = {}
     units: float | None = None
@@ -60,7 +61,7 @@ class KeptResults:
     """
 
     def __init__(self, path: Path, fresh: Results) -> None:
-        self.path, self.found = path, fresh
+        self.path, self.found, self.commit = path, fresh, fresh.machine.commit
         if not path.exists():
             return
         try:
@@ -80,5 +81,6 @@ class KeptResults:
 
     def add(self, name: str, row: Row) -> None:
         """Add a row and write the file."""
+        row = row.model_copy(update={"commit": self.commit})
         self.found = self.found.model_copy(update={"rows": {**self.found.rows, name: row}})
         write_atomically(self.path, self.found.model_dump_json(indent=1) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ BASE, BASE_INTEGERS = "the size itself, in float", "the size itself, in integers
 class Trial:
     """A student that is trained, and what it differs in from the size.
 
-    group: heading of its row. student, quantization, distillation: changed entries of the size's.
+    group: heading of its row. student, quantization: changed entries of the size's.
     integers: whether it is the base's float student that is trained on as integers, or a float
     student of its own. texts: share of the corpus that it learns from. steps: factor of the steps
     of its phase. seed: of the student.
@@ -37,7 +36,7 @@ class Trial:
 
     def size(self, base: Size, float_steps: int, integer_steps: int) -> Size:
         """Return the size that this trial trains, for so many steps."""
-        student = deepcopy(base.student) | {"n_tokens": max(TOKENS), "buckets": [*TOKENS]}
+        student = base.student | {"n_tokens": max(TOKENS), "buckets": [*TOKENS]}
         student |= {"quantization": student["quantization"] | dict(self.quantization)}
         student |= dict(self.student)
         distillation = replace(

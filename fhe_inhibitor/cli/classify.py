@@ -17,15 +17,16 @@ from fhe_inhibitor.cli.options import (
     JsonOption,
     LongOption,
     MaxPiecesOption,
+    ModelHereOrThereOption,
     ModeOption,
     PErrorOption,
     QuietOption,
+    ServerOption,
     TokenFileOption,
     TokensOption,
     passphrase_in_environment,
     pieces_asked,
     print_json,
-    shipped_models,
 )
 from fhe_inhibitor.cli.worker import Work, in_worker
 from fhe_inhibitor.errors import InputError
@@ -48,15 +49,7 @@ def classify(
     file: Annotated[
         Path | None, typer.Option(help="Classify each line of a file; - is stdin.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR",
-            help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
-            "--server, a name that it offers.",
-            autocompletion=shipped_models,
-        ),
-    ] = None,
+    model: ModelHereOrThereOption = None,
     mode: ModeOption = "execute",
     tokens: TokensOption = None,
     strict: Annotated[bool, typer.Option(help="Refuse a text that has more tokens.")] = False,
@@ -74,9 +67,7 @@ def classify(
             "goes on after the last one.",
         ),
     ] = None,
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
-    ] = None,
+    server: ServerOption = None,
     token_file: TokenFileOption = None,
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,

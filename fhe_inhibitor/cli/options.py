@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import DEFAULT_MODEL
 
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
 
@@ -68,6 +69,19 @@ ModelOption = Annotated[
         help="A shipped checkpoint or a model folder.",
         autocompletion=shipped_models,
     ),
+]
+ModelHereOrThereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR",
+        help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
+        "--server, a name that it offers.",
+        autocompletion=shipped_models,
+    ),
+]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Have a server run the layers.")
 ]
 ModeOption = Annotated[
     str,

@@ -10,12 +10,13 @@ from fhe_inhibitor.cli.options import (
     AcceptNewModelOption,
     CaOption,
     InsecureOption,
+    ModelHereOrThereOption,
     PErrorOption,
     QuietOption,
+    ServerOption,
     TokenFileOption,
     passphrase_in_environment,
     print_now,
-    shipped_models,
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -26,19 +27,9 @@ from fhe_inhibitor.system.extras import needs
 
 
 def app(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|DIR",
-            help=f"A shipped checkpoint, {DEFAULT_MODEL} if not given, or a model folder; with "
-            "--server, a name that it offers.",
-            autocompletion=shipped_models,
-        ),
-    ] = None,
+    model: ModelHereOrThereOption = None,
     p_error: PErrorOption = None,
-    server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Have a server run the layers.")
-    ] = None,
+    server: ServerOption = None,
     token_file: TokenFileOption = None,
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,

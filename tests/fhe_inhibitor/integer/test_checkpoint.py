@@ -108,6 +108,6 @@ def test_full_depth_is_proved_and_needs_no_lookup_beyond_six_bits(full_depth: In
 def test_accuracy_of_full_depth_is_near_its_card_s(
     full_depth: IntegerModel, data_dir: Path
 ) -> None:
-    """On every 24th sentence: its 37 have a standard error of 6 points; by chance, 8."""
-    rows = read_tsv(data_dir / "glue" / "sst2" / "dev.tsv")[::24]
-    assert evaluate(full_depth, rows, n_draws=1).value > 0.7
+    """On every eighth sentence: its 109 have a standard error of 3.3 points."""
+    rows = read_tsv(data_dir / "glue" / "sst2" / "dev.tsv")[::8]
+    assert evaluate(full_depth, rows, n_draws=1).value > 0.77
