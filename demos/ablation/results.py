@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import Record, write_atomically
+from fhe_inhibitor.system.files import Record, read_results, write_atomically
 from fhe_inhibitor.system.machine import Machine
 from fhe_inhibitor.system.statistics import Share
 
@@ -64,13 +62,7 @@ class KeptResults:
         self.path, self.found, self.commit = path, fresh, fresh.machine.commit
         if not path.exists():
             return
-        try:
-            self.found = Results.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise InputError(
-                f"{path} can't be read as results of demos.ablation: name another folder with "
-                f"--out, or remove it ({str(error).splitlines()[0]})"
-            ) from error
+        self.found = read_results(path, Results, "demos.ablation")
         for name in ("size", "tokens", "float_steps", "integer_steps", "draws"):
             kept, asked = getattr(self.found, name), getattr(fresh, name)
             if kept != asked:

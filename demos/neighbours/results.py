@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import Record, write_atomically
+from fhe_inhibitor.system.files import Record, read_results, write_atomically
 from fhe_inhibitor.system.machine import Machine
 from fhe_inhibitor.system.statistics import Share
 
@@ -90,7 +88,7 @@ class KeptResults:
         self.path = out / f"{NAME}.json"
         self.found = Results(tokens=tokens, train_texts=train_texts)
         if self.path.exists():
-            found = read_results(self.path)
+            found = read_results(self.path, Results, "demos.neighbours")
             if (found.tokens, found.train_texts) != (tokens, train_texts):
                 raise InputError(
                     f"{self.path} has {found.tokens} tokens and {found.train_texts} texts of "
@@ -129,14 +127,3 @@ class KeptResults:
     def _write(self, **changed: object) -> None:
         self.found = self.found.model_copy(update=changed)
         write_atomically(self.path, self.found.model_dump_json(indent=1) + "\n")
-
-
-def read_results(path: Path) -> Results:
-    """Read a results file. Raises InputError for one that can't be read."""
-    try:
-        return Results.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"{path} can't be read as results of demos.neighbours: name another folder with "
-            f"--out, or remove it ({str(error).splitlines()[0]})"
-        ) from error

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer.model import DEFAULT_MODEL
+from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL
 
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
 
@@ -22,8 +22,6 @@ P_ERRORS = ("2^-20", "2^-40", "2^-64", "2^-128")
 
 def shipped_models(incomplete: str) -> list[str]:
     """Return the checkpoints that a shell may complete a name to; it adds folders by itself."""
-    from fhe_inhibitor.integer.model import CHECKPOINTS
-
     names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
     return [name for name in names if name.startswith(incomplete)]
 

@@ -13,9 +13,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fhe_inhibitor.errors import InputError
 
@@ -26,6 +26,23 @@ class Record(BaseModel):
     """A part of a results file: immutable, and refuses fields that it doesn't know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def read_results(path: Path, kind: type[Kind], made_by: str) -> Kind:
+    """Read the JSON of a record that the command `made_by` kept, to go on with it.
+
+    Raises InputError for a file that can't be read, or holds something else.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(
+            f"{path} can't be read as results of {made_by}: name another folder with --out, or "
+            f"remove it ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def read_bytes(path: Path) -> bytes:

@@ -25,10 +25,10 @@ from demos.neighbours.results import (
     Neighbour,
     Results,
     Times,
-    read_results,
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.system.files import read_results
 from fhe_inhibitor.system.machine import Machine
 from fhe_inhibitor.system.statistics import share
 from fhe_inhibitor.text.data import LabelledText
@@ -121,7 +121,7 @@ def test_what_is_finished_is_kept_and_what_changed_is_measured_again(tmp_path: P
     assert kept.lacks_times(INHIBITOR, "a+b")
     kept.add_times(INHIBITOR, times(1.0, {}, "a+b"))
     again = KeptResults(tmp_path, tokens=12, train_texts=9)
-    assert again.found == kept.found == read_results(tmp_path / "neighbours.json")
+    assert again.found == kept.found == read_results(tmp_path / "neighbours.json", Results, "")
     assert not again.lacks(INHIBITOR, "a") and again.lacks(INHIBITOR, "other")
     # Times beside a further student count for the inhibitor alone, not those beside another one.
     assert not again.lacks_times(INHIBITOR, "a") and not again.lacks_times(INHIBITOR, "a+b")
@@ -170,7 +170,7 @@ def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any)
     command.main(
         tmp_path, tmp_path / "out", tmp_path / "work", str(tmp_path / "tiny"), None, 100, **options
     )
-    return read_results(tmp_path / "out" / "neighbours.json")
+    return read_results(tmp_path / "out" / "neighbours.json", Results, "")
 
 
 def test_accuracies_without_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
