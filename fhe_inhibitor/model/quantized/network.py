@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from circuits.linear import Linear
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.attention import relative_offsets
 from fhe_inhibitor.model.blocks import empty_padding, pooled_mask
 from fhe_inhibitor.model.configuration import LayerConfig, QuantizationConfig
@@ -230,7 +231,10 @@ class QuantizedNetwork:
         )
 
     def _logits(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return integer weight `[n_labels, dim]`, integer offset `[n_labels]` and logit scale."""
+        """Return integer weight `[n_labels, dim]`, integer offset `[n_labels]` and logit scale.
+
+        Raises InputError, before quantized training starts, if no weight but 0 is left.
+        """
         classifier, step, bits = self.model.classifier, self.model.features_step, self.bits
         # Softmax ignores what all logits have in common; without it they need fewer bits.
         weight, bias = (w - w.mean(dim=0) for w in (classifier.weight, classifier.bias))
@@ -249,6 +253,12 @@ class QuantizedNetwork:
             fixed = integers.detach()
             reach = [codes * side.clamp(min=0).sum(dim=1) for side in (fixed, -fixed)]
             if (torch.maximum(*reach) + offset.detach().abs()).max() <= largest:
+                if self.calibrating and not fixed.any():
+                    raise InputError(
+                        f"logits of {bits.logit_bits} bits can't sum features of "
+                        f"{bits.feature_bits} bits: every weight of the classifier is rounded to "
+                        "0. Set classifier_fan_in to read fewer of them, or raise logit_bits"
+                    )
                 # What stands for 0 is the smallest code.
                 return integers, offset - step.low * integers.sum(dim=1), scale
             scale = 1.02 * scale

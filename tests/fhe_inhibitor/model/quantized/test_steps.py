@@ -406,3 +406,13 @@ def test_a_zero_point_serves_a_channel_far_from_0() -> None:
         errors[has_zero_point] = (step.reals(codes) - x).square().mean(dim=0)
     assert errors[True][1] < 0.02 * errors[False][1]
     assert errors[True][0] < 1.3 * errors[False][0]
+
+
+def test_a_classifier_without_any_weight_is_refused() -> None:
+    """Sums of 64 features of 4 bits: no weight but 0 keeps them within 6 bits."""
+    bits = {"feature_bits": 4, "logit_bits": 6}
+    with pytest.raises(
+        InputError, match="logits of 6 bits .* features of 4 bits.*classifier_fan_in"
+    ):
+        make("inhibitor", "cls", 0, bits, dim=64)
+    make("inhibitor", "cls", 0, bits | {"classifier_fan_in": 2}, dim=64)
