@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,12 +78,7 @@ def list_trials(base: Size) -> list[Trial]:
             for b in range(4, 7)
             if b != bits["table_bits"]
         ),
-        _more("keys of {} bits", "key_bits", bits),
-        _more("values of {} bits", "value_bits", bits),
-        _more("weights of {} bits", "weight_bits", bits),
-        _more("activations of {} bits", "activation_bits", bits),
-        _more("features of {} bits", "feature_bits", bits),
-        _more("logits of {} bits", "logit_bits", bits),
+        *_one_bit_more(bits),
         Trial(
             "a third of the features classify",
             "bits",
@@ -96,9 +91,15 @@ def list_trials(base: Size) -> list[Trial]:
     ]
 
 
-def _more(name: str, of: str, bits: Mapping[str, Any]) -> Trial:
-    more = bits.get(of, getattr(QuantizationConfig, of)) + 1
-    return Trial(name.format(more), "bits", quantization={of: more}, integers=True)
+def _one_bit_more(bits: Mapping[str, Any]) -> Iterator[Trial]:
+    """Yield a trial for each width that can be raised; no integer has more than 8 bits."""
+    for name in ("key", "value", "weight", "activation", "feature", "logit"):
+        width = f"{name}_bits"
+        more = bits.get(width, getattr(QuantizationConfig, width)) + 1
+        if more <= 8:
+            yield Trial(
+                f"{name}s of {more} bits", "bits", quantization={width: more}, integers=True
+            )
 
 
 def _wide(student: Mapping[str, Any], k: float) -> dict[str, Any]:

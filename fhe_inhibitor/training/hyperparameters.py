@@ -42,7 +42,8 @@ NANO: dict[str, Any] = {
     },
 }
 
-# An output keeps 24 of 64 inputs: sums of all are read too coarsely by 5 bits.
+# An output keeps 24 of 64 inputs: sums of all are read too coarsely by 5 bits. So does the
+# classifier, whose logits of 8 bits would leave 64 features of 4 bits no weight but 0.
 SMALL: dict[str, Any] = NANO | {
     "dim": 64,
     "n_layers": 3,
@@ -52,10 +53,19 @@ SMALL: dict[str, Any] = NANO | {
     "attention_window": [2, 3, 0],
     "max_relative_offset": 3,
     "n_tokens": 24,
-    "default_tokens": 14,
+    "default_tokens": 16,
     "buckets": [8, 12, 14, 16, 24],
     "quantization": NANO["quantization"]
-    | {"table_bits": 5, "fan_in": 24, "keys_per_sum": [0, 0, 4]},
+    | {
+        "activation_bits": 5,
+        "feature_bits": 4,
+        "key_bits": 4,
+        "table_bits": 5,
+        "logit_bits": 8,
+        "fan_in": 24,
+        "classifier_fan_in": 24,
+        "keys_per_sum": [0, 0, 4],
+    },
 }
 
 # Sizes and activation are the teacher's.
@@ -125,8 +135,8 @@ SIZES = {
     "small": Size(
         SMALL,
         DistillationConfig(
-            steps=12_800,
-            float_fraction=0.625,
+            steps=40_000,
+            float_fraction=0.6,
             learning_rate=2e-3,
             quantized_rate=0.75,
             temperature=2.0,
