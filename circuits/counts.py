@@ -8,8 +8,9 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
 
 where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
 or 2), and the term in d is absent for a constant query. Partial sums (`circuits.sums`) add h for
-each group of keys, and 1 more for the dot product. Pooling is a sum, which takes none; then P and m
-are those of the shorter sequence. Every lookup is as wide as its table.
+each group of keys, and 1 more for the dot product. A causal layer has fewer pairs. Pooling is a
+sum, which takes none; then P and m are those of the shorter sequence. Every lookup is as wide as
+its table.
 `compile.lookup_counts` counts what Concrete compiled; the two must agree.
 """
 
@@ -47,25 +48,35 @@ def count_document_lookups(network: Network) -> dict[str, Counter[int]]:
     return {SCORE: _classify(network.classifier) + _lookups(n_labels, scoring(network).table)}
 
 
-def count_pairs(n: int, n_queries: int, window: int) -> int:
+def count_keys(n: int, n_queries: int, window: int, causal: bool = False) -> list[int]:
+    """Return how many keys each query of `circuits.pairs.make_pairs` reads.
+
+    >>> count_keys(4, 4, window=1), count_keys(4, 4, window=0, causal=True)
+    ([2, 3, 3, 2], [1, 2, 3, 4])
+    """
+    reach = window or n
+    positions = range(n - n_queries, n) if causal else range(n_queries)
+    return [(i if causal else min(n - 1, i + reach)) - max(0, i - reach) + 1 for i in positions]
+
+
+def count_pairs(n: int, n_queries: int, window: int, causal: bool = False) -> int:
     """Return the number of (query, key) pairs of `circuits.pairs.make_pairs`.
 
     >>> count_pairs(16, 16, window=2), count_pairs(16, 1, window=0)
     (74, 16)
+    >>> count_pairs(16, 16, window=0, causal=True), count_pairs(16, 1, window=0, causal=True)
+    (136, 16)
     """
-    if window == 0 or window >= n:
-        return n * n_queries
-    return sum(min(n - 1, i + window) - max(0, i - window) + 1 for i in range(n_queries))
+    return sum(count_keys(n, n_queries, window, causal))
 
 
-def count_groups(n: int, n_queries: int, window: int, size: int) -> int:
+def count_groups(n: int, n_queries: int, window: int, size: int, causal: bool = False) -> int:
     """Return the number of groups of `Pairs.groups` for the same pairs.
 
     >>> count_groups(10, 1, window=0, size=4), count_groups(4, 4, window=1, size=2)
     (3, 6)
     """
-    keys = [count_pairs(n, i + 1, window) - count_pairs(n, i, window) for i in range(n_queries)]
-    return sum(-(-count // size) for count in keys)
+    return sum(-(-count // size) for count in count_keys(n, n_queries, window, causal))
 
 
 def _project(layer: Layer, n: int) -> Counter[int]:
@@ -79,7 +90,7 @@ def _project(layer: Layer, n: int) -> Counter[int]:
 
 def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
     m = _n_queries(layer, n)
-    n_pairs = count_pairs(n, m, layer.window)
+    n_pairs = count_pairs(n, m, layer.window, layer.causal)
     parameters = layer.heads[head].attention
     key_dim = layer.heads[head].key.weight.shape[1]
     value_dim = layer.heads[head].value.weight.shape[1]
@@ -93,7 +104,7 @@ def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
         sums = [(value_dim, parameters.partial)]
     for channels, partial in sums:
         if partial is not None:
-            n_groups = count_groups(n, m, layer.window, partial.keys)
+            n_groups = count_groups(n, m, layer.window, partial.keys, layer.causal)
             count += _lookups(n_groups * channels, partial.table)
     return count
 

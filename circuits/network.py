@@ -24,7 +24,11 @@ class Network:
     group is what empty positions become, which are 0 in x. That is the same in each length that the
     text fits, since a length is a multiple of `stride`.
 
-    Raises ValueError if the first layer pools.
+    Padding comes after the text; before it if the network is causal, where the last position is
+    the one that is read.
+
+    Raises ValueError if the first layer pools; and for a causal network that pools, whose queries
+    would read what comes after them, or that has a layer with a query of its own that isn't causal.
     """
 
     layers: tuple[Layer, ...]
@@ -39,6 +43,18 @@ class Network:
                 f"the first layer pools {self.layers[0].pooled} positions of what the client "
                 "encrypts: add them up before"
             )
+        if self.causal and self.stride > 1:
+            raise ValueError(
+                f"a causal network that pools {self.stride} positions: a query would read what "
+                "comes after it; pool nothing"
+            )
+        if self.causal and not all(x.causal or x.constant_query for x in self.layers):
+            raise ValueError("some layers are causal and some aren't; wanted all, or none")
+
+    @property
+    def causal(self) -> bool:
+        """Whether the last position is read, and padding comes first."""
+        return any(layer.causal for layer in self.layers)
 
     @property
     def stride(self) -> int:
@@ -68,8 +84,9 @@ def run(
 ) -> Any:
     """Evaluate all stages in the clear: integer logits `[n_labels]`.
 
-    x: int `[n, dim]` in `network.input_range`. padding: int `[n]`, 0 or 1, in that order. n is a
-    multiple of the network's stride; padded positions of x are 0 if there is pooling.
+    x: int `[n, dim]` in `network.input_range`. padding: int `[n]`, 0 or 1, in that order; 1 comes
+    first in a causal network. n is a multiple of the network's stride; padded positions of x are 0
+    if there is pooling.
     observe: called with each stage's name and output, for verifiers and tests.
     """
     for index, layer in enumerate(network.layers):

@@ -1,4 +1,4 @@
-"""Which query meets which key: full attention, a window, or a single query."""
+"""Which query meets which key: full attention, a window, causal, or a single query."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 class Pairs:
     """The (query, key) pairs that one head evaluates for a bucket of n tokens.
 
-    i, j: int64 `[P]`, query and key index of each pair. collect: int64 `[n_queries, P]`, the
-    0/1 matrix that sums the pairs of a query. offset: int64 `[P]`, row of a table that
-    depends on the relative offset j - i, counted from `-max_offset`.
+    i, j: int64 `[P]`, row of the query and position of the key of each pair. collect: int64
+    `[n_queries, P]`, the 0/1 matrix that sums the pairs of a query. offset: int64 `[P]`, row of a
+    table that depends on the relative offset of key and query, counted from `-max_offset`.
     """
 
     i: np.ndarray
@@ -43,19 +43,25 @@ class Pairs:
         )
 
 
-def make_pairs(n: int, n_queries: int, window: int, max_offset: int) -> Pairs:
+def make_pairs(n: int, n_queries: int, window: int, max_offset: int, causal: bool = False) -> Pairs:
     """Return the pairs of `n_queries` first positions with the keys at most `window` away.
 
     window: 0 for full attention. max_offset: 0 if no table depends on the offset; offsets
-    beyond it share the outermost row. P is n * n_queries for full attention and
-    n (2 w + 1) - w (w + 1) for a window w < n over all queries.
+    beyond it share the outermost row. causal: no key comes after its query, and the queries are
+    the last positions, since the last one of all may read every key. P is n * n_queries for full
+    attention and n (2 w + 1) - w (w + 1) for a window w < n over all queries; if causal,
+    n (n + 1) / 2 and n (w + 1) - w (w + 1) / 2.
 
     >>> len(make_pairs(16, 16, window=2, max_offset=2))
     74
+    >>> len(make_pairs(16, 16, window=2, max_offset=2, causal=True))
+    45
     """
     i, j = np.meshgrid(np.arange(n_queries), np.arange(n), indexing="ij")
-    kept = np.abs(j - i) <= (window or n)
+    offset = j - i - (n - n_queries if causal else 0)
+    kept = np.abs(offset) <= (window or n)
+    if causal:
+        kept &= offset <= 0
     i, j = i[kept], j[kept]
     collect = (i[None, :] == np.arange(n_queries)[:, None]).astype(np.int64)
-    offset = np.clip(j - i, -max_offset, max_offset) + max_offset
-    return Pairs(i, j, collect, offset)
+    return Pairs(i, j, collect, np.clip(offset[kept], -max_offset, max_offset) + max_offset)

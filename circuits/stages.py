@@ -44,9 +44,10 @@ class Layer:
 
     attention: a key of `ATTENTION`. window: 0 for full attention. max_offset: largest
     relative offset that a table of the heads tells apart. single_query: only the first
-    position, or the constant query, is computed (the last layer). attention_output: heads to
-    the residual stream. hidden, output: the feed-forward block, or None without one. pooled: how
-    many neighbouring positions of its input are added up to one (`pool`), 1 for none.
+    position, of a causal layer the last one, or the constant query, is computed (the last layer).
+    attention_output: heads to the residual stream. hidden, output: the feed-forward block, or None
+    without one. pooled: how many neighbouring positions of its input are added up to one (`pool`),
+    1 for none. causal: whether a query reads no key after it.
     """
 
     attention: str
@@ -58,6 +59,7 @@ class Layer:
     hidden: Linear | None
     output: Linear | None
     pooled: int = 1
+    causal: bool = False
 
     @property
     def constant_query(self) -> bool:
@@ -66,7 +68,14 @@ class Layer:
 
     def pairs(self, n: int) -> Pairs:
         """Return the (query, key) pairs for n positions, as they are after pooling."""
-        return make_pairs(n, 1 if self.single_query else n, self.window, self.max_offset)
+        n_queries = 1 if self.single_query else n
+        return make_pairs(n, n_queries, self.window, self.max_offset, self.causal)
+
+    def queries(self, x: Any) -> Any:
+        """Return the positions of x `[n, dim]` that ask: all of them, or the one that is read."""
+        if not self.single_query:
+            return x
+        return x[x.shape[0] - 1 :] if self.causal else x[:1]
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
     + n key_dim + n value_dim.
     """
     x = pool(x, layer.pooled)
-    queries = x[:1] if layer.single_query else x
+    queries = layer.queries(x)
     return [
         (
             None if head.query is None else linear(queries, head.query, lookup),
@@ -140,8 +149,7 @@ def feed_forward(heads: Sequence[Any], x: Any, layer: Layer, lookup: Lookup) -> 
     n_queries dim without a feed-forward block.
     """
     if x is not None:
-        x = pool(x, layer.pooled)
-        x = x[:1] if layer.single_query else x
+        x = layer.queries(pool(x, layer.pooled))
     joined = np.concatenate(tuple(heads), axis=-1)
     attended = linear(joined, layer.attention_output, lookup, residual=x)
     if layer.hidden is None or layer.output is None:

@@ -16,6 +16,10 @@ from circuits.network import Network
 from compile.functions import StageCall
 from fhe_inhibitor.runtime.manifest import Documents, Encryption, Program, Task
 
+# Fields that came after the first circuits were published: without effect on the hash of a network
+# where they have their default, so that circuits and keys of older networks are still found.
+LATER = ("causal",)
+
 
 def program(
     module: FheModule, calls: Sequence[StageCall], lookups: Mapping[str, Mapping[int, int]]
@@ -83,7 +87,11 @@ def network_digest(network: Network) -> str:
 def _update(digest: Any, value: Any) -> None:
     if is_dataclass(value):
         digest.update(type(value).__name__.encode())
-        value = [getattr(value, field.name) for field in fields(value)]
+        value = [
+            getattr(value, field.name)
+            for field in fields(value)
+            if field.name not in LATER or getattr(value, field.name) != field.default
+        ]
     if isinstance(value, (tuple, list)):
         digest.update(f"({len(value)}".encode())
         for item in value:

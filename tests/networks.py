@@ -48,7 +48,8 @@ class NetworkShape:
     the sums over keys must hold. keys_per_sum: of the last layer, 0 to add all keys at once.
     saturating: whether sums reach beyond the entries of tables that are flat at both ends, codes
     are symmetric around 0, and |q - k| and |v - Z| are antiperiodic; of a dot product, only what
-    linear layers give. pooling: after each layer, 1 for none; of the last it isn't read.
+    linear layers give. pooling: after each layer, 1 for none; of the last it isn't read. causal: of
+    every layer but one with a constant query; then "first" is the last position.
     """
 
     attention: str = "inhibitor"
@@ -71,6 +72,7 @@ class NetworkShape:
     keys_per_sum: int = 0
     saturating: bool = False
     pooling: tuple[int, ...] = ()
+    causal: bool = False
 
     def pooled(self, index: int) -> int:
         """Return how many positions are added up to one that layer `index` reads."""
@@ -105,9 +107,13 @@ def fitting_length(network: Network, n: int) -> int:
 def random_inputs(
     rng: np.random.Generator, network: Network, n: int, n_padded: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a random input int64 `[n, dim]` and its padding `[n]`, the last ones padded."""
+    """Return a random input int64 `[n, dim]` and its padding `[n]`.
+
+    The last positions are padded, of a causal network the first ones.
+    """
     low, high = network.input_range
     padding = (np.arange(n) >= n - n_padded).astype(np.int64)
+    padding = padding[::-1] if network.causal else padding
     return rng.integers(low, high + 1, (n, network.dim)), padding
 
 
@@ -163,6 +169,7 @@ def _layer(rng: np.random.Generator, shape: NetworkShape, index: int) -> Layer:
         hidden=hidden,
         output=output,
         pooled=pooled,
+        causal=shape.causal and not constant,
     )
 
 

@@ -50,7 +50,7 @@ CLASSES = {
 
 # Fields that came later, by class: left out where they have their default, so that the files and
 # hashes of models without them stay what they were.
-LATER = {"Layer": ("pooled",)}
+LATER = {"Layer": ("pooled", "causal")}
 
 
 def write(path: Path, parameters: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ class IntegerModel(PublicModel):
     input_range: tuple[int, int] = field(init=False)
     first_projections: Mapping[str, Linear] = field(init=False)
     first_query_only: bool = field(init=False)
+    causal: bool = field(init=False, kw_only=True)
     network: Network
     noise_std: float
     p_error: float
@@ -55,6 +56,7 @@ class IntegerModel(PublicModel):
         object.__setattr__(self, "input_range", self.network.input_range)
         object.__setattr__(self, "first_projections", _public_projections(self.network))
         object.__setattr__(self, "first_query_only", self.network.layers[0].single_query)
+        object.__setattr__(self, "causal", self.network.causal)
 
     @classmethod
     def load(cls, name_or_path: str | Path = DEFAULT_MODEL) -> IntegerModel:

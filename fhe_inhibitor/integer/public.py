@@ -61,8 +61,10 @@ class PublicModel:
     logit_scale: factor from integer to real logits. input_range: of what is encrypted, ends
     included. first_projections: by ciphertext name, the projections of the first layer that are
     public too; empty unless the client's boundary is "projection". first_query_only: whether
-    the query among them is the first position's alone. neutral_logits: of a piece of a long
-    document on average, in steps; empty where nobody measured them (`integer.documents`).
+    the query among them is the first position's alone, or the last's of a causal model.
+    neutral_logits: of a piece of a long document on average, in steps; empty where nobody measured
+    them (`integer.documents`). causal: whether the last position is what is classified; padding
+    then comes before the tokens, and of equally important tokens the last ones are kept.
     """
 
     name: str
@@ -79,6 +81,7 @@ class PublicModel:
     first_projections: Mapping[str, Linear]
     first_query_only: bool
     neutral_logits: tuple[float, ...] = field(default=(), kw_only=True)
+    causal: bool = field(default=False, kw_only=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> PublicModel:
@@ -106,6 +109,8 @@ class PublicModel:
         documents: with what long documents alone need.
         """
         apart = {"tokenizer"} if documents else {"tokenizer", "neutral_logits"}
+        if not self.causal:  # a later field: what is written without it stays what it was
+            apart.add("causal")
         names = [part.name for part in fields(PublicModel) if part.name not in apart]
         integer_format.write(
             Path(folder) / EMBEDDING_FILE, {name: getattr(self, name) for name in names}
@@ -152,7 +157,7 @@ class PublicModel:
         """
         limit = self.default_tokens if max_tokens is None else max_tokens
         first = 0 if self.cls_token_id is None else 1
-        kept = most_important(self.importance[ids], limit - first)
+        kept = most_important(self.importance[ids], limit - first, last=self.causal)
         strings = tuple(_readable(tokens[i]) for i in kept)
         n_total, ids = len(ids), ids[kept]
         if self.cls_token_id is not None:
@@ -223,7 +228,8 @@ class PublicModel:
     def encode(self, tokens: Tokens, bucket: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return what the client encrypts: x int64 `[bucket, dim]`, padding int64 `[bucket]`.
 
-        Padded positions are 0 in x and 1 in padding. bucket: the smallest that holds them if None.
+        Padded positions are 0 in x and 1 in padding; they come after the tokens, or before them if
+        the model is causal. bucket: the smallest that holds them if None.
         """
         n = len(tokens.ids)
         bucket = self.bucket(n) if bucket is None else bucket
@@ -232,17 +238,20 @@ class PublicModel:
             x = x + self.positions[:n]
         low, high = self.input_range
         padded = np.zeros((bucket, x.shape[1]), dtype=np.int64)
-        padded[:n] = x.clip(low, high)
-        return padded, (np.arange(bucket) >= n).astype(np.int64)
+        padding = np.ones(bucket, dtype=np.int64)
+        own = slice(bucket - n, None) if self.causal else slice(n)
+        padded[own], padding[own] = x.clip(low, high), 0
+        return padded, padding
 
     def projections(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the client sends beside x `[n, dim]`: the first layer's q, k and v, by name.
 
         Empty unless the client's boundary is "projection".
         """
+        read = x[-1:] if self.causal else x[:1]
         return {
             name: linear(
-                x[:1] if self.first_query_only and name.endswith(".q") else x,
+                read if self.first_query_only and name.endswith(".q") else x,
                 projection,
                 exact_lookup,
             )
@@ -266,14 +275,22 @@ class PublicModel:
         return self.labels[best], float(probabilities[best])
 
 
-def most_important(importance: Sequence[float] | np.ndarray, n: int) -> np.ndarray:
+def most_important(
+    importance: Sequence[float] | np.ndarray, n: int, last: bool = False
+) -> np.ndarray:
     """Return the positions of the n largest values in their order; of equal ones, the first.
+
+    last: of equal ones the last.
 
     >>> most_important([0.1, 0.9, 0.5, 0.9], 2)
     array([1, 3])
+    >>> most_important([0.0, 0.0, 0.0], 2, last=True)
+    array([1, 2])
     """
-    order = np.argsort(-np.asarray(importance), kind="stable")
-    return np.sort(order[:n])
+    values = np.asarray(importance)
+    if last:
+        return np.sort(np.argsort(values, kind="stable")[max(0, len(values) - n) :])
+    return np.sort(np.argsort(-values, kind="stable")[:n])
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

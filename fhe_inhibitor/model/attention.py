@@ -5,6 +5,9 @@ broadcasts to `[B, H, n_q, n]` (True where a query may read a key), and a thresh
 broadcasts to `[H, n_q, n]`; all return `[B, H, n_q, d_v]`, float. A masked key contributes
 exactly nothing: the additive mask of dot products, a large negative score, would be wrong
 for a distance.
+
+With `causal` the n_q queries are the last of the n positions, and none reads a key after it
+(`causal_mask`). The equations stay the papers': their sums over j end at j = i.
 """
 
 from __future__ import annotations
@@ -25,7 +28,13 @@ def manhattan(q: Tensor, k: Tensor) -> Tensor:
 
 
 def inhibitor(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, gamma: Tensor | float, shift: Tensor | float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    gamma: Tensor | float,
+    shift: Tensor | float,
+    causal: bool = False,
 ) -> Tensor:
     """Return H_il = sum_j (v_jl - Z_ij^+)^+ (Brännvall 2023, eq. 7-8).
 
@@ -35,7 +44,7 @@ def inhibitor(
     """
     z = inhibition(q, k, gamma, shift)
     kept = (v[:, :, None, :, :] - z[..., None]).clamp(min=0)  # [B, H, n_q, n, d_v]
-    return (kept * mask[..., None]).sum(dim=-2)
+    return (kept * _readable(mask, z, causal)[..., None]).sum(dim=-2)
 
 
 def inhibitor_signed(
@@ -46,6 +55,7 @@ def inhibitor_signed(
     gamma: Tensor | float,
     shift: Tensor | float,
     eta: Tensor | float,
+    causal: bool = False,
 ) -> Tensor:
     """Return H_il = eta sum_j [(v_jl^+ - Z_ij)^+ + (v_jl^- + Z_ij)^-] (arXiv 2503.15983, eq. 3).
 
@@ -55,11 +65,17 @@ def inhibitor_signed(
     z = inhibition(q, k, gamma, shift)[..., None]
     values = v[:, :, None, :, :]
     kept = (values.clamp(min=0) - z).clamp(min=0) + (values.clamp(max=0) + z).clamp(max=0)
-    return eta * (kept * mask[..., None]).sum(dim=-2)
+    return eta * (kept * _readable(mask, z[..., 0], causal)[..., None]).sum(dim=-2)
 
 
 def dot_product(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, gamma: Tensor | float, shift: Tensor | float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    gamma: Tensor | float,
+    shift: Tensor | float,
+    causal: bool = False,
 ) -> Tensor:
     """Return softmax(gamma q k^T / sqrt(d) + shift) v over the unmasked keys.
 
@@ -67,6 +83,7 @@ def dot_product(
     relative position bias. A query that may read no key returns 0.
     """
     scores = gamma * (q @ k.transpose(-1, -2)) / math.sqrt(q.shape[-1]) + shift
+    mask = _readable(mask, scores, causal)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1)
     return torch.where(mask, weights, 0.0) @ v
 
@@ -76,8 +93,24 @@ def inhibition(q: Tensor, k: Tensor, gamma: Tensor | float, shift: Tensor | floa
     return (gamma * manhattan(q, k) / math.sqrt(q.shape[-1]) - shift).clamp(min=0)
 
 
+def causal_mask(n_queries: int, n: int, device: torch.device | None = None) -> Tensor:
+    """Return which keys the last `n_queries` of n positions may read: bool `[n_queries, n]`.
+
+    >>> causal_mask(2, 3).tolist()
+    [[True, True, False], [True, True, True]]
+    """
+    ones = torch.ones(n_queries, n, dtype=torch.bool, device=device)
+    return ones.tril(n - n_queries)
+
+
 def relative_offsets(n_queries: int, n: int, max_offset: int) -> Tensor:
     """Return the row of each pair in a table per offset: int64 `[n_queries, n]`."""
     position = torch.arange(max(n, n_queries))
     offset = position[None, :n] - position[:n_queries, None]
     return offset.clamp(-max_offset, max_offset) + max_offset
+
+
+def _readable(mask: Tensor, scores: Tensor, causal: bool) -> Tensor:
+    """Return the mask of scores `[..., n_q, n]`, of a causal layer without what comes later."""
+    n_queries, n = scores.shape[-2:]
+    return mask & causal_mask(n_queries, n, mask.device) if causal else mask

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fhe_inhibitor.model import fused_attention as fused_inhibitor
-from fhe_inhibitor.model.attention import dot_product, relative_offsets
+from fhe_inhibitor.model.attention import causal_mask, dot_product, relative_offsets
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig, LayerConfig
 from fhe_inhibitor.model.quantized.steps import Step
 
@@ -145,6 +145,13 @@ class SelfAttention(nn.Module):
 
     def mask(self, attention_mask: Tensor, n_queries: int) -> Tensor:
         """Return which key a query may read: bool `[B, 1, n_queries, n]`."""
+        near = self._near(attention_mask, n_queries)
+        if not self.shape.causal:
+            return near
+        return near & causal_mask(n_queries, attention_mask.shape[1], near.device)
+
+    def _near(self, attention_mask: Tensor, n_queries: int) -> Tensor:
+        """Return which keys are in the window and no padding: bool `[B, 1, n_queries, n]`."""
         keys = attention_mask[:, None, None, :].bool()
         n, window = attention_mask.shape[1], self.shape.attention_window
         if not window:
@@ -154,12 +161,16 @@ class SelfAttention(nn.Module):
         return keys & near
 
     def forward(self, x: Tensor, attention_mask: Tensor, n_queries: int | None = None) -> Tensor:
-        """Attend: `[B, n_queries, dim]`, all positions as queries if `n_queries` is None."""
+        """Attend: `[B, n_queries, dim]`, all positions as queries if `n_queries` is None.
+
+        The queries are the first positions; in a causal layer all of them ask.
+        """
         q, k, v = self.project(x, n_queries)
         arguments: dict[str, Any] = {
-            "mask": self.mask(attention_mask, q.shape[2]),
+            "mask": self._near(attention_mask, q.shape[2]),
             "gamma": self.gamma[:, :, None],
             "shift": self.thresholds(q.shape[2], k.shape[2]),
+            "causal": self.shape.causal,
         }
         if self.kind == "inhibitor_signed":
             arguments["eta"] = self.eta[:, :, None]
@@ -263,6 +274,17 @@ def pooled_mask(attention_mask: Tensor, n: int) -> Tensor:
     Tokens come before padding, so a position holds some where its first one is a token.
     """
     return attention_mask[:, :: attention_mask.shape[1] // n]
+
+
+def last_tokens(x: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return each row's last position that isn't padding, of x `[B, n, dim]`: `[B, dim]`.
+
+    >>> last_tokens(torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([[1, 1], [1, 0]]))
+    tensor([[2.],
+            [3.]])
+    """
+    rows = torch.arange(len(x), device=x.device)
+    return x[rows, (attention_mask.long().sum(dim=1) - 1).clamp(min=0)]
 
 
 class Transformer(nn.Module):

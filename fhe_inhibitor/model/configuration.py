@@ -91,7 +91,8 @@ class LayerConfig:
 
     pooled: how many neighbouring positions of the layer before become one of this layer.
     n_positions: the most positions that it has. key_bits, value_bits, keys_per_sum: 0 in a float
-    model.
+    model. causal: whether a query reads no key after it; a constant query comes after all of them,
+    so that its layer is not.
     """
 
     n_heads: int
@@ -106,6 +107,15 @@ class LayerConfig:
     key_bits: int
     value_bits: int
     keys_per_sum: int
+    causal: bool
+
+    @property
+    def max_keys(self) -> int:
+        """The most keys that one query reads."""
+        if not self.attention_window:
+            return self.n_positions
+        sides = 1 if self.causal else 2
+        return min(sides * self.attention_window + 1, self.n_positions)
 
 
 class InhibiDistilBertConfig(PretrainedConfig):
@@ -120,14 +130,16 @@ class InhibiDistilBertConfig(PretrainedConfig):
         key_head_dim, value_head_dim: None for `dim // n_heads`.
         attention_kind: "inhibitor", "inhibitor_signed" or "dot_product".
         attention_window: largest distance between query and key; 0 is full attention.
+        causal: whether a position reads none that come after it. Then the classifier reads the last
+            token, and circuits take padding before the tokens.
         pooling: how many neighbouring positions become one, their mean, between a layer and the
             next one; 1 is none. After the last layer there is nothing to pool: one number means
             the others, and a list ends with 1. A window counts positions of its layer.
         threshold: "constant" (the shift is `shift`, not learned), "head" (learned per head) or
             "head_offset" (learned per head and relative offset up to `max_relative_offset`).
         shift: initial threshold, alpha in Brännvall 2023.
-        classifier_query: "cls" reads the first token; "constant" ends the network with one
-            learned query, whose distances to the keys then are tables.
+        classifier_query: "cls" reads the first token, in a causal model the last; "constant" ends
+            the network with one learned query, whose distances to the keys then are tables.
         normalization: "layer_norm", or "static" (a learned affine, no statistics).
         embedding_layer_norm: whether a static model keeps the embeddings' LayerNorm, which the
             client computes.
@@ -165,6 +177,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         value_head_dim: int | Sequence[int] | None = None,
         attention_kind: str = "inhibitor",
         attention_window: int | Sequence[int] = 0,
+        causal: bool = False,
         pooling: int | Sequence[int] = 1,
         threshold: str = "constant",
         max_relative_offset: int = 2,
@@ -196,6 +209,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.value_head_dim = value_head_dim
         self.attention_kind = attention_kind
         self.attention_window = attention_window
+        self.causal = causal
         self.pooling = pooling
         self.threshold = threshold
         self.max_relative_offset = max_relative_offset
@@ -236,6 +250,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
             key_bits=_layer_value(bits.key_bits, index) if bits else 0,
             value_bits=_layer_value(bits.value_bits, index) if bits else 0,
             keys_per_sum=_layer_value(bits.keys_per_sum, index) if bits else 0,
+            causal=self.causal and not constant,
         )
 
     @property
@@ -297,6 +312,11 @@ class InhibiDistilBertConfig(PretrainedConfig):
             layers = [self.layer(index) for index in range(self.n_layers)]
             if any(layer.keys_per_sum and layer.attention_window for layer in layers):
                 raise InputError("keys_per_sum needs full attention, attention_window 0")
+            if self.causal and any(layer.keys_per_sum for layer in layers):
+                raise InputError(
+                    "keys_per_sum counts keys from the first one, which in a causal model is "
+                    "padding; wanted 0"
+                )
 
     def _check_pooling(self) -> None:
         given = self.pooling
@@ -307,6 +327,11 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 "1 for the last, after which there is nothing to pool"
             )
         stride = self.stride
+        if self.causal and stride > 1:
+            raise InputError(
+                f"pooling is {self.pooling!r} in a causal model, whose queries would read what "
+                "comes after them; wanted 1"
+            )
         if any(bucket % stride for bucket in self.buckets):
             raise InputError(
                 f"buckets are {self.buckets}, wanted multiples of {stride}: with pooling "

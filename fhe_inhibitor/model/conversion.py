@@ -37,7 +37,8 @@ def save_checkpoint(
     _save_weights(model, folder)
     config = model.config
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
-    if config.classifier_query == "cls":
+    first = config.classifier_query == "cls" and not config.causal
+    if first:
         special["cls_token"] = "[CLS]"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # the same, a third smaller
@@ -54,9 +55,7 @@ def save_checkpoint(
             "importance": np.zeros(len(embedding), np.float32)
             if importance is None or config.token_importance == "none"
             else importance.astype(np.float32),
-            "cls_token_id": tokenizer.token_to_id("[CLS]")
-            if config.classifier_query == "cls"
-            else None,
+            "cls_token_id": tokenizer.token_to_id("[CLS]") if first else None,
             "logit_scale": logit_scale,
             "buckets": sorted(config.buckets),
             "default_tokens": config.default_tokens,

@@ -7,7 +7,8 @@ no tensor of n * n * d values, on no device:
     elsewhere     the definition itself, a block of queries at a time, computed again for its
                   gradients
 
-Under autocast, sums of n terms are computed in float32.
+With `causal` the kernels end each row at the query's own key, which is half of the work. Under
+autocast, sums of n terms are computed in float32.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ BLOCK_VALUES = 1 << 24  # (query, key, channel) values at a time where there are
 
 
 def inhibitor(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, gamma: Tensor | float, shift: Tensor | float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    gamma: Tensor | float,
+    shift: Tensor | float,
+    causal: bool = False,
 ) -> Tensor:
     """Return `attention.inhibitor` of the same arguments; gamma broadcasts to `[H, 1, 1]`."""
     if not _has_kernels(q):
-        return _blockwise(attention.inhibitor, q, k, v, mask, gamma, shift)
-    return _fused(q, k, v, mask, gamma, shift, signed=False)
+        return _blockwise(attention.inhibitor, q, k, v, mask, gamma, shift, causal)
+    return _fused(q, k, v, mask, gamma, shift, signed=False, causal=causal)
 
 
 def inhibitor_signed(
@@ -48,14 +55,16 @@ def inhibitor_signed(
     gamma: Tensor | float,
     shift: Tensor | float,
     eta: Tensor | float,
+    causal: bool = False,
 ) -> Tensor:
     """Return `attention.inhibitor_signed`, eta sum_j of v_jl soft-thresholded by Z_ij.
 
     For z >= 0, (v^+ - z)^+ + (v^- + z)^- = (v - z)^+ - (-v - z)^+.
     """
     if not _has_kernels(q):
-        return _blockwise(partial(attention.inhibitor_signed, eta=eta), q, k, v, mask, gamma, shift)
-    return eta * _fused(q, k, v, mask, gamma, shift, signed=True)
+        definition = partial(attention.inhibitor_signed, eta=eta)
+        return _blockwise(definition, q, k, v, mask, gamma, shift, causal)
+    return eta * _fused(q, k, v, mask, gamma, shift, signed=True, causal=causal)
 
 
 def _has_kernels(q: Tensor) -> bool:
@@ -70,6 +79,7 @@ def _fused(
     gamma: Tensor | float,
     shift: Tensor | float,
     signed: bool,
+    causal: bool,
 ) -> Tensor:
     """Bring the arguments into the kernels' layout, and the result back."""
     heads, n = k.shape[1:3]
@@ -85,6 +95,7 @@ def _fused(
         factor.contiguous(),
         shift.expand(heads, rows, n).contiguous(),
         signed,
+        causal,
     )
     return out.transpose(1, 2).to(result)
 
@@ -101,11 +112,12 @@ class _Inhibitor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, ctx.signed = arguments
+        *tensors, signed, causal = arguments
+        ctx.flags = signed, causal
         ctx.save_for_backward(*tensors)
         q, _, v = tensors[:3]
         out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype)
-        _share(fused_kernels.attend, Heads._make([*_arrays(tensors), ctx.signed]), out.numpy())
+        _share(fused_kernels.attend, Heads._make([*_arrays(tensors), *ctx.flags]), out.numpy())
         return out
 
     @staticmethod
@@ -120,12 +132,12 @@ class _Inhibitor(torch.autograd.Function):
         ]
         _share(
             fused_kernels.differentiate,
-            Heads._make([*_arrays(ctx.saved_tensors), ctx.signed]),
+            Heads._make([*_arrays(ctx.saved_tensors), *ctx.flags]),
             grad.contiguous().numpy(),
             Gradients(*_arrays(gradients)),
         )
         dq, dk, dv, dfactor, dshift = gradients
-        return dq, dk, dv, None, dfactor.sum(dim=0), dshift.sum(dim=0), None
+        return dq, dk, dv, None, dfactor.sum(dim=0), dshift.sum(dim=0), None, None
 
 
 def _arrays(tensors: Iterable[Tensor]) -> list[np.ndarray]:
@@ -158,10 +170,13 @@ def _blockwise(
     mask: Tensor,
     gamma: Tensor | float,
     shift: Tensor | float,
+    causal: bool,
 ) -> Tensor:
     """Evaluate a definition on blocks of queries, each computed again for its gradients."""
     n_queries, n = q.shape[2], k.shape[2]
     rows = max(1, BLOCK_VALUES // (v.numel() or 1))
+    if causal:
+        mask = mask & attention.causal_mask(n_queries, n, mask.device)
     mask = mask.expand(*torch.broadcast_shapes(mask.shape, (n_queries, n)))
     shift = torch.as_tensor(shift, device=q.device)
     shift = shift.expand(*torch.broadcast_shapes(shift.shape, (n_queries, n)))

@@ -7,7 +7,8 @@ For each batch entry and head, one query i at a time, with a row of n keys in th
     out_l = sum_j (v_jl - z_j)^+ - (-v_jl - z_j)^+             signed: soft thresholding
 
 Nothing of n * n values is ever stored: the gradients compute s and z again, as flash attention
-does. Subgradients are torch's: of (x)^+ it is 1 at 0, of |x| it is 0 at 0.
+does. Of a causal layer query i, the (n - n_q + i)th position, ends its row at its own key.
+Subgradients are torch's: of (x)^+ it is 1 at 0, of |x| it is 0 at 0.
 
 All arrays are contiguous, of float32 or float64.
 """
@@ -37,6 +38,7 @@ class Heads(NamedTuple):
     factor: Any
     shift: Any
     signed: bool
+    causal: bool
 
 
 class Gradients(NamedTuple):
@@ -68,13 +70,15 @@ def attend(heads: Any, out: Any, first: int, last: int) -> None:
         _transpose(heads.k, b, h, keys)
         values[:] = v[b, :, h]
         for i in range(q.shape[1]):
+            m = _reach(heads, i)
             query[: q.shape[3]] = q[b, i, h]
-            _distances(query, keys, distance)
-            _inhibit(distance, heads.factor[h], _shifts(heads, h, i), _mask(heads, b, h, i), z)
+            _distances(query, keys, distance[:m])
+            shift, mask = _shifts(heads, h, i), _mask(heads, b, h, i)
+            _inhibit(distance[:m], heads.factor[h], shift, mask, z[:m])
             if heads.signed:
-                _add_softened(values, z, out[b, i, h])
+                _add_softened(values, z[:m], out[b, i, h])
             else:
-                _add_rectified(values, z, out[b, i, h])
+                _add_rectified(values, z[:m], out[b, i, h])
 
 
 @njit(nogil=True, cache=True)
@@ -85,7 +89,7 @@ def differentiate(heads: Any, above: Any, below: Any, first: int, last: int) -> 
     dk, dv = np.empty_like(keys), np.empty_like(values)
     query, dq = np.zeros(keys.shape[0], q.dtype), np.empty(keys.shape[0], q.dtype)
     dout = np.zeros(values.shape[0], q.dtype)
-    distance, z, dz = np.empty(n, q.dtype), np.empty(n, q.dtype), np.empty(n, q.dtype)
+    row, z_row, dz_row = np.empty(n, q.dtype), np.empty(n, q.dtype), np.empty(n, q.dtype)
     zero = q.dtype.type(0)
     for pair in range(first, last):
         b, h = pair // n_heads, pair % n_heads
@@ -94,6 +98,8 @@ def differentiate(heads: Any, above: Any, below: Any, first: int, last: int) -> 
         _transpose(heads.v, b, h, values)
         dk[:], dv[:] = zero, zero
         for i in range(q.shape[1]):
+            m = _reach(heads, i)
+            distance, z, dz = row[:m], z_row[:m], dz_row[:m]
             query[: q.shape[3]] = q[b, i, h]
             dout[: above.shape[3]] = above[b, i, h]
             shift, dshift = _shifts(heads, h, i), _row(below.shift[b], h, i)
@@ -104,11 +110,11 @@ def differentiate(heads: Any, above: Any, below: Any, first: int, last: int) -> 
                 _pass_softened(values, z, dout, dv, dz)
             else:
                 _pass_rectified(values, z, dout, dv, dz)
-            for j in range(n):
+            for j in range(m):
                 dz[j] = dz[j] if factor * distance[j] >= shift[j] else zero
                 dshift[j] -= dz[j]
             below.factor[b, h] += _dot(dz, distance)
-            for j in range(n):
+            for j in range(m):
                 dz[j] *= factor
             _pass_distances(query, keys, dz, dq, dk)
             below.q[b, i, h] = dq[: q.shape[3]]
@@ -144,6 +150,13 @@ def _row(x: Any, h: int, i: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
+def _reach(heads: Any, i: int) -> int:
+    """Return how many keys query i reads, from the first one on."""
+    n = heads.k.shape[1]
+    return max(n - heads.q.shape[1] + i + 1, 0) if heads.causal else n
+
+
+@njit(nogil=True, cache=True)
 def _shifts(heads: Any, h: int, i: int) -> Any:
     return _row(heads.shift, h, i)
 
@@ -155,7 +168,7 @@ def _mask(heads: Any, b: int, h: int, i: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def _distances(query: Any, keys: Any, distance: Any) -> None:
-    """Manhattan distances of one query to all keys."""
+    """Manhattan distances of one query to the first keys, as many as there is room for."""
     distance[:] = 0
     for c in range(0, len(query), CHANNELS):
         q0, q1, q2, q3 = query[c], query[c + 1], query[c + 2], query[c + 3]

@@ -23,6 +23,7 @@ from fhe_inhibitor.model.blocks import (
     empty_padding,
     features_step,
     initialise,
+    last_tokens,
 )
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.fake_quantization import add_grids
@@ -104,6 +105,9 @@ class InhibiDistilBertModel(InhibiDistilBertPreTrainedModel):
 class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel):
     """InhibiDistilBERT with DistilBERT's classification head on the first position.
 
+    A causal model reads its last token instead. The classifier of one whose labels are its
+    vocabulary says which token comes next, and `every_position` says it after each token.
+
     `quantized` (off at first) switches the forward pass to the integers of the circuits; it
     needs a quantization configuration and calibrated steps. Then `noisy` (off at first) draws the
     noise of encrypted rounding outside of training too.
@@ -147,9 +151,9 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
             logits, states = QuantizedNetwork(self)(input_ids, attention_mask)
         elif output_hidden_states:
             states = self.distilbert(input_ids, attention_mask, True).hidden_states
-            logits = self._classify(states[-1][:, 0])
+            logits = self._classify(self._position_read(states[-1], attention_mask))
         else:
-            logits = self._classify(self._first_position(input_ids, attention_mask))
+            logits = self._classify(self._last_layer(input_ids, attention_mask))
         loss = None
         if labels is not None and self.num_labels == 1:
             loss = nn.functional.mse_loss(logits[:, 0], labels)
@@ -160,14 +164,41 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         )
         return output if return_dict else output.to_tuple()
 
-    def _first_position(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return what the classifier reads, `[B, dim]`; the last layer computes nothing else."""
+    def every_position(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return a causal model's logits after each token, `[B, n, num_labels]`.
+
+        Raises InputError for a model that isn't causal, or ends in a constant query.
+        """
+        if not self.config.layer(self.config.n_layers - 1).causal:
+            raise InputError(
+                "only a causal model whose last layer has queries of its own says something after "
+                'each token: set causal=True and classifier_query="cls"'
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if self.quantized:
+            return QuantizedNetwork(self).every_position(input_ids, attention_mask)
+        return self._classify(self.distilbert(input_ids, attention_mask).last_hidden_state)
+
+    def _last_layer(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return what the classifier reads, `[B, dim]`.
+
+        The last layer computes nothing else, unless it is causal, where that place may be another
+        in each row.
+        """
         x = self.distilbert.embeddings(input_ids)
         x, attention_mask = empty_padding(x, attention_mask, self.config.stride)
         *blocks, last = self.distilbert.transformer.layer
         for block in blocks:
             x = block(x, attention_mask)
-        return last(x, attention_mask, n_queries=1)[:, 0]
+        x = last(x, attention_mask, n_queries=None if last.shape.causal else 1)
+        return self._position_read(x, attention_mask)
+
+    def _position_read(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the position of the last layer's states `[B, n, dim]` that is classified."""
+        if self.distilbert.transformer.layer[-1].shape.causal:
+            return last_tokens(x, attention_mask)
+        return x[:, 0]
 
     def _classify(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(self.pre_classifier(x).relu()))

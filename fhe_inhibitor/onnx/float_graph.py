@@ -26,6 +26,7 @@ from fhe_inhibitor.onnx.graph import (
     Graph,
     empty_padding,
     find_pairs,
+    last_tokens,
     pool,
     pooled_mask,
     table_rows,
@@ -69,7 +70,8 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
                 x = pool(graph, x, block.shape.pooled, model.config.dim, "ReduceMean")
                 mask = pooled_mask(graph, mask, block.shape.pooled)
             x = _block(graph, block, x, mask, last, ACTIVATIONS[model.config.activation])
-    x = graph.add("Squeeze", x, [1])
+    causal = model.distilbert.transformer.layer[-1].shape.causal
+    x = last_tokens(graph, x) if causal else graph.add("Squeeze", x, [1])
     x = graph.add("Relu", _linear(graph, x, model.pre_classifier, "pre_classifier"))
     logits = _linear(graph, x, model.classifier, "classifier")
     return graph.to_model(
@@ -95,7 +97,8 @@ def _embed(graph: Graph, model: InhibiDistilBertForSequenceClassification) -> st
 def _block(
     graph: Graph, block: TransformerBlock, x: str, mask: str, last: bool, activation: str
 ) -> str:
-    queries = graph.add("Slice", x, [0], [1], [1]) if last else x  # what the classifier reads
+    single = last and not block.shape.causal  # what the classifier reads
+    queries = graph.add("Slice", x, [0], [1], [1]) if single else x
     with graph.scope("attention"):
         attended = _attend(graph, block.attention, queries, x, mask, last)
     if not block.shape.constant_query:
@@ -120,7 +123,7 @@ def _attend(
         q = _split(graph, _linear(graph, queries, attention.q_lin, "q_lin"), shape.n_heads)
     k = _split(graph, _linear(graph, x, attention.k_lin, "k_lin"), shape.n_heads)
     v = _split(graph, _linear(graph, x, attention.v_lin, "v_lin"), shape.n_heads)
-    near = find_pairs(graph, last, shape.attention_window, mask)
+    near = find_pairs(graph, last, shape.attention_window, mask, shape.causal)
     if shape.max_offset:
         rows = table_rows(graph, near.offset, shape.max_offset)
         shift = graph.add("Gather", _weight(graph, attention.shift, "shift"), rows, axis=1)

@@ -181,13 +181,20 @@ def pooled_mask(graph: Graph, mask: str, pooled: int) -> str:
 
 
 def find_pairs(
-    graph: Graph, single_query: bool, window: int, mask: str = "attention_mask"
+    graph: Graph,
+    single_query: bool,
+    window: int,
+    mask: str = "attention_mask",
+    causal: bool = False,
 ) -> Pairs:
-    """Add the positions of queries and keys; mask: int64 `[B, n]`, of the keys."""
+    """Add the positions of queries and keys; mask: int64 `[B, n]`, of the keys.
+
+    In a causal layer all positions ask, whatever `single_query` says: see `last_tokens`.
+    """
     positions = "input_ids" if mask == "attention_mask" else mask
     n = graph.add("Shape", positions, start=1, end=2)
     keys = graph.add("Range", 0, graph.add("Squeeze", n), 1)
-    if single_query:
+    if single_query and not causal:
         offset = graph.add("Unsqueeze", keys, [0])
     else:
         offset = graph.add("Sub", keys, graph.add("Unsqueeze", keys, [1]))
@@ -195,7 +202,19 @@ def find_pairs(
     if window:
         near = graph.add("LessOrEqual", graph.add("Abs", offset), window)
         read = graph.add("And", read, near)
+    if causal:
+        read = graph.add("And", read, graph.add("LessOrEqual", offset, 0))
     return Pairs(offset, read)
+
+
+def last_tokens(graph: Graph, x: str) -> str:
+    """Add the position of each row that a causal model reads, of x `[B, n, dim]`: `[B, dim]`.
+
+    Padding comes after the tokens, so that it is another position in each row of a batch.
+    """
+    n_tokens = graph.add("ReduceSum", "attention_mask", [1], keepdims=1)
+    last = graph.add("Max", graph.add("Sub", n_tokens, 1), 0)
+    return graph.add("GatherND", x, last, batch_dims=1)
 
 
 def table_rows(graph: Graph, offset: str, max_offset: int) -> str:

@@ -42,6 +42,7 @@ from fhe_inhibitor.onnx.graph import (
     Graph,
     empty_padding,
     find_pairs,
+    last_tokens,
     pool,
     pooled_mask,
     table_rows,
@@ -72,6 +73,8 @@ def quantized_graph(parameters: Mapping[str, Any]) -> onnx.ModelProto:
                     x = pool(graph, x, layer.pooled, channels, "ReduceSum")
                     mask, padding = (pooled_mask(graph, m, layer.pooled) for m in (mask, padding))
                 x = _layer(graph, layer, x, padding, mask)
+        if network.layers[-1].causal and network.layers[-1].single_query:
+            x = graph.add("Unsqueeze", last_tokens(graph, x), [1])
         with graph.scope("classifier"):
             logits = _classify(graph, network.classifier, x, parameters["logit_scale"])
     importance = graph.constant(parameters["importance"], "importance")
@@ -103,11 +106,12 @@ def _embed(graph: Graph, parameters: Mapping[str, Any]) -> str:
 
 
 def _layer(graph: Graph, layer: Layer, x: str, padding: str, token_mask: str) -> str:
-    near = find_pairs(graph, layer.single_query, layer.window, token_mask)
+    near = find_pairs(graph, layer.single_query, layer.window, token_mask, layer.causal)
     rows = table_rows(graph, near.offset, layer.max_offset) if layer.max_offset else None
-    queries = graph.add("Slice", x, [0], [1], [1]) if layer.single_query else x
+    single = layer.single_query and not layer.causal
+    queries = graph.add("Slice", x, [0], [1], [1]) if single else x
     mask = None
-    if layer.window:  # [B, n_q, n, 1]; padded keys contribute nothing anyway
+    if layer.window or layer.causal:  # [B, n_q, n, 1]; padded keys contribute nothing anyway
         mask = graph.add("Cast", graph.add("Transpose", near.mask, perm=[0, 2, 3, 1]), to=FLOAT)
     outputs = []
     for index, head in enumerate(layer.heads):
@@ -115,7 +119,7 @@ def _layer(graph: Graph, layer: Layer, x: str, padding: str, token_mask: str) ->
             q = None if head.query is None else _linear(graph, queries, head.query, "query")
             k, v = (_linear(graph, x, getattr(head, name), name) for name in ("key", "value"))
             keys = Keys(q, k, graph.add("Unsqueeze", v, [1]), padding, rows, mask)
-            if mask and any(getattr(head.attention, name, None) for name in PARTIAL):
+            if layer.window and any(getattr(head.attention, name, None) for name in PARTIAL):
                 raise InputError("partial sums in a window can't be exported")
             with graph.scope("attention"):
                 outputs.append(_attend(graph, keys, head.attention, layer.attention))
@@ -133,7 +137,7 @@ class Keys:
     """Names of one head's values: q `[B, n_q, d]` or None, k `[B, n, d]`, v `[B, 1, n, d_v]`.
 
     padding `[B, n]`. rows: int64 `[n_q, n]`, of tables per offset. mask `[B, n_q, n, 1]`, or None
-    without a window.
+    where every query reads every key.
     """
 
     q: str | None

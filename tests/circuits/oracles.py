@@ -35,20 +35,24 @@ def layer_output(layer: Layer, x: np.ndarray, padding: np.ndarray) -> np.ndarray
     stride = len(padding) // len(x)
     padding = np.array([padding[i * stride : (i + 1) * stride].min() for i in range(len(x))])
     n = len(x)
-    n_queries = 1 if layer.single_query else n
+    asking = range(n)
+    if layer.single_query:
+        asking = range(n - 1, n) if layer.causal else range(1)
     heads = []
     for head in layer.heads:
         q = None if head.query is None else linear(x, head.query)
         k, v = linear(x, head.key), linear(x, head.value)
         rows = []
-        for i in range(n_queries):
+        for i in asking:
             keys = [j for j in range(n) if layer.window == 0 or abs(i - j) <= layer.window]
+            keys = [j for j in keys if j <= i or not layer.causal]
             scores = [score(layer, None if q is None else q[i], k[j]) for j in keys]
             attend = dot_product if layer.attention == "dot_product" else inhibitor
             rows.append(attend(layer, head.attention, i, keys, scores, v, padding))
         heads.append(rows)
-    joined = np.array([sum((rows[i] for rows in heads), []) for i in range(n_queries)])
-    attended = linear(joined, layer.attention_output, None if layer.constant_query else x)
+    joined = np.array([sum((rows[i] for rows in heads), []) for i in range(len(asking))])
+    residual = None if layer.constant_query else x[asking.start : asking.stop]
+    attended = linear(joined, layer.attention_output, residual)
     if layer.hidden is None or layer.output is None:
         return attended
     return linear(linear(attended, layer.hidden), layer.output, attended)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.counts import count_lookups, count_pairs
+from circuits.counts import count_groups, count_keys, count_lookups, count_pairs
 from circuits.dot_product import make_product, multiply
 from circuits.intervals import full, interval, interval_lookup
 from circuits.lookups import (
@@ -248,19 +248,34 @@ def test_the_formula_counts_what_the_stages_look_up(shape: NetworkShape, n: int,
     assert counted == sum(count_lookups(network, n).values(), Counter())
 
 
-@given(st.integers(1, 12), st.integers(0, 14), st.booleans())
-def test_pairs(n: int, window: int, single: bool) -> None:
+@given(st.integers(1, 12), st.integers(0, 14), st.booleans(), st.booleans())
+def test_pairs(n: int, window: int, single: bool, causal: bool) -> None:
     n_queries = 1 if single else n
-    pairs = make_pairs(n, n_queries, window, max_offset=2)
+    pairs = make_pairs(n, n_queries, window, max_offset=2, causal=causal)
     listed = {(int(i), int(j)) for i, j in zip(pairs.i, pairs.j, strict=True)}
+    first = n - n_queries if causal else 0  # position of the first query
     wanted = {
-        (i, j) for i in range(n_queries) for j in range(n) if not window or abs(i - j) <= window
+        (i, j)
+        for i in range(n_queries)
+        for j in range(n)
+        if (not window or abs(first + i - j) <= window) and not (causal and j > first + i)
     }
-    assert listed == wanted and len(pairs) == count_pairs(n, n_queries, window)
-    assert (
-        pairs.collect.sum(axis=1) == [sum(i == q for i, _ in wanted) for q in range(n_queries)]
-    ).all()
-    assert (pairs.offset == np.clip(pairs.j - pairs.i, -2, 2) + 2).all()
+    assert listed == wanted and len(pairs) == count_pairs(n, n_queries, window, causal)
+    keys = [sum(i == q for i, _ in wanted) for q in range(n_queries)]
+    assert pairs.collect.sum(axis=1).tolist() == keys == count_keys(n, n_queries, window, causal)
+    assert (pairs.offset == np.clip(pairs.j - pairs.i - first, -2, 2) + 2).all()
+    group, of_query = pairs.groups(3)
+    assert len(group) == count_groups(n, n_queries, window, 3, causal)
+    assert (of_query @ group == pairs.collect).all()
+
+
+def test_a_causal_layer_takes_about_half_of_the_lookups() -> None:
+    """n = 8, full attention, d = 4: 36 pairs instead of 64, so P (2 d + 1) + n d is 356."""
+    shape = NetworkShape(
+        n_layers=1, last_query="all", n_heads=1, last_key_dim=4, value_dim=4, causal=True
+    )
+    network = random_network(np.random.default_rng(0), shape)
+    assert count_lookups(network, 8)["layer0.attend.head0"].total() == 36 * (2 * 4 + 1) + 8 * 4
 
 
 @pytest.mark.parametrize("attention", ATTENTION)

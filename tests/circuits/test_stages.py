@@ -26,6 +26,8 @@ ATTENTION = ("inhibitor", "inhibitor_signed", "dot_product")
 def shapes(draw: st.DrawFn) -> NetworkShape:
     saturating = draw(st.booleans())
     n_layers = draw(st.integers(1, 3))
+    causal = draw(st.booleans())
+    pooling = tuple(draw(st.integers(1, 3)) for _ in range(n_layers - 1))
     return NetworkShape(
         attention=draw(st.sampled_from(ATTENTION)),
         n_layers=n_layers,
@@ -41,7 +43,8 @@ def shapes(draw: st.DrawFn) -> NetworkShape:
         keys_per_sum=draw(st.sampled_from((0, 3, 4))),
         bits=draw(st.sampled_from((2, 3))) if saturating else 2,
         saturating=saturating,
-        pooling=tuple(draw(st.integers(1, 3)) for _ in range(n_layers - 1)),
+        causal=causal,
+        pooling=() if causal else pooling,
         max_tokens=9,
     )
 
@@ -63,7 +66,7 @@ def test_padding_and_longer_sequences_change_nothing(
 ) -> None:
     """Empty positions beside the last token, in its group, are 0; those beyond may be anything."""
     rng = np.random.default_rng(seed)
-    network = random_network(rng, replace(shape, max_tokens=18))
+    network = random_network(rng, replace(shape, max_tokens=18, causal=False))
     short = fitting_length(network, n)
     x, padding = random_inputs(rng, network, fitting_length(network, short + 1), 0)
     x[n:], padding[n:] = 0, 1
@@ -71,6 +74,50 @@ def test_padding_and_longer_sequences_change_nothing(
     assert (run(network, x[:short], padding[:short]) == logits).all()
     x[short:] = rng.integers(-8, 8, x[short:].shape)
     assert (run(network, x, padding) == logits).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(shapes(), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_padding_before_a_causal_text_changes_nothing(
+    shape: NetworkShape, n: int, n_padded: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    last_query = "constant" if shape.last_query == "constant" else "first"
+    causal = replace(shape, causal=True, pooling=(), keys_per_sum=0, last_query=last_query)
+    network = random_network(rng, causal)
+    x, padding = random_inputs(rng, network, n + n_padded, n_padded)
+    alone = run(network, x[n_padded:], padding[n_padded:])
+    assert (run(network, x, padding) == alone).all()
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_a_causal_layer_knows_nothing_of_what_comes_later(attention: str) -> None:
+    """The first position is that of a text of one token; another last token moves only the last."""
+    shape = NetworkShape(attention, last_query="all", window=0, causal=True)
+    rng = np.random.default_rng(3)
+    network = random_network(rng, shape)
+    x, padding = random_inputs(rng, network, 6)
+    seen: list[dict[str, Any]] = [{}, {}, {}]
+    run(network, x, padding, observe=seen[0].__setitem__)
+    run(network, x[:1], padding[:1], observe=seen[1].__setitem__)
+    changed = x.copy()
+    changed[5] = rng.integers(-8, 8, x[5].shape)
+    run(network, changed, padding, observe=seen[2].__setitem__)
+    for index in (0, 1):
+        all_, first, other = (values[f"layer{index}.feed_forward"] for values in seen)
+        assert (all_[:1] == first).all() and (all_[:5] == other[:5]).all()
+    last = [values["layer0.feed_forward"][5] for values in (seen[0], seen[2])]
+    assert (last[0] != last[1]).any()
+
+
+def test_a_causal_network_is_causal_throughout_and_does_not_pool() -> None:
+    network = random_network(np.random.default_rng(0), NetworkShape(last_query="all", causal=True))
+    first, second = network.layers
+    assert network.causal
+    with pytest.raises(ValueError, match="pools 2 positions: a query would read"):
+        replace(network, layers=(first, replace(second, pooled=2)))
+    with pytest.raises(ValueError, match="some layers are causal and some aren't"):
+        replace(network, layers=(replace(first, causal=False), second))
 
 
 def test_two_positions_are_pooled_by_hand() -> None:

@@ -20,6 +20,7 @@ from compile.module import CompiledNetwork, CompileOptions, build_module, config
 from compile.report import describe
 from compile.verifier import VerificationError, verify
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.security import parse
 from tests.execution import check_simulated
@@ -141,6 +142,14 @@ def test_a_digest_tells_networks_apart(network: Network) -> None:
     assert digest == network_digest(random_network(np.random.default_rng(0)))
     assert digest != network_digest(random_network(np.random.default_rng(1)))
     assert digest != network_digest(replace(network, input_range=(-8, 8)))
+    causal = tuple(replace(layer, causal=True) for layer in network.layers)
+    assert digest != network_digest(replace(network, layers=causal))
+
+
+def test_the_digest_of_the_shipped_network_is_what_it_was() -> None:
+    """Circuits and keys that clients and servers hold are found by it."""
+    digest = network_digest(IntegerModel.load().network)
+    assert digest == "9c5a06199602294a3ef8c53d02ffbf4e5e0190b1f93652be11e24c3ddeaed7f4"
 
 
 def test_lengths_that_do_not_fit_the_pooling_are_refused() -> None:
@@ -178,6 +187,19 @@ def test_counts_agree_for_every_kind(attention: str, last_query: str, window: in
     )
     compiled = build_module(random_network(np.random.default_rng(7), shape), (5,))
     assert describe(compiled).lengths[0].n_lookups > 0
+
+
+@pytest.mark.fhe
+@pytest.mark.parametrize("attention", ["inhibitor_signed", "dot_product"])
+def test_a_causal_network_is_simulated_as_it_is_computed(attention: str) -> None:
+    """Padding comes first; counts of what was compiled are compared with the formula."""
+    shape = NetworkShape(
+        attention, n_heads=1, dim=4, window=0, last_query="first", last_key_dim=2, causal=True
+    )
+    rng = np.random.default_rng(3)
+    compiled = build_module(random_network(rng, shape), (3,))
+    for n_padded in (0, 2):
+        check_simulated(compiled, *random_inputs(rng, compiled.network, 4, n_padded))
 
 
 def test_an_exact_table_beside_a_wide_sum_is_refused() -> None:

@@ -19,8 +19,8 @@ from circuits.linear import Linear
 from circuits.network import Network
 from circuits.stages import Classifier, Head, Layer
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.attention import relative_offsets
-from fhe_inhibitor.model.blocks import empty_padding, pooled_mask
+from fhe_inhibitor.model.attention import causal_mask, relative_offsets
+from fhe_inhibitor.model.blocks import empty_padding, last_tokens, pooled_mask
 from fhe_inhibitor.model.configuration import LayerConfig, QuantizationConfig
 from fhe_inhibitor.model.quantized.attention import (
     QuantizedDotProduct,
@@ -81,16 +81,31 @@ class QuantizedNetwork:
         """Return real logits `[B, n_labels]` and hidden states, each `[B, n, dim]`, n of its layer.
 
         The states are the embeddings and each layer's, as real numbers; the last layer's is
-        `[B, 1, dim]`, of the first position.
+        `[B, 1, dim]`, of the position that is read.
         """
+        x, states = self._states(input_ids, attention_mask)
+        if self.layers[-1].block.shape.causal:
+            x, states[-1] = (last_tokens(t, attention_mask)[:, None] for t in (x, states[-1]))
+        return self._classify(x)[:, 0], states
+
+    def every_position(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return a causal model's real logits after each token, `[B, n, n_labels]`."""
+        return self._classify(self._states(input_ids, attention_mask)[0])
+
+    def _states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the integers of the last layer, and what those of all layers stand for."""
         x, attention_mask = empty_padding(self.embed(input_ids), attention_mask, self.config.stride)
         states = [self.model.distilbert.embeddings.step.reals(x)]
         for index, layer in enumerate(self.layers):
             x = self._run_layer(layer, x, attention_mask, index == len(self.layers) - 1)
             states.append(_output_step(layer.block).reals(x))
-        x = self.features(x, noise_std=self.noise_std)[:, 0]
+        return x, states
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """Return the real logits of integers of the last layer."""
+        x = self.features(x, noise_std=self.noise_std)  # calibrates the step that logits read
         weight, offset, scale = self._logits()
-        return (x @ weight.T + offset) * scale, states
+        return (x @ weight.T + offset) * scale
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the integers that the client encrypts, `[B, n, dim]`."""
@@ -110,7 +125,7 @@ class QuantizedNetwork:
         attention, noise_std = layer.block.attention, self.noise_std
         if attention.shape.pooled > 1:
             x = x.unflatten(1, (-1, attention.shape.pooled)).sum(dim=2)
-        queries = x[:, :1] if last else x
+        queries = x[:, :1] if last and not attention.shape.causal else x
         keys = pooled_mask(attention_mask, x.shape[1])
         mask, offset = _pairs(keys, queries.shape[1], attention.shape)
         n_heads = len(layer.heads)
@@ -185,7 +200,7 @@ class QuantizedNetwork:
     def _attention(
         self, attention: nn.Module, head: int
     ) -> QuantizedInhibitor | QuantizedDotProduct:
-        shape, window = attention.shape, attention.shape.attention_window
+        shape = attention.shape
         common = {
             "gamma": attention.gamma[head],
             "shift": attention.shift[head],
@@ -193,8 +208,8 @@ class QuantizedNetwork:
             "key_step": attention.key_steps[head],
             "value_step": attention.value_steps[head],
             "output_step": attention.output_steps[head],
-            "max_keys": min(2 * window + 1, shape.n_positions) if window else shape.n_positions,
-            "window": window,
+            "max_keys": shape.max_keys,
+            "window": shape.attention_window,
             "keys_per_sum": shape.keys_per_sum,
             "table_bits": self.bits.table_bits,
             "constant_query": shape.constant_query,
@@ -295,6 +310,7 @@ class QuantizedNetwork:
             hidden=None if layer.hidden is None else layer.hidden.to_circuit(),
             output=None if layer.output is None else layer.output.to_circuit(),
             pooled=shape.pooled,
+            causal=shape.causal,
         )
 
 
@@ -319,11 +335,16 @@ def _output_step(block: nn.Module) -> Step:
 def _pairs(attention_mask: Tensor, n_queries: int, shape: LayerConfig) -> tuple[Tensor, Tensor]:
     """Return which rows of `readable` are keys, bool, and each pair's row in offset tables."""
     window, furthest = shape.attention_window, shape.max_offset
+    n = attention_mask.shape[1]
     mask = readable(attention_mask, n_queries, window).bool()
     if not window:
-        return mask, relative_offsets(n_queries, attention_mask.shape[1], furthest)
-    offset = torch.arange(-window, window + 1).clamp(-furthest, furthest) + furthest
-    return mask, offset.expand(n_queries, -1)
+        if shape.causal:
+            mask = mask & causal_mask(n_queries, n, mask.device)
+        return mask, relative_offsets(n_queries, n, furthest)
+    offset = torch.arange(-window, window + 1)
+    if shape.causal:
+        mask = mask & (offset <= 0)
+    return mask, (offset.clamp(-furthest, furthest) + furthest).expand(n_queries, -1)
 
 
 def set_calibrating(model: nn.Module, calibrating: bool) -> None:

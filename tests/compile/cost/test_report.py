@@ -88,6 +88,7 @@ BROAD = {
         ),
         (8,),
     ),
+    "causal": (NetworkShape(causal=True, window=0, hidden_dim=8, last_query="first"), (4, 6)),
     "dot product, 6 bits": (
         NetworkShape("dot_product", bits=3, lookup_bits=6, keys_per_sum=4), (8,)
     ),

@@ -66,6 +66,8 @@ def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_dec
         NetworkShape("inhibitor_signed", n_layers=3, last_query="all", hidden_dim=6),
         NetworkShape("dot_product", bits=3, lookup_bits=6, last_query="first", plain_logits=True),
         NetworkShape(n_layers=3, pooling=(2, 3), window=1),
+        NetworkShape(n_layers=3, causal=True, window=2, last_query="first"),
+        NetworkShape("dot_product", causal=True, window=0, last_query="first"),
     ],
 )
 def test_counts_are_those_of_the_formula(shape: NetworkShape) -> None:

@@ -19,7 +19,7 @@ from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE, IntegerModel
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
 from tests.networks import NetworkShape, random_inputs, random_network
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import SHAPE, write_tiny_model
 
 
 @pytest.fixture
@@ -75,12 +75,15 @@ def test_pooling_comes_back(tmp_path: Path) -> None:
     assert run(copy, x, padding).tolist() == run(network, x, padding).tolist()
 
 
-def test_files_of_models_without_pooling_are_what_they_were(tmp_path: Path) -> None:
+def test_files_of_models_without_later_fields_are_what_they_were(tmp_path: Path) -> None:
     """So are their hashes, by which circuits and keys are found again."""
-    for shape, mentioned in ((NetworkShape(), 0), (POOLED, 1)):
+    causal = NetworkShape(causal=True)  # but for the last layer, with its constant query
+    for shape, mentioned in ((NetworkShape(), (0, 0)), (POOLED, (1, 0)), (causal, (0, 1))):
         network = random_network(np.random.default_rng(0), shape)
         tree = json.dumps(integer_format.flatten(network, "", {}))
-        assert tree.count("pooled") == mentioned
+        assert (tree.count("pooled"), tree.count("causal")) == mentioned
+        integer_format.write(tmp_path / "model", {"network": network})
+        assert integer_format.read(tmp_path / "model")[0]["network"].causal == network.causal
 
 
 def test_a_first_layer_that_pools_is_refused(tmp_path: Path) -> None:
@@ -146,6 +149,24 @@ def test_probabilities_are_the_softmax_of_scaled_logits(folder: Path) -> None:
     assert model.probabilities(np.array([5, 5])).tolist() == [0.5, 0.5]
     expected = 1 / (1 + np.exp(-model.logit_scale * 40))
     assert model.probabilities(np.array([-20, 20]))[1] == pytest.approx(expected)
+
+
+def test_a_causal_model_reads_the_last_tokens_after_its_padding(tmp_path: Path) -> None:
+    shape = replace(SHAPE, causal=True, last_query="first", window=0)
+    model = IntegerModel.load(write_tiny_model(tmp_path / "causal", shape=shape))
+    assert model.causal and not model.network.layers[1].constant_query
+    model = replace(model, importance=np.zeros_like(model.importance))
+    tokens = model.tokenize("the film is very good and great", max_tokens=3)
+    assert tokens.tokens == ("good", "and", "great")
+    x, padding = model.encode(tokens)
+    assert padding.tolist() == [1, 0, 0, 0] and not x[0].any()
+    assert np.array_equal(x[1:], model.embedding[tokens.ids])
+    logits = model.integer_logits(x, padding)
+    assert np.array_equal(model.integer_logits(x[1:], padding[1:]), logits)
+    placed = replace(model, positions=np.eye(4, model.network.dim, dtype=np.int8))
+    low, high = model.input_range
+    moved = (x[1:] + placed.positions[:3]).clip(low, high)
+    assert np.array_equal(placed.encode(tokens)[0][1:], moved)
 
 
 def test_equally_important_tokens_are_taken_from_the_front() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from circuits.lookups import exact_lookup
+from circuits.stages import project
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import predict
 from fhe_inhibitor.integer.model import IntegerModel
@@ -16,7 +18,7 @@ from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import SHAPE, write_tiny_model
 
 
 @pytest.fixture
@@ -43,6 +45,26 @@ def test_the_client_computes_what_the_whole_model_does(
     assert bool(projections) == (boundary == "projection")
     logits = np.array([3, -4])
     assert np.array_equal(public.probabilities(logits), model.probabilities(logits))
+
+
+def test_only_a_causal_model_s_file_says_so(model: IntegerModel, tmp_path: Path) -> None:
+    """Files and hashes of models that aren't stay what they were before there were causal ones."""
+    causal_shape = replace(SHAPE, n_layers=1, causal=True, last_query="first")
+    causal = IntegerModel.load(write_tiny_model(tmp_path / "causal", shape=causal_shape))
+    boundary = replace(causal.network, client_boundary="projection")
+    causal = replace(causal, network=boundary)
+    for name, given in (("plain", model), ("causal", causal)):
+        (tmp_path / f"{name} public").mkdir()
+        given.write_public(tmp_path / f"{name} public")
+    files = [tmp_path / f"{name} public" / EMBEDDING_FILE for name in ("plain", "causal")]
+    assert [b'\\"causal\\"' in file.read_bytes() for file in files] == [False, True]
+    assert not PublicModel.load(files[0].parent).causal
+    public = PublicModel.load(files[1].parent)
+    assert public.causal
+    x, _ = public.encode(public.tokenize("a good film"))
+    sent = public.projections(x)["layer0.head0.q"]
+    assert np.array_equal(sent, project(x, causal.network.layers[0], exact_lookup)[0][0])
+    assert sent.shape == (1, 2)
 
 
 def test_equal_models_give_equal_bytes(model: IntegerModel, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Every attention equals a naive triple loop; padding contributes nothing."""
+"""Every attention equals a naive triple loop; padding and what comes later contribute nothing."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,13 +15,13 @@ from fhe_inhibitor.model.attention import dot_product, inhibitor, inhibitor_sign
 B, H, N, D, DV = 2, 3, 5, 4, 6
 GAMMA, SHIFT, ETA = 0.7, 0.4, 1.3
 KINDS = {
-    "inhibitor": lambda q, k, v, mask: inhibitor(q, k, v, mask, GAMMA, SHIFT),
-    "inhibitor_signed": lambda q, k, v, mask: inhibitor_signed(q, k, v, mask, GAMMA, SHIFT, ETA),
-    "fused inhibitor": lambda q, k, v, mask: fused_inhibitor.inhibitor(q, k, v, mask, GAMMA, SHIFT),
-    "fused inhibitor_signed": lambda q, k, v, mask: fused_inhibitor.inhibitor_signed(
-        q, k, v, mask, GAMMA, SHIFT, ETA
+    "inhibitor": partial(inhibitor, gamma=GAMMA, shift=SHIFT),
+    "inhibitor_signed": partial(inhibitor_signed, gamma=GAMMA, shift=SHIFT, eta=ETA),
+    "fused inhibitor": partial(fused_inhibitor.inhibitor, gamma=GAMMA, shift=SHIFT),
+    "fused inhibitor_signed": partial(
+        fused_inhibitor.inhibitor_signed, gamma=GAMMA, shift=SHIFT, eta=ETA
     ),
-    "dot_product": lambda q, k, v, mask: dot_product(q, k, v, mask, 1.0, 0.0),
+    "dot_product": partial(dot_product, gamma=1.0, shift=0.0),
 }
 
 
@@ -68,6 +69,19 @@ def test_attention_equals_a_triple_loop(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_causal_attention_equals_a_loop_that_ends_at_the_query(kind: str) -> None:
+    q, k, v, mask = draw()
+    earlier = mask & (torch.arange(N)[None, :] <= torch.arange(N)[:, None])
+    expected = loop(kind, q, k, v, earlier)
+    found = KINDS[kind](q, k, v, mask, causal=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    alone = KINDS[kind](q[:, :, :1], k[:, :, :1], v[:, :, :1], mask[..., :1, :1], causal=True)
+    torch.testing.assert_close(found[:, :, :1], alone, atol=1e-6, rtol=1e-6)
+    last = KINDS[kind](q[:, :, 2:], k, v, mask[:, :, 2:], causal=True)
+    torch.testing.assert_close(found[:, :, 2:], last, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_masked_keys_contribute_nothing(kind: str) -> None:
     q, k, v, _ = draw()
     mask = torch.ones(B, 1, N, N, dtype=torch.bool)
@@ -81,4 +95,5 @@ def test_query_without_keys_gives_zero() -> None:
     q, k, v, mask = draw()
     mask[:] = False
     for kind, function in KINDS.items():
-        assert function(q, k, v, mask).abs().max() < 1e-5, kind
+        for causal in (False, True):
+            assert function(q, k, v, mask, causal=causal).abs().max() < 1e-5, kind

@@ -23,6 +23,7 @@ SHAPES = {
     "one key": (1, 2, 3, 1, 1, 1),
     "whole vectors": (1, 2, 33, 64, 32, 32),
 }
+CAUSAL = ("square", "one query", "whole vectors")  # at most as many queries as keys
 
 
 def draw(
@@ -51,7 +52,7 @@ def run(function: Callable[..., Tensor], arguments: dict[str, Any]) -> list[Tens
     if function.__name__ == "inhibitor":
         arguments = {name: x for name, x in arguments.items() if name != "eta"}
     out = function(**arguments)
-    leaves = [x for x in arguments.values() if x.requires_grad]
+    leaves = [x for x in arguments.values() if isinstance(x, Tensor) and x.requires_grad]
     weight = torch.linspace(-1, 1, out.numel()).to(out.dtype).view_as(out)
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), leaves)]
 
@@ -74,6 +75,31 @@ def test_values_and_gradients_are_the_definition_s(path: str, kind: str, shape: 
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("shape", CAUSAL)
+@pytest.mark.parametrize("kind", KINDS)
+def test_causal_values_and_gradients_are_the_definition_s(path: str, kind: str, shape: str) -> None:
+    arguments = draw(shape) | {"causal": True}
+    expected = run(getattr(attention, kind), arguments)
+    found = run(getattr(fused_inhibitor, kind), arguments)
+    for ours, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=2e-5, rtol=2e-5)
+    if shape == "square":  # the last key is read by the last query alone, the first by all
+        assert not found[1][:, :, :-1].equal(torch.zeros_like(found[1][:, :, :-1]))
+        plain = run(getattr(fused_inhibitor, kind), arguments | {"causal": False})
+        assert (plain[2][:, :, -1] != found[2][:, :, -1]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_later_contributes_exactly_nothing(path: str, kind: str) -> None:
+    arguments = draw() | {"causal": True}
+    plain = run(getattr(fused_inhibitor, kind), arguments)[0]
+    with torch.no_grad():
+        arguments["k"][:, :, 5:], arguments["v"][:, :, 5:] = 1e4, -1e4
+    changed = run(getattr(fused_inhibitor, kind), arguments)[0]
+    assert torch.equal(plain[:, :, :5], changed[:, :, :5])
+    assert not torch.equal(plain[:, :, 5:], changed[:, :, 5:])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_subgradients_are_the_definition_s(path: str, kind: str) -> None:
     """On a coarse grid many q equal k, many v equal Z, and many Z are 0 to the last bit."""
@@ -87,14 +113,15 @@ def test_subgradients_are_the_definition_s(path: str, kind: str) -> None:
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_finite_differences(kind: str) -> None:
+def test_gradients_are_those_of_finite_differences(kind: str, causal: bool) -> None:
     arguments = draw(dtype=torch.float64)
     names = [name for name in arguments if name != "mask" and (name != "eta" or "signed" in kind)]
 
     def function(*tensors: Tensor) -> Tensor:
         given = dict(zip(names, tensors, strict=True))
-        return getattr(fused_inhibitor, kind)(**given, mask=arguments["mask"])
+        return getattr(fused_inhibitor, kind)(**given, mask=arguments["mask"], causal=causal)
 
     assert torch.autograd.gradcheck(function, [arguments[name] for name in names])
 

@@ -62,6 +62,7 @@ def assert_same_logits(model: PreTrainedModel, shapes: list[tuple[int, int]]) ->
         {"threshold": "head_offset", "max_position_embeddings": 0, "hidden_dim": [0, 8]},
         {"n_heads": [3, 2], "key_head_dim": [2, 5], "value_head_dim": [4, 3]},
         {"n_layers": 3, "pooling": [2, 4, 1], "attention_window": 2},
+        {"causal": True, "attention_window": [2, 0], "threshold": "head_offset", "shift": 0.1},
     ],
 )
 def test_a_student_s_graph_gives_torch_s_logits(kind: str, changes: dict[str, Any]) -> None:

@@ -52,6 +52,9 @@ SHAPES = {
     "saturating dot product": NetworkShape(attention="dot_product", saturating=True, hidden_dim=6),
     "pooling": NetworkShape(n_layers=3, pooling=(2, 2), keys_per_sum=3, hidden_dim=6),
     "pooling, dot product": NetworkShape("dot_product", pooling=(4,), last_query="first"),
+    "causal": NetworkShape(causal=True, last_query="first", hidden_dim=6, last_key_dim=2),
+    "causal, constant query": NetworkShape("inhibitor_signed", causal=True, window=0),
+    "causal dot product": NetworkShape("dot_product", causal=True, window=0, last_query="first"),
 }
 
 
@@ -75,7 +78,8 @@ def parameters_of(shape: NetworkShape, positions: int = 0) -> dict[str, Any]:
 def integers(parameters: dict[str, Any], ids: np.ndarray, n_padded: int) -> np.ndarray:
     """Integer logits of ids `[n]`, the last ones padded, by the circuits' stages.
 
-    Where they pool, padding is 0, up to a length that they take.
+    Where they pool, padding is 0, up to a length that they take. Causal ones take padding before
+    the text, or none.
     """
     network = parameters["network"]
     x = parameters["embedding"][ids].astype(np.int64)
@@ -83,6 +87,9 @@ def integers(parameters: dict[str, Any], ids: np.ndarray, n_padded: int) -> np.n
         x = x + parameters["positions"][: len(ids)]
     padding = (np.arange(len(ids)) >= len(ids) - n_padded).astype(np.int64)
     x = x.clip(*network.input_range)
+    if network.causal:
+        n_tokens = len(ids) - n_padded
+        x, padding = x[:n_tokens], padding[:n_tokens]
     if network.stride > 1:
         missing = fitting_length(network, len(ids)) - len(ids)
         x = np.pad(x * (1 - padding)[:, None], ((0, missing), (0, 0)))
