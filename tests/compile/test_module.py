@@ -199,7 +199,7 @@ def test_a_causal_network_is_simulated_as_it_is_computed(attention: str) -> None
     rng = np.random.default_rng(3)
     compiled = build_module(random_network(rng, shape), (3,))
     for n_padded in (0, 2):
-        check_simulated(compiled, *random_inputs(rng, compiled.network, 4, n_padded))
+        check_simulated(compiled, *random_inputs(rng, compiled.network, 3, n_padded))
 
 
 def test_an_exact_table_beside_a_wide_sum_is_refused() -> None:
