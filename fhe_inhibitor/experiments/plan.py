@@ -6,9 +6,10 @@
         settings: {recipe: aligned, teacher: "{work}/teachers/{task}"}
         each: {task: [sst2, cola], seed: [0, 1, 2]}
 
-An entry makes one experiment for each combination under `each`; `{work}`, `{data}` and the names
-of settings in braces are filled in. Models go to `<work>/<name>/<variant>`, results to
-`<results>/<name>/<variant>.json`: what has a result isn't run again, and what was interrupted
+An entry makes one experiment for each combination under `each`, of the kind that it names: a
+distillation (`settings.Experiment`) if none, or language models (`language`). `{work}`, `{data}`
+and the names of settings in braces are filled in. Models go to `<work>/<name>/<variant>`, results
+to `<results>/<name>/<variant>.json`: what has a result isn't run again, and what was interrupted
 goes on. A student's weights are removed once it is measured unless the entry says `keep: true`.
 
 Results are of one form, whoever made them: an object with "rows", each with recipe, task, seed,
@@ -18,7 +19,7 @@ split, metric, value and settings, and "machine" (see `record.Row`, `record.Resu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,27 @@ import yaml
 from pydantic import ValidationError
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.language import LanguageExperiment, run_language
 from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
-from fhe_inhibitor.experiments.settings import Experiment, read_experiment
+from fhe_inhibitor.experiments.settings import Experiment, read_settings
 from fhe_inhibitor.system.files import Record, write_atomically
 from fhe_inhibitor.system.progress import Observer
 
 WEIGHTS = "model*.safetensors"
+DISTILLATION = "distillation"
+# The settings of each kind of experiment, and what runs one in a folder.
+KINDS: dict[str, tuple[type[Record], Callable[..., Any]]] = {
+    DISTILLATION: (Experiment, run),
+    "language": (LanguageExperiment, run_language),
+}
 
 
 class Entry(Record):
-    """Experiments that differ in the values under `each`."""
+    """Experiments that differ in the values under `each`. kind: one of `KINDS`."""
 
     name: str
+    kind: str = DISTILLATION
     settings: dict[str, Any] = {}
     each: dict[str, list[Any]] = {}
     keep: bool = False
@@ -85,7 +94,7 @@ def run_plan(
             path = results / entry.name / f"{variant}.json"
             if not path.exists() or (entry.keep and not (work / entry.name / variant).exists()):
                 folder = work / entry.name / variant
-                run(experiment, folder, observer)
+                KINDS[entry.kind][1](experiment, folder, observer)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, (folder / RESULT).read_bytes())
                 if not entry.keep:
@@ -95,18 +104,22 @@ def run_plan(
     return written
 
 
-def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Experiment]]:
+def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Any]]:
     """Yield name and settings of each experiment of an entry.
 
     >>> entry = Entry(name="a", settings={"recipe": "aligned", "teacher": "{work}/{task}"},
     ...               each={"task": ["rte"], "seed": [0, 1]})
     >>> [(name, e.teacher) for name, e in expand(Plan(experiments=[entry]), entry, Path("w"))]
     [('rte-0', 'w/rte'), ('rte-1', 'w/rte')]
+
+    Raises InputError for an unknown kind, and for settings that it doesn't have.
     """
+    if entry.kind not in KINDS:
+        raise InputError(f"{entry.name} is of kind {entry.kind!r}; wanted {', '.join(KINDS)}")
     for values in itertools.product(*entry.each.values()):
         chosen = dict(zip(entry.each, values, strict=True))
         settings = {**entry.settings, **chosen}
-        if plan.data and "data" not in settings:
+        if plan.data and "data" not in settings and entry.kind == DISTILLATION:
             settings["data"] = f"{plan.data}/{{task}}"
         places = {**settings, "work": str(work)}
         filled = {
@@ -114,4 +127,4 @@ def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Experime
             for name, value in settings.items()
         }
         variant = "-".join(str(value) for value in values) or "only"
-        yield variant, read_experiment(None, filled)
+        yield variant, read_settings(KINDS[entry.kind][0], filled)

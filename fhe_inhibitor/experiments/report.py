@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.experiments.language_table import describe_language
 from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.plots import new_axes, save_figure
 
@@ -56,6 +57,12 @@ SECTIONS = {
         "section 2 has fewer. E1's teachers learned for as long as it did. `converted` and "
         "`retrained` go on from `aligned`.",
     ),
+    "language": (
+        "Causal language models",
+        "Perplexity per character on held-out sentences. The inhibitor beside its dot-product "
+        "twin, and small models in the integers that run encrypted "
+        "(`python -m demos.next_character`).",
+    ),
 }
 
 # Sections that tell the distance to the teacher, and of which sections they tell the costs.
@@ -90,6 +97,8 @@ def write_report(results: Path, out: Path) -> str:
             parts.append("Not run yet.")
         elif name == "layers":
             parts.append(_describe_layers(section, figures))
+        elif name == "language":
+            parts.append(describe_language(section))
         else:
             parts.append(table([row for result in section for row in result["rows"]]))
         if section and name in COMPARED:

@@ -90,7 +90,7 @@ class Experiment(TrainingSettings):
 
     def changed(self, phase: Phase) -> Phase:
         """Return a phase of the recipe with this experiment's changes."""
-        return _validated(Phase, {**phase.model_dump(), **self.phases.get(phase.name, {})})
+        return read_settings(Phase, {**phase.model_dump(), **self.phases.get(phase.name, {})})
 
 
 def read_experiment(path: Path | None, changes: dict[str, Any]) -> Experiment:
@@ -107,10 +107,11 @@ def read_experiment(path: Path | None, changes: dict[str, Any]) -> Experiment:
         if not isinstance(content, dict):
             raise InputError(f"{path} holds no settings; wanted lines such as `task: sst2`")
     given = {name: value for name, value in changes.items() if value is not None}
-    return _validated(Experiment, {**content, **given})
+    return read_settings(Experiment, {**content, **given})
 
 
-def _validated(kind: Any, content: dict[str, Any]) -> Any:
+def read_settings(kind: Any, content: dict[str, Any]) -> Any:
+    """Return a record of settings. Raises InputError that names what is unknown or impossible."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:

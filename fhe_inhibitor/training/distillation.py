@@ -29,7 +29,8 @@ from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.quantized.network import calibrate, centre_keys
 from fhe_inhibitor.system.processor import autocast, flush_denormals, one_thread
 from fhe_inhibitor.system.progress import Observer
-from fhe_inhibitor.system.tensors import fingerprint, read_tensors, write_tensors
+from fhe_inhibitor.system.tensors import fingerprint
+from fhe_inhibitor.training.checkpoints import load_state, save_state
 from fhe_inhibitor.training.corpus import TokenizedTexts
 from fhe_inhibitor.training.losses import Observed, layer_losses, soft_loss
 from fhe_inhibitor.training.pruning import prune
@@ -170,7 +171,7 @@ def distil(
     weights = torch.from_numpy(importance)
     start, run = 0, _describe_run(model, texts, weights, config)
     if checkpoint and checkpoint.is_file():
-        start = _load(checkpoint, run, model, average, optimizer)
+        start = load_state(checkpoint, run, model, average, optimizer)
         if start > switch:
             model.quantized = True
     rate = _schedule(config, switch)
@@ -209,7 +210,7 @@ def distil(
         average.update_parameters(model)
         observer.finish(1)
         if checkpoint and (step + 1) % CHECKPOINT_STEPS == 0:
-            _save(checkpoint, run, model, average, optimizer)
+            save_state(checkpoint, run, model, average, optimizer)
     model.load_state_dict(average.module.state_dict())
     return model.eval()
 
@@ -321,31 +322,3 @@ def _describe_run(
     shapes = [(name, list(weight.shape)) for name, weight in model.named_parameters()]
     data = (texts.ids, texts.lengths, texts.logits, texts.labels, importance)
     return json.dumps([asdict(config), shapes, fingerprint(data)])
-
-
-def _save(path: Path, run: str, model: nn.Module, average: AveragedModel, optimizer: Any) -> None:
-    """Write everything that the next step needs; the optimizer's state tells which that is."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, tensors, run)
-
-
-def _load(path: Path, run: str, model: nn.Module, average: AveragedModel, optimizer: Any) -> int:
-    """Restore what `_save` wrote and return the step to go on with."""
-    tensors = read_tensors(path, run)
-    model.load_state_dict(_under(tensors, "model."))
-    average.load_state_dict(_under(tensors, "average."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return int(max(entry["step"] for entry in state.values()))
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
