@@ -11,21 +11,21 @@ that is why it is a process.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import resource
 import sqlite3
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Failure, TaskEvent, folder_hash
+from fhe_inhibitor.runtime.ready_keys import ReadyKeys
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_outputs, to_response
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
@@ -40,36 +40,6 @@ MAX_MESSAGE = 500  # characters of what a job failed for; a report must stay one
 FAILED, BROKEN = 1, 3  # exit status after a bug; without circuits that can be loaded
 
 
-class KeysInMemory:
-    """Evaluation keys ready for use, those used last; at least one, else `n_bytes` as packed."""
-
-    def __init__(self, storage: Storage, n_bytes: int) -> None:
-        self._storage = storage
-        self._n_bytes = n_bytes
-        self._kept: OrderedDict[tuple[str, str, str], tuple[EvaluationKeys, int]] = OrderedDict()
-
-    def get(self, claim: Claim, server: Server) -> EvaluationKeys:
-        """Return a job's keys, read from their file unless they are here.
-
-        Raises InputError for keys that can't be read.
-        """
-        name = (claim.user, claim.keys, claim.circuits_hash)
-        if name not in self._kept:
-            data = self._storage.keys(claim.user, claim.keys).read_bytes()
-            if hashlib.sha256(data).hexdigest() != claim.keys:
-                raise InputError("the keys were damaged on the server: delete and send them again")
-            self._make_room(len(data))
-            self._kept[name] = (server.read_evaluation_keys(data), len(data))
-        self._kept.move_to_end(name)
-        return self._kept[name][0]
-
-    def _make_room(self, n_bytes: int) -> None:
-        used = sum(size for _, size in self._kept.values())
-        while self._kept and used + n_bytes > self._n_bytes:
-            _, (_, size) = self._kept.popitem(last=False)
-            used -= size
-
-
 class Worker:
     """Runs one job after the other. Raises InputError for a folder that can't be loaded."""
 
@@ -81,7 +51,7 @@ class Worker:
             Database(order.data_dir / DATABASE_FILE), order.max_unfinished_jobs, order.job_ttl_s
         )
         self._servers = {digest: _load(digest, path) for digest, path in order.models.items()}
-        self._keys = KeysInMemory(self._storage, order.keys_bytes)
+        self._keys = ReadyKeys(order.keys_bytes)
 
     def run_next(self) -> bool:
         """Run the next job to its end; False if none waits."""

@@ -1,0 +1,403 @@
+"""Runs a program's tasks on a Dask cluster; intermediate ciphertexts stay on its workers.
+
+    with ClusterExecutor("tls://scheduler:8786", folder, evaluation_keys) as executor:
+        for done in executor.go_on(tasks, values):
+            ...
+
+Each task is one Dask task, whose inputs are others' outputs. A task's receipt comes back when it is
+done, its outputs only if they are the last, or to be kept. Whatever dies, what was lost runs again:
+a worker's part by Dask, all that is left by this file if the scheduler is lost. Each task is told
+once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import dask
+from distributed import Client, Future, KilledWorker, wait
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
+
+from fhe_inhibitor.cluster.connection import check_address, connect
+from fhe_inhibitor.cluster.depot import Depot
+from fhe_inhibitor.cluster.machines import this_machine
+from fhe_inhibitor.cluster.orders import (
+    ENGINE_RESOURCE,
+    KEYS_BYTES,
+    EngineDiedError,
+    Receipt,
+    Work,
+)
+from fhe_inhibitor.cluster.placement import Placement
+from fhe_inhibitor.cluster.worker import (
+    SMALL,
+    UNKNOWN,
+    Fit,
+    fetch,
+    place_waiting,
+    run_task,
+    verdict,
+)
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.execution import TaskDone
+from fhe_inhibitor.runtime.manifest import Task
+from fhe_inhibitor.runtime.server import Value, read_value
+from fhe_inhibitor.system.progress import Observer
+
+LOOK_S = 1.0  # between looks for workers that came
+PATIENCE_S = 300.0  # for a scheduler that is gone, or a first worker
+ENGINES_TRIED = 2  # of one task: a forged ciphertext ends each one
+WORKERS_LOST = 3  # times that a program begins anew because Dask gave a task up
+LOST = (CancelledError, FutureCancelledError, CommClosedError, TimeoutError, OSError)
+
+
+@dataclass
+class Connection:
+    """A client of a scheduler, with what its workers were told of these circuits and keys."""
+
+    client: Client
+    depot: Depot
+    plugin: Fit
+    seen: dict[str, str | None]
+
+    def close(self) -> None:
+        """Take back what the workers were told."""
+        self.depot.close()
+        if self.client.status == "running":
+            self.client.unregister_worker_plugin(self.plugin.name)
+
+
+class ClusterExecutor:
+    """Runs tasks with circuits and evaluation keys on the workers of a scheduler.
+
+    scheduler: its address, or a client of it. folder: of circuits, compiled on this machine or one
+    like it. keys: as `Client.evaluation_keys` gives them. shared: a folder that all machines
+    share, where workers find files; None to be asked by them. patience_s: for a scheduler that is
+    gone, and for a first worker.
+
+    Raises InputError for an address that can't be used, and if no worker can run the circuits.
+    """
+
+    def __init__(
+        self,
+        scheduler: str | Client,
+        folder: Path,
+        keys: bytes,
+        *,
+        insecure: bool = False,
+        shared: Path | None = None,
+        keys_bytes: int = KEYS_BYTES,
+        patience_s: float = PATIENCE_S,
+        observer: Observer | None = None,
+    ) -> None:
+        if isinstance(scheduler, str):
+            check_address(scheduler, insecure)
+        self.placement = Placement()
+        self._scheduler, self._insecure = scheduler, insecure
+        self._folder, self._keys, self._shared = folder, keys, shared
+        self._keys_bytes, self._patience_s = keys_bytes, patience_s
+        self._observer = observer or Observer()
+        self._connection: Connection | None = self._connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the cluster; its workers keep files and engines for the next time."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except LOST:
+                pass
+            self._close_client(connection.client)
+
+    def go_on(
+        self,
+        tasks: Sequence[Task],
+        values: Mapping[str, Value],
+        observer: Observer | None = None,
+        left: Iterable[int] | None = None,
+        keep: bool = False,
+    ) -> Iterator[TaskDone[Value]]:
+        """Run tasks as `Executor.go_on` says, in the order in which they are done.
+
+        Outputs are those of the last task; of all if they are to be kept. Raises InputError for
+        what the circuits refuse, EngineDiedError for what ended two engines, or workers again and
+        again.
+        """
+        observer = observer or Observer()
+        run = Run(
+            tasks,
+            {name: value.serialize() for name, value in values.items()},
+            list(range(1, len(tasks) + 1) if left is None else left),
+            keep,
+        )
+        self.placement = Placement(
+            compressed=bool(dask.config.get("distributed.comm.compression"))
+        )
+        n_lost = 0
+        while run.left:
+            try:
+                yield from self._attempt(run, observer)
+            except KilledWorker as error:
+                n_lost += 1
+                if n_lost == WORKERS_LOST:
+                    raise EngineDiedError(f"workers died again and again: {error}") from error
+                observer.note(f"workers died, so what is left begins anew: {error}")
+            except LOST as error:
+                observer.note(
+                    f"the scheduler was lost ({type(error).__name__}): what is left begins anew"
+                )
+                self._reconnect()
+        observer.note(self.placement.describe())
+
+    def _attempt(self, run: Run, observer: Observer) -> Iterator[TaskDone[Value]]:
+        connection = self._connection
+        assert connection is not None
+        sent = Sent(connection, run, self.placement)
+        try:
+            observer.begin(run.tasks[run.left[0] - 1].stage)
+            looked = time.monotonic()
+            while sent.pending:
+                for index, receipt in sent.next():
+                    task = run.tasks[index - 1]
+                    self.placement.add(task, receipt)
+                    if index not in run.left:
+                        continue  # it was told before the scheduler was lost
+                    outputs = sent.outputs(index, run.keep or index == len(run.tasks))
+                    run.told(index, outputs)
+                    observer.finish(task.n_lookups)
+                    if run.left:
+                        observer.begin(run.tasks[run.left[0] - 1].stage)
+                    values = {name: read_value(name, data) for name, data in outputs.items()}
+                    yield TaskDone(task, values, receipt.seconds, index, len(run.tasks))
+                if time.monotonic() - looked > LOOK_S:
+                    self._look_for_workers(connection)
+                    looked = time.monotonic()
+        finally:
+            sent.cancel()
+
+    def _connect(self) -> Connection:
+        client = self._scheduler
+        if isinstance(client, str):
+            client = connect(client, self._insecure)
+        depot = Depot(client, self._shared)
+        work = Work(
+            depot.source,
+            depot.add_circuits(self._folder),
+            depot.add(self._keys, lasting=True),
+            self._keys_bytes,
+        )
+        plugin = Fit(f"fhe-inhibitor-{uuid4().hex[:12]}", work, this_machine())
+        connection = Connection(client, depot, plugin, {})
+        try:
+            client.register_plugin(plugin)
+        except Exception:  # of a worker without this package; the others have it
+            pass
+        self._wait_for_workers(connection)
+        return connection
+
+    def _wait_for_workers(self, connection: Connection) -> None:
+        """Wait for a worker that fits. Raises InputError if those that are there don't."""
+        end = time.monotonic() + self._patience_s
+        told = False
+        while not (fit := self._look_for_workers(connection)):
+            left_out = [f"{name}: {reason}" for name, reason in connection.seen.items()]
+            if left_out or time.monotonic() > end:
+                address = connection.client.scheduler.address
+                self._close_client(connection.client)
+                raise InputError(
+                    f"no worker of {address} can run these circuits ({'; '.join(left_out)})"
+                    if left_out
+                    else f"no worker came to {address} in {self._patience_s:.0f} s: start one "
+                    f"with `fhe-inhibitor cluster worker {address}`"
+                )
+            if not told:
+                self._observer.note("waiting for a first worker of the cluster")
+                told = True
+            time.sleep(LOOK_S / 4)
+        assert fit
+
+    def _look_for_workers(self, connection: Connection) -> list[str]:
+        """Compare workers that have come; return those that fit."""
+        client = connection.client
+        there = list(client.scheduler_info(n_workers=-1)["workers"])
+        new = [address for address in there if address not in connection.seen]
+        if new:
+            name = connection.plugin.name
+            found = client.run(verdict, name, workers=new, on_error="return")
+            for address in new:
+                answer = found.get(address, UNKNOWN)
+                if answer == UNKNOWN:
+                    continue  # it has gone, or is about to be compared
+                reason = answer
+                if isinstance(answer, BaseException):
+                    reason = f"it can't load this package ({type(answer).__name__}: {answer})"
+                connection.seen[address] = reason
+                if reason is None:
+                    client.run_on_scheduler(place_waiting, address)
+                else:
+                    self._observer.note(f"the worker {address} is left out: {reason}")
+        for address in set(connection.seen) - set(there):
+            del connection.seen[address]
+        return [address for address, reason in connection.seen.items() if reason is None]
+
+    def _reconnect(self) -> None:
+        """Wait for the scheduler, and tell its workers of the circuits again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._close_client(connection.client)
+        end = time.monotonic() + self._patience_s
+        while self._connection is None:
+            try:
+                self._connection = self._connect()
+            except (InputError, *LOST) as error:
+                if time.monotonic() > end:
+                    raise InputError(f"the scheduler did not come back: {error}") from error
+                time.sleep(LOOK_S)
+
+    def _close_client(self, client: Client) -> None:
+        if isinstance(self._scheduler, str):
+            client.close(timeout=1)
+
+
+@dataclass
+class Run:
+    """What is to be run, and what of it is left to be told."""
+
+    tasks: Sequence[Task]
+    values: dict[str, bytes]
+    left: list[int]
+    keep: bool
+
+    def told(self, index: int, outputs: Mapping[str, bytes]) -> None:
+        """Count a task as told; outputs: what is here of it, to begin anew from."""
+        self.left.remove(index)
+        self.values |= outputs
+        read = {name for i in self.left for name in self.tasks[i - 1].inputs}
+        if self.keep:
+            self.values = {name: data for name, data in self.values.items() if name in read}
+
+
+class Sent:
+    """A run's tasks as Dask has them."""
+
+    def __init__(self, connection: Connection, run: Run, placement: Placement) -> None:
+        self._client, self._depot = connection.client, connection.depot
+        self._tasks = run.tasks
+        self._name = uuid4().hex[:12]
+        self._fit = {connection.plugin.name: 0}
+        self._given: list[str] = []
+        self._outputs: dict[int, list[Future]] = {}
+        self.pending: dict[Future, int] = {}
+        work = connection.plugin.work
+        began = time.time()
+        futures = {
+            name: self._give(work, name, data)
+            for name, data in run.values.items()
+            if any(name in run.tasks[index - 1].inputs for index in run.left)
+        }
+        for name, data in run.values.items():
+            placement.give(name, len(data))
+        for index in needed(run.tasks, run.left, futures):
+            task = run.tasks[index - 1]
+            done = self._submit(
+                run_task,
+                f"{task.function}-{self._name}-{index}",
+                work,
+                task,
+                *(futures[name] for name in task.inputs),
+                resources={ENGINE_RESOURCE: 1, **self._fit},
+                retries=ENGINES_TRIED - 1,
+                # Whose run began first goes first, then its earlier tasks.
+                priority=-(began + index * 1e-4),
+            )
+            outputs = [self._part(done, index, k) for k in range(1 + len(task.outputs))]
+            self.pending[outputs[0]] = index
+            futures.update(zip(task.outputs, outputs[1:], strict=True))
+            if run.keep or index == len(run.tasks):
+                self._outputs[index] = outputs[1:]
+
+    def next(self) -> list[tuple[int, Receipt]]:
+        """Wait for tasks that are done, or a second; return them with their receipts."""
+        try:
+            with self._client.as_current():
+                waited = wait(list(self.pending), timeout=LOOK_S, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            if self._client.status != "running":
+                raise CommClosedError("the connection is closed") from None
+            return []
+        finished = sorted(waited.done, key=lambda future: self.pending[future])
+        for future in finished:
+            if future.status == "error":
+                error = future.exception()
+                assert error is not None
+                raise error
+        receipts = self._client.gather(finished)
+        return [
+            (self.pending.pop(future), receipt)
+            for future, receipt in zip(finished, receipts, strict=True)
+        ]
+
+    def outputs(self, index: int, wanted: bool) -> dict[str, bytes]:
+        """Return the outputs of a task that is done, none if they are not wanted."""
+        if not wanted:
+            return {}
+        names = self._tasks[index - 1].outputs
+        found = self._client.gather(self._outputs.pop(index))
+        return dict(zip(names, found, strict=True))
+
+    def cancel(self) -> None:
+        """Let go of all that is left, and of what the tasks started from."""
+        for sha256 in self._given:
+            self._depot.drop(sha256)
+        if self.pending and self._client.status == "running":
+            self._client.cancel(list(self.pending), force=True)
+        self.pending.clear()
+        self._outputs.clear()
+
+    def _give(self, work: Work, name: str, data: bytes) -> Future:
+        sha256 = self._depot.add(data)
+        self._given.append(sha256)
+        return self._small(fetch, f"given-{self._name}-{name}", work.source, sha256)
+
+    def _part(self, done: Future, index: int, k: int) -> Future:
+        return self._small(take, f"part-{self._name}-{index}-{k}", done, k)
+
+    def _small(self, function: Callable[..., Any], key: str, *arguments: Any) -> Future:
+        with dask.annotate(executor=SMALL):
+            return self._submit(function, key, *arguments, resources=self._fit)
+
+    def _submit(
+        self, function: Callable[..., Any], key: str, *arguments: Any, **options: Any
+    ) -> Future:
+        return self._client.submit(function, *arguments, key=key, pure=False, **options)
+
+
+def take(outputs: Sequence[Any], k: int) -> Any:
+    """Return one of a task's outputs."""
+    return outputs[k]
+
+
+def needed(tasks: Sequence[Task], left: Sequence[int], known: Iterable[str]) -> list[int]:
+    """Return the indices of tasks to run, from 1, so that those that are left can.
+
+    That is more than what is left where outputs of others are not known: they were lost.
+    """
+    makers = {name: index for index, task in enumerate(tasks, start=1) for name in task.outputs}
+    have, wanted = set(known), set(left)
+    for index in range(len(tasks), 0, -1):
+        if index in wanted:
+            wanted.update(makers[name] for name in tasks[index - 1].inputs if name not in have)
+    return sorted(wanted)

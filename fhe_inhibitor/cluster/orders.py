@@ -1,0 +1,59 @@
+"""What goes to workers, and what comes back, beside ciphertexts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+KEYS_BYTES = 256 << 20  # of packed keys that an engine keeps ready
+HANDLER = "fhe_inhibitor_file"  # of a depot
+CORES_VARIABLE = "FHE_INHIBITOR_WORKER_CORES"
+ENGINE_RESOURCE = "fhe-inhibitor"  # a worker has as many as tasks that it runs at once
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a worker gets files by their SHA-256: a folder that it shares, or a depot's address."""
+
+    folder: str | None
+    address: str | None
+
+
+@dataclass(frozen=True)
+class Circuits:
+    """A folder of circuits: its `circuits_hash`, and the SHA-256 of each file by its path."""
+
+    circuits_hash: str
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of one executor share. keys: SHA-256 of the evaluation keys.
+
+    keys_bytes: of packed keys that an engine keeps ready.
+    """
+
+    source: Source
+    circuits: Circuits
+    keys: str
+    keys_bytes: int = KEYS_BYTES
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is told of a task that is done.
+
+    worker: its address. seconds: of the call. sizes: bytes of each output. threads: that the call
+    could use. packed: size of a sample of the outputs after compression, over its size before.
+    """
+
+    worker: str
+    seconds: float
+    sizes: tuple[int, ...]
+    threads: int
+    packed: float
+
+
+class EngineDiedError(RuntimeError):
+    """The process that runs circuits ended itself, or was killed, while it ran a task."""
