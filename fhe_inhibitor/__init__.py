@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compile.local.session import Session
+    from fhe_inhibitor.cluster.options import Cluster
     from fhe_inhibitor.errors import InputError
     from fhe_inhibitor.integer.model import IntegerModel
     from fhe_inhibitor.model.modeling import (
@@ -43,6 +44,7 @@ __all__ = [
     "AsyncRemoteClient",
     "Classification",
     "Classifier",
+    "Cluster",
     "DocumentClassification",
     "InhibiDistilBertConfig",
     "InhibiDistilBertForSequenceClassification",
@@ -63,6 +65,7 @@ _MODULES = {
     "AsyncRemoteClient": "fhe_inhibitor.remote.async_client",
     "Classification": "fhe_inhibitor.runtime.classifier",
     "Classifier": "fhe_inhibitor.runtime.classifier",
+    "Cluster": "fhe_inhibitor.cluster.options",
     "DocumentClassification": "fhe_inhibitor.runtime.classifier",
     "InhibiDistilBertConfig": "fhe_inhibitor.model.modeling",  # whose import registers all three
     "InhibiDistilBertForSequenceClassification": "fhe_inhibitor.model.modeling",

@@ -18,6 +18,7 @@ ROOMS = (
     "fhe_inhibitor",
     "fhe_inhibitor.system",
     "fhe_inhibitor.runtime",
+    "fhe_inhibitor.cluster",
     "fhe_inhibitor.text",
     "fhe_inhibitor.integer",
     "fhe_inhibitor.model",

@@ -23,6 +23,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
 from fhe_inhibitor.runtime.execution import run_tasks, tasks_left
+from fhe_inhibitor.runtime.executor import Executor, InProcess
 from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, Manifest, Task, read_manifest
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import to_response
@@ -68,12 +69,18 @@ class Backend(Protocol):
 
 
 class Execution:
-    """Real encryption; client and server exchange nothing but bytes."""
+    """Real encryption; client and server exchange nothing but bytes.
 
-    def __init__(self, model: IntegerModel, prepared: Prepared) -> None:
+    executor: runs the tasks, with the circuits and keys that were prepared; this process if None.
+    """
+
+    def __init__(
+        self, model: IntegerModel, prepared: Prepared, executor: Executor | None = None
+    ) -> None:
         self._model = model
         self._client, self._server = prepared.client, prepared.server
         self._evaluation_keys = prepared.evaluation_keys
+        self._executor = executor or InProcess(self._server, self._evaluation_keys)
         self.manifest = self._server.manifest
         self.circuits_hash = prepared.circuits_hash
         self.setup = prepared.setup
@@ -84,7 +91,9 @@ class Execution:
         data, encrypt = self._encrypt(pieces, observer)
         request = Request.from_bytes(data)
         costs = [encrypt]
-        for done in self._server.start(request, self._evaluation_keys, observer):
+        tasks = self._server.tasks(request.n, request.pieces)
+        values = self._server.read_values(request)
+        for done in self._executor.go_on(tasks, values, observer):
             costs.append(done.cost)
         received = to_response(request.n, done, request.pieces).to_bytes()
         logits, decrypt = self._decrypt(received, observer)
@@ -113,7 +122,7 @@ class Execution:
         left = tasks_left(tasks, values)
         seconds = {index: run.seconds(index) for index in range(1, len(tasks) + 1)}
         _tell_what_is_left(tasks, left, observer, run.folder)
-        for done in self._server.go_on(tasks, values, self._evaluation_keys, observer, left):
+        for done in self._executor.go_on(tasks, values, observer, left, keep=True):
             seconds[done.index] = done.seconds
             run.keep(tasks, request.n, done)
         received = to_response(request.n, done, request.pieces).to_bytes()

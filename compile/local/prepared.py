@@ -64,11 +64,12 @@ class Compilable(Protocol):
 class Prepared:
     """A client with keys, a server with circuits, and the evaluation keys that it was sent.
 
-    circuits_hash: of the circuits. setup: the time of making them, or of loading them.
+    folder, circuits_hash: of the circuits. setup: the time of making them, or of loading them.
     """
 
     client: Client
     server: Server
+    folder: Path
     circuits_hash: str
     evaluation_keys: EvaluationKeys
     evaluation_keys_bytes: int
@@ -104,7 +105,7 @@ def prepare(
     tell_crossing(steps, "evaluation keys", data)
     evaluation_keys = server.read_evaluation_keys(data)
     setup = tuple(StageCost(step, seconds) for step, seconds in steps.stop().items())
-    return Prepared(client, server, digest, evaluation_keys, len(data), setup)
+    return Prepared(client, server, folder, digest, evaluation_keys, len(data), setup)
 
 
 def prepare_circuits(

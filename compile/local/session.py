@@ -48,6 +48,9 @@ from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
     from compile.local.backends import Answer, Backend, Encoded, Execution
+    from fhe_inhibitor.cluster.executor import ClusterExecutor
+    from fhe_inhibitor.cluster.options import Cluster
+    from fhe_inhibitor.cluster.placement import Placement
 
 MODES = ("disable", "simulate", "execute")
 
@@ -61,9 +64,10 @@ class Session:
     `system.folders`. benchmark: in mode `execute`, time one lookup of each width before the first
     text. That also unpacks the evaluation keys, which the first text's stages take seconds for
     otherwise. p_error: that of one lookup, "2^-20", "2^-40", "2^-64" or "2^-128"; the model's if
-    None.
+    None. cluster: whose workers run the tasks, this process if None.
 
-    Raises InputError for an unknown mode, model or p_error.
+    Raises InputError for an unknown mode, model or p_error, and for a cluster where nothing is
+    encrypted.
     """
 
     def __init__(
@@ -77,9 +81,12 @@ class Session:
         keys_dir: str | Path | None = None,
         benchmark: bool = False,
         p_error: str | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r}; wanted one of {', '.join(MODES)}")
+        if cluster is not None and mode != "execute":
+            raise InputError(f"a cluster runs ciphertexts, and mode {mode!r} has none: drop one")
         loaded = model if isinstance(model, IntegerModel) else IntegerModel.load(model)
         self.model = with_p_error(loaded, p_error)
         self.mode = mode
@@ -91,6 +98,8 @@ class Session:
         self._benchmark = benchmark
         self._lookup_s: dict[int, float] = {}
         self._closed = False
+        self._cluster = cluster
+        self._executor: ClusterExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +115,12 @@ class Session:
     def close(self) -> None:
         """Let go of circuits and keys, which take a gigabyte. A closed session can't be used."""
         self._backend, self._closed = None, True
+        self._leave_cluster()
+
+    def _leave_cluster(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.close()
 
     def classify(
         self,
@@ -272,7 +287,12 @@ class Session:
                 self._observer,
                 documents,
             )
-            self._backend, self._lookup_s = Execution(self.model, prepared), {}
+            self._leave_cluster()
+            if self._cluster is not None:
+                self._executor = self._cluster.executor(
+                    prepared.folder, prepared.client.evaluation_keys(), self._observer
+                )
+            self._backend, self._lookup_s = Execution(self.model, prepared, self._executor), {}
             if self._benchmark:
                 self._measure(self._backend)
         return self._backend
@@ -281,6 +301,11 @@ class Session:
     def circuits_hash(self) -> str | None:
         """The hash of the circuits; None before `prepare`, and where nothing is encrypted."""
         return self._backend.circuits_hash if self._backend else None
+
+    @property
+    def placement(self) -> Placement | None:
+        """What of the last text ran on which worker; None where it ran here."""
+        return self._executor.placement if self._executor else None
 
     def cost(self) -> SessionCost:
         """Return what the session cost so far beyond its texts."""

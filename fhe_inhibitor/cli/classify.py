@@ -13,6 +13,7 @@ import typer
 from fhe_inhibitor.cli.options import (
     AcceptNewModelOption,
     CaOption,
+    InsecureClusterOption,
     InsecureOption,
     JsonOption,
     LongOption,
@@ -21,14 +22,18 @@ from fhe_inhibitor.cli.options import (
     ModeOption,
     PErrorOption,
     QuietOption,
+    SchedulerOption,
     ServerOption,
+    SharedOption,
     TokenFileOption,
     TokensOption,
+    cluster_asked,
     passphrase_in_environment,
     pieces_asked,
     print_json,
 )
 from fhe_inhibitor.cli.worker import Work, in_worker
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL
 from fhe_inhibitor.remote.options import RemoteOptions
@@ -72,6 +77,9 @@ def classify(
     ca: CaOption = None,
     accept_new_model: AcceptNewModelOption = False,
     insecure: InsecureOption = False,
+    scheduler: SchedulerOption = None,
+    insecure_cluster: InsecureClusterOption = False,
+    shared: SharedOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     as_lines: Annotated[
@@ -98,9 +106,14 @@ def classify(
     if resume is not None:
         _check_resumable(sentences, mode, server)
     reading = Reading(sentences, tokens, strict, as_lines, pieces)
+    cluster = cluster_asked(scheduler, insecure_cluster, shared)
+    if cluster is not None and (server is not None or mode != "execute"):
+        raise InputError("--scheduler runs ciphertexts of this session: drop --server and --mode")
     work: Work[Classified]
     if server is None:
-        work = ClassifyHere(reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume)
+        work = ClassifyHere(
+            reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume, cluster
+        )
     else:
         from fhe_inhibitor.cli import remote
 
@@ -119,7 +132,7 @@ def classify(
         if mode == "disable":
             done = work.run(display)
         else:
-            done = in_worker(work, display, may_wait=server is not None)
+            done = in_worker(work, display, may_wait=not (server is None and cluster is None))
     if lines:
         lines.tell_failed()
         raise typer.Exit(lines.exit_code)
@@ -214,7 +227,7 @@ class ClassifyHere:
     """Classifies texts in one session; benchmark: time single lookups as well.
 
     p_error: of `compile.local.p_error`, the model's if None. resume: a folder that keeps the run of
-    one text.
+    one text. cluster: whose workers run the layers.
     """
 
     reading: Reading
@@ -223,6 +236,7 @@ class ClassifyHere:
     benchmark: bool
     p_error: str | None
     resume: Path | None
+    cluster: Cluster | None = None
 
     def run(self, observer: Observer) -> Classified:
         """Open the session, and return its results."""
@@ -235,6 +249,7 @@ class ClassifyHere:
             passphrase=passphrase_in_environment(),
             benchmark=self.benchmark,
             p_error=self.p_error,
+            cluster=self.cluster,
         ) as session:
             reading = self.reading
             how = reading.max_tokens, reading.strict

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fhe_inhibitor.cli.options import (
+    InsecureClusterOption,
     JsonOption,
     LabelsOption,
     LongOption,
@@ -17,12 +18,16 @@ from fhe_inhibitor.cli.options import (
     ModelOption,
     ModeOption,
     QuietOption,
+    SchedulerOption,
+    SharedOption,
     TokensOption,
+    cluster_asked,
     passphrase_in_environment,
     pieces_asked,
     print_json,
 )
 from fhe_inhibitor.cli.worker import in_worker
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -77,6 +82,9 @@ def evaluate(
     timed: Annotated[
         bool, typer.Option("--timed", help="With --out: the machine is quiet, so times count.")
     ] = False,
+    scheduler: SchedulerOption = None,
+    insecure_cluster: InsecureClusterOption = False,
+    shared: SharedOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,13 +97,16 @@ def evaluate(
 
     if task is not None or labels is not None:
         given = "--labels" if task is None else "--task"
-        if mode != "disable" or tokens is not None or out is not None or long:
+        if mode != "disable" or tokens is not None or out is not None or long or scheduler:
             raise InputError(
                 f"{given} measures a float model, in the clear and on all tokens: "
-                "drop --mode, --tokens, --long and --out"
+                "drop --mode, --tokens, --long, --out and --scheduler"
             )
         _evaluate_task(_find_task(task, labels), data, model, limit, skip_invalid, as_json)
         return
+    cluster = cluster_asked(scheduler, insecure_cluster, shared)
+    if cluster is not None and mode != "execute":
+        raise InputError("--scheduler runs ciphertexts: add --mode execute")
     if data is None:
         raise InputError("no data: pass --data FILE.tsv, or --task for a float model")
     pieces = pieces_asked(long, max_pieces)
@@ -105,15 +116,18 @@ def evaluate(
     with Display(quiet) as display:
         if out is not None:
             kept = EvaluateInto(
-                data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed, pieces
+                data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed, pieces, cluster
             )
-            done = kept.run(display) if mode == "disable" else in_worker(kept, display)
+            waits = cluster is not None
+            done = kept.run(display) if mode == "disable" else in_worker(kept, display, waits)
         elif mode == "disable":
             integers = EvaluateIntegers(data, model, tokens, limit, skip_invalid, n_draws, pieces)
             done = integers.run(display)
         else:
-            encrypted = EvaluateEncrypted(data, model, mode, tokens, limit, skip_invalid, pieces)
-            done = in_worker(encrypted, display)
+            encrypted = EvaluateEncrypted(
+                data, model, mode, tokens, limit, skip_invalid, pieces, cluster
+            )
+            done = in_worker(encrypted, display, may_wait=cluster is not None)
     done = {"model": model, "data": str(data), "mode": mode, **done}
     if as_json:
         print_json(done)
@@ -157,6 +171,7 @@ class EvaluateEncrypted:
     limit: int | None
     skip_invalid: bool
     max_pieces: int | None = None
+    cluster: Cluster | None = None
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return accuracy, agreement with the integer model, and times."""
@@ -167,7 +182,9 @@ class EvaluateEncrypted:
         rows, left_out = _read(self, len(model.labels), observer)
         rows = rows[: self.limit]
         passphrase = passphrase_in_environment()
-        with Session(model, self.mode, observer=observer, passphrase=passphrase) as session:
+        with Session(
+            model, self.mode, observer=observer, passphrase=passphrase, cluster=self.cluster
+        ) as session:
             done = evaluate_encrypted(session, rows, self.max_tokens, self.max_pieces)
             return {**asdict(done), **left_out}
 
@@ -190,6 +207,7 @@ class EvaluateInto:
     n_draws: int
     timed: bool
     max_pieces: int | None
+    cluster: Cluster | None = None
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return what the file says of the texts that were asked for, old and new."""
@@ -207,7 +225,12 @@ class EvaluateInto:
         rows = rows[: self.limit]
         passphrase = passphrase_in_environment()
         with Session(
-            model, self.mode, observer=observer, passphrase=passphrase, benchmark=self.timed
+            model,
+            self.mode,
+            observer=observer,
+            passphrase=passphrase,
+            benchmark=self.timed,
+            cluster=self.cluster,
         ) as session:
             found = evaluate_into(self.out, session, rows, asked, observer)
         return {"out": str(self.out), **summarize(found, rows), **left_out}

@@ -21,6 +21,7 @@ from fhe_inhibitor.cli import (
     benchmark,
     build,
     classify,
+    cluster,
     compile,
     cost,
     distill,
@@ -66,6 +67,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(service.tokens, name="tokens")

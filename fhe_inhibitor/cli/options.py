@@ -11,6 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL
 
@@ -117,6 +118,31 @@ MaxPiecesOption = Annotated[
         "which is the most. Fewer are faster.",
     ),
 ]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="tls://HOST:PORT",
+        help="Have the workers of this Dask scheduler run the layers.",
+    ),
+]
+InsecureClusterOption = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-cluster",
+        help="Take a scheduler without TLS, tcp://, on another machine: whoever reaches it can run "
+        "any code there.",
+    ),
+]
+SharedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--shared",
+        metavar="DIR",
+        help="With --scheduler, a folder that all machines share: workers find keys and circuits "
+        "there, and need not reach this machine.",
+    ),
+]
 TokensOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Read the N most important tokens; fewer are faster."),
@@ -130,6 +156,17 @@ def pieces_asked(long: bool, max_pieces: int | None) -> int | None:
     if max_pieces is not None and not long:
         raise InputError("--max-pieces is of long texts: add --long, or drop it")
     return (max_pieces or MAX_PIECES) if long else None
+
+
+def cluster_asked(scheduler: str | None, insecure: bool, shared: Path | None) -> Cluster | None:
+    """Return the cluster that options name, None for this process. Raises InputError as `check`."""
+    if scheduler is None:
+        if insecure or shared is not None:
+            raise InputError("--insecure-cluster and --shared are of a cluster: add --scheduler")
+        return None
+    cluster = Cluster(scheduler, insecure, shared)
+    cluster.check()
+    return cluster
 
 
 def passphrase_in_environment() -> str | None:

@@ -13,7 +13,15 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption, print_json
+from fhe_inhibitor.cli.options import (
+    InsecureClusterOption,
+    JsonOption,
+    PErrorOption,
+    QuietOption,
+    SchedulerOption,
+    SharedOption,
+    print_json,
+)
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -49,6 +57,9 @@ def serve(
     long: Annotated[
         bool, typer.Option("--long", help="Serve circuits that classify long documents too.")
     ] = False,
+    scheduler: SchedulerOption = None,
+    insecure_cluster: InsecureClusterOption = False,
+    shared: SharedOption = None,
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -68,6 +79,9 @@ def serve(
         workers=workers,
         certificate=certificate,
         certificate_key=certificate_key,
+        scheduler=scheduler,
+        insecure_cluster=insecure_cluster or None,
+        cluster_shared=shared,
     )
     make_data_folder(settings.data_dir)  # refused before models are compiled, which takes long
     with Display(quiet) as display:

@@ -1,5 +1,6 @@
 """A program's tasks on a Dask cluster: one sentence over many cores and machines.
 
+options     which cluster, as a user says it
 orders      what goes to workers and comes back: small, never keys, never ciphertexts
 machines    processor features and versions, and why another machine is left out
 connection  a scheduler's address, TLS, and what is refused without it

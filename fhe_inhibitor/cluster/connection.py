@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import dask
 from distributed import Client, Security
 
+from fhe_inhibitor.cluster.options import ClusterError
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.protocol import LOOPBACK
 
@@ -37,7 +38,7 @@ def check_address(address: str, insecure: bool = False) -> None:
         raise InputError(
             f"{address!r} is no scheduler: wanted tls://HOST:PORT, or tcp://127.0.0.1:PORT here"
         )
-    if parts.scheme == "tls" and not dask.config.get("distributed.comm.tls.ca-file"):
+    if parts.scheme == "tls" and not has_certificates():
         raise InputError(
             f"{address} wants certificates: name them in Dask's configuration, such as "
             "DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
@@ -49,14 +50,27 @@ def check_address(address: str, insecure: bool = False) -> None:
         )
 
 
+def has_certificates() -> bool:
+    """Whether Dask's configuration names certificates."""
+    return bool(dask.config.get("distributed.comm.tls.ca-file"))
+
+
 def connect(address: str, insecure: bool = False, timeout_s: float = CONNECT_S) -> Client:
-    """Return a client of a scheduler. Raises InputError as `check_address`, and if none answers."""
+    """Return a client of a scheduler.
+
+    Raises InputError as `check_address`, ClusterError if none answers.
+    """
     check_address(address, insecure)
     security = Security() if address.startswith("tls:") else None
     try:
         return Client(address, security=security, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(
+        raise ClusterError(
             f"no scheduler answers at {address} ({first_line(error) or type(error).__name__}): "
             "start one with `fhe-inhibitor cluster scheduler`"
         ) from error
+
+
+def scheduler_address(client: Client) -> str:
+    """Return the address of a client's scheduler."""
+    return str(getattr(client.scheduler, "address", ""))

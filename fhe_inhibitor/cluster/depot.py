@@ -19,6 +19,7 @@ from distributed.core import Server as DaskServer
 from distributed.protocol import to_serialize
 from distributed.utils import get_ip, get_ipv6
 
+from fhe_inhibitor.cluster.connection import scheduler_address
 from fhe_inhibitor.cluster.orders import HANDLER, Circuits, Source
 from fhe_inhibitor.runtime.protocol import LOOPBACK, folder_hash
 from fhe_inhibitor.system.files import file_sha256, write_atomically
@@ -88,15 +89,15 @@ class Depot:
                 self._written.add(path)
 
     async def _listen(self) -> str:
-        scheduler = self._client.scheduler.address
+        scheduler = scheduler_address(self._client)
         scheme, host = urlsplit(scheduler).scheme, get_address_host(scheduler)
         own = host if host in LOOPBACK else get_ipv6(host) if ":" in host else get_ip(host)
         security = self._client.security
         self._server = DaskServer(
             {HANDLER: self._give}, connection_args=security.get_connection_args("client")
         )
-        name = f"[{own}]" if ":" in own else own
-        await self._server.listen(f"{scheme}://{name}:0", **security.get_listen_args("client"))
+        host = f"[{own}]" if ":" in own else own
+        await self._server.listen(f"{scheme}://{host}:0", **security.get_listen_args("client"))
         return str(self._server.address)
 
     async def _give(self, sha256: str) -> dict[str, Any]:

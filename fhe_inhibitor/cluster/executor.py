@@ -1,6 +1,6 @@
 """Runs a program's tasks on a Dask cluster; intermediate ciphertexts stay on its workers.
 
-    with ClusterExecutor("tls://scheduler:8786", folder, evaluation_keys) as executor:
+    with Cluster("tls://scheduler:8786").executor(folder, evaluation_keys) as executor:
         for done in executor.go_on(tasks, values):
             ...
 
@@ -25,16 +25,11 @@ from distributed import Client, Future, KilledWorker, wait
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
 
-from fhe_inhibitor.cluster.connection import check_address, connect
+from fhe_inhibitor.cluster.connection import connect, scheduler_address
 from fhe_inhibitor.cluster.depot import Depot
 from fhe_inhibitor.cluster.machines import this_machine
-from fhe_inhibitor.cluster.orders import (
-    ENGINE_RESOURCE,
-    KEYS_BYTES,
-    EngineDiedError,
-    Receipt,
-    Work,
-)
+from fhe_inhibitor.cluster.options import Cluster, ClusterError
+from fhe_inhibitor.cluster.orders import ENGINE_RESOURCE, EngineDiedError, Receipt, Work
 from fhe_inhibitor.cluster.placement import Placement
 from fhe_inhibitor.cluster.worker import (
     SMALL,
@@ -45,14 +40,12 @@ from fhe_inhibitor.cluster.worker import (
     run_task,
     verdict,
 )
-from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.server import Value, read_value
 from fhe_inhibitor.system.progress import Observer
 
 LOOK_S = 1.0  # between looks for workers that came
-PATIENCE_S = 300.0  # for a scheduler that is gone, or a first worker
 ENGINES_TRIED = 2  # of one task: a forged ciphertext ends each one
 WORKERS_LOST = 3  # times that a program begins anew because Dask gave a task up
 LOST = (CancelledError, FutureCancelledError, CommClosedError, TimeoutError, OSError)
@@ -75,34 +68,21 @@ class Connection:
 
 
 class ClusterExecutor:
-    """Runs tasks with circuits and evaluation keys on the workers of a scheduler.
+    """Runs tasks with circuits and evaluation keys on the workers of a cluster.
 
-    scheduler: its address, or a client of it. folder: of circuits, compiled on this machine or one
-    like it. keys: as `Client.evaluation_keys` gives them. shared: a folder that all machines
-    share, where workers find files; None to be asked by them. patience_s: for a scheduler that is
-    gone, and for a first worker.
+    folder: of circuits, compiled on this machine or one like it. keys: as
+    `Client.evaluation_keys` gives them.
 
-    Raises InputError for an address that can't be used, and if no worker can run the circuits.
+    Raises InputError for an address that can't be used, ClusterError if no scheduler answers there
+    and if no worker can run the circuits.
     """
 
     def __init__(
-        self,
-        scheduler: str | Client,
-        folder: Path,
-        keys: bytes,
-        *,
-        insecure: bool = False,
-        shared: Path | None = None,
-        keys_bytes: int = KEYS_BYTES,
-        patience_s: float = PATIENCE_S,
-        observer: Observer | None = None,
+        self, cluster: Cluster, folder: Path, keys: bytes, observer: Observer | None = None
     ) -> None:
-        if isinstance(scheduler, str):
-            check_address(scheduler, insecure)
+        cluster.check()
         self.placement = Placement()
-        self._scheduler, self._insecure = scheduler, insecure
-        self._folder, self._keys, self._shared = folder, keys, shared
-        self._keys_bytes, self._patience_s = keys_bytes, patience_s
+        self._cluster, self._folder, self._keys = cluster, folder, keys
         self._observer = observer or Observer()
         self._connection: Connection | None = self._connect()
 
@@ -143,9 +123,7 @@ class ClusterExecutor:
             list(range(1, len(tasks) + 1) if left is None else left),
             keep,
         )
-        self.placement = Placement(
-            compressed=bool(dask.config.get("distributed.comm.compression"))
-        )
+        self.placement = Placement(compressed=bool(dask.config.get("distributed.comm.compression")))
         n_lost = 0
         while run.left:
             try:
@@ -189,15 +167,16 @@ class ClusterExecutor:
             sent.cancel()
 
     def _connect(self) -> Connection:
-        client = self._scheduler
+        cluster = self._cluster
+        client = cluster.scheduler
         if isinstance(client, str):
-            client = connect(client, self._insecure)
-        depot = Depot(client, self._shared)
+            client = connect(client, cluster.insecure)
+        depot = Depot(client, cluster.shared)
         work = Work(
             depot.source,
             depot.add_circuits(self._folder),
             depot.add(self._keys, lasting=True),
-            self._keys_bytes,
+            cluster.keys_bytes,
         )
         plugin = Fit(f"fhe-inhibitor-{uuid4().hex[:12]}", work, this_machine())
         connection = Connection(client, depot, plugin, {})
@@ -209,25 +188,25 @@ class ClusterExecutor:
         return connection
 
     def _wait_for_workers(self, connection: Connection) -> None:
-        """Wait for a worker that fits. Raises InputError if those that are there don't."""
-        end = time.monotonic() + self._patience_s
+        """Wait for a worker that fits. Raises ClusterError if those that are there don't."""
+        end = time.monotonic() + self._cluster.patience_s
         told = False
-        while not (fit := self._look_for_workers(connection)):
+        while not self._look_for_workers(connection):
             left_out = [f"{name}: {reason}" for name, reason in connection.seen.items()]
             if left_out or time.monotonic() > end:
-                address = connection.client.scheduler.address
+                address = scheduler_address(connection.client)
                 self._close_client(connection.client)
-                raise InputError(
-                    f"no worker of {address} can run these circuits ({'; '.join(left_out)})"
-                    if left_out
-                    else f"no worker came to {address} in {self._patience_s:.0f} s: start one "
+                if left_out:
+                    why = "; ".join(left_out)
+                    raise ClusterError(f"no worker of {address} can run these circuits ({why})")
+                raise ClusterError(
+                    f"no worker came to {address} in {self._cluster.patience_s:.0f} s: start one "
                     f"with `fhe-inhibitor cluster worker {address}`"
                 )
             if not told:
                 self._observer.note("waiting for a first worker of the cluster")
                 told = True
             time.sleep(LOOK_S / 4)
-        assert fit
 
     def _look_for_workers(self, connection: Connection) -> list[str]:
         """Compare workers that have come; return those that fit."""
@@ -258,17 +237,17 @@ class ClusterExecutor:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._close_client(connection.client)
-        end = time.monotonic() + self._patience_s
+        end = time.monotonic() + self._cluster.patience_s
         while self._connection is None:
             try:
                 self._connection = self._connect()
-            except (InputError, *LOST) as error:
+            except (ClusterError, *LOST) as error:
                 if time.monotonic() > end:
-                    raise InputError(f"the scheduler did not come back: {error}") from error
+                    raise ClusterError(f"the scheduler did not come back: {error}") from error
                 time.sleep(LOOK_S)
 
     def _close_client(self, client: Client) -> None:
-        if isinstance(self._scheduler, str):
+        if isinstance(self._cluster.scheduler, str):
             client.close(timeout=1)
 
 

@@ -90,9 +90,7 @@ class Store:
             if found == circuits.circuits_hash:
                 self._checked.add(found)
         if found != circuits.circuits_hash:
-            raise InputError(
-                f"its circuits are {found[:12]}, wanted {circuits.circuits_hash[:12]}"
-            )
+            raise InputError(f"its circuits are {found[:12]}, wanted {circuits.circuits_hash[:12]}")
         return folder
 
     def _ask(self, source: Source, sha256: str) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.runtime.protocol import Failure
 
 DATABASE_FILE = "service.db"
@@ -23,6 +25,18 @@ class Order(BaseModel):
     reserved_bytes: int
     max_unfinished_jobs: int
     job_ttl_s: float
+    scheduler: str | None = None
+    insecure_cluster: bool = False
+    cluster_shared: Path | None = None
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """Where tasks run, None for the worker itself. A job waits for it until it times out."""
+        if self.scheduler is None:
+            return None
+        return Cluster(
+            self.scheduler, self.insecure_cluster, self.cluster_shared, math.inf, self.keys_bytes
+        )
 
 
 class Report(BaseModel):

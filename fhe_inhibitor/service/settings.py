@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as Toml
 
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Limits
 from fhe_inhibitor.service.certificates import check_certificate
@@ -37,6 +38,8 @@ class Settings(BaseSettings):
     last; unpacked they take about ten times as much, but half of its memory at most.
     max_connections: open at once. head_timeout_s: until a request's head is there. body_timeout_s:
     until its body is, and more for what has come at `middleware.SLOWEST_BYTES_PER_S` or faster.
+    scheduler: of a Dask cluster whose workers run the tasks; `workers` is then how many jobs run
+    there at once. insecure_cluster, cluster_shared: as in `cluster.options.Cluster`.
     metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
     without either there are no metrics to be seen. open_status: the counts of the page `/` are for
     all who reach it, and not for users with a token alone.
@@ -62,6 +65,9 @@ class Settings(BaseSettings):
     worker_threads: PositiveInt | None = None
     worker_memory_bytes: PositiveInt | None = None
     worker_keys_bytes: PositiveInt = 256 * MEBIBYTE
+    scheduler: str | None = None
+    insecure_cluster: bool = False
+    cluster_shared: Path | None = None
     task_timeout_s: PositiveFloat = 900.0
     keys_ttl_s: PositiveFloat = 30 * DAY_S
     job_ttl_s: PositiveFloat = DAY_S
@@ -74,7 +80,7 @@ class Settings(BaseSettings):
     burst_requests: PositiveInt = 200
     reserved_bytes: int = Field(256 * MEBIBYTE, ge=0)
 
-    @field_validator("data_dir", "tokens_file", "certificate", "certificate_key")
+    @field_validator("data_dir", "tokens_file", "certificate", "certificate_key", "cluster_shared")
     @classmethod
     def _of_home(cls, path: Path | None) -> Path | None:
         """A shell replaces the ~ of an option; nobody does in a file or a variable."""
@@ -123,8 +129,8 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, **options: Any) -> Settings:
     """Return settings from options that are not None, the environment and a TOML file.
 
-    Raises InputError for an unknown name, a value out of its range, an unreadable file, and a
-    certificate or its key that can't be used.
+    Raises InputError for an unknown name, a value out of its range, an unreadable file, a
+    certificate or its key that can't be used, and a scheduler as `Cluster.check` does.
     """
 
     class FromFile(Settings):
@@ -142,4 +148,6 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
     except ValueError as error:
         raise InputError(f"{file} can't be read as TOML: {error}") from error
     check_certificate(settings.certificate, settings.certificate_key)
+    if settings.scheduler is not None:
+        Cluster(settings.scheduler, settings.insecure_cluster).check()
     return settings

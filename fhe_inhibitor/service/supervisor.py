@@ -117,6 +117,9 @@ class Supervisor:
             reserved_bytes=settings.reserved_bytes,
             max_unfinished_jobs=settings.max_unfinished_jobs,
             job_ttl_s=settings.job_ttl_s,
+            scheduler=settings.scheduler,
+            insecure_cluster=settings.insecure_cluster,
+            cluster_shared=settings.cluster_shared,
         )
         return await asyncio.create_subprocess_exec(
             sys.executable,

@@ -17,23 +17,33 @@ import resource
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable
-from functools import partial
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+from fhe_inhibitor.cluster.options import Cluster, ClusterError
+from fhe_inhibitor.cluster.orders import EngineDiedError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
+from fhe_inhibitor.runtime.executor import Executor, InProcess
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Failure, TaskEvent, folder_hash
 from fhe_inhibitor.runtime.ready_keys import ReadyKeys
-from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, read_outputs, to_response
+from fhe_inhibitor.runtime.server import Server, Value, read_outputs, to_response
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
 from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
 from fhe_inhibitor.service.storage import DiskFullError, Storage
+from fhe_inhibitor.system.progress import Observer
+
+if TYPE_CHECKING:
+    from fhe_inhibitor.cluster.executor import ClusterExecutor
 
 LOG = logging.getLogger(__name__)
+CLUSTER_RETRY_S = 2.0
 IDLE_S = 1.0  # between looks at the queue that nobody asked for
 NICENESS = 5  # whoever asks the server something must not wait for the workers
 MAX_MESSAGE = 500  # characters of what a job failed for; a report must stay one short line
@@ -50,6 +60,10 @@ class Worker:
         self._jobs = Jobs(
             Database(order.data_dir / DATABASE_FILE), order.max_unfinished_jobs, order.job_ttl_s
         )
+        self._folders = order.models
+        cluster = order.cluster
+        self._on_cluster = OnCluster(cluster) if cluster is not None else None
+        self._observer = Logged() if cluster is not None else None
         self._servers = {digest: _load(digest, path) for digest, path in order.models.items()}
         self._keys = ReadyKeys(order.keys_bytes)
 
@@ -68,6 +82,8 @@ class Worker:
             self._report(Report(kind="done" if done else "dropped", job=claim.job))
         except InputError as error:
             self._fail(claim, Failure.REFUSED, str(error))
+        except EngineDiedError as error:
+            self._fail(claim, Failure.WORKER_DIED, str(error))
         except MemoryError:
             self._fail(claim, Failure.REFUSED, "the request asks for more memory than there is")
         except FileNotFoundError:  # of a job that was cancelled meanwhile, or lost its files
@@ -86,10 +102,10 @@ class Worker:
         values = server.read_values(request)
         for index, task in enumerate(tasks[: claim.tasks_done], start=1):
             values.update(read_outputs(task, self._storage.task(claim.job, index).read_bytes()))
-        keys = self._keys.get(claim, server)
+        executor = self._executor(claim, server)
         left = range(claim.tasks_done + 1, len(tasks) + 1)
-        for done in server.go_on(tasks, values, keys, left=left):
-            self._write_outputs(claim.job, request, done)
+        running = executor.go_on(tasks, values, self._observer, left, keep=True)
+        for done in in_order(self._write_each(claim.job, request, running), left.start):
             event = TaskEvent(
                 stage=done.task.stage, seconds=done.seconds, index=done.index, total=done.total
             )
@@ -107,6 +123,22 @@ class Worker:
         self._storage.keep_result(claim.job)
         return True
 
+    def _executor(self, claim: Claim, server: Server) -> Executor:
+        """Return what runs a job's tasks: this process, or the cluster of the server's settings."""
+        path = self._storage.keys(claim.user, claim.keys)
+        name = (claim.user, claim.keys, claim.circuits_hash)
+        if self._on_cluster is not None:
+            return self._on_cluster.executor(name, self._folders[claim.circuits_hash], path)
+        keys = self._keys.get(name, claim.keys, path.read_bytes, server)
+        return InProcess(server, keys)
+
+    def _write_each(
+        self, job: str, request: Request, running: Iterator[TaskDone[Value]]
+    ) -> Iterator[TaskDone[Value]]:
+        for done in running:
+            self._write_outputs(job, request, done)
+            yield done
+
     def _write_outputs(self, job: str, request: Request, done: TaskDone[Value]) -> None:
         last = done.index == done.total
         path = self._storage.result(job) if last else self._storage.task(job, done.index)
@@ -119,6 +151,48 @@ class Worker:
             self._report(Report(kind="failed", job=claim.job, error=failure, message=message))
         else:  # cancelled meanwhile, or timed out
             self._report(Report(kind="dropped", job=claim.job))
+
+
+class OnCluster:
+    """Keeps the executor of the keys that were used last."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._kept: tuple[object, ClusterExecutor] | None = None
+
+    def executor(self, name: object, folder: Path, keys: Path) -> ClusterExecutor:
+        """Return what runs tasks with these circuits and keys, once a worker is there that can."""
+        if self._kept is not None and self._kept[0] == name:
+            return self._kept[1]
+        if self._kept is not None:
+            self._kept[1].close()
+            self._kept = None
+        data = keys.read_bytes()
+        while True:
+            try:
+                self._kept = (name, self._cluster.executor(folder, data, Logged()))
+                return self._kept[1]
+            except ClusterError as error:  # a job waits, as it does for a worker of our own
+                LOG.warning("no cluster", extra=fields(reason=str(error)))
+                time.sleep(CLUSTER_RETRY_S)
+
+
+class Logged(Observer):
+    """Logs what a cluster has to say."""
+
+    def note(self, message: str) -> None:
+        LOG.info("cluster", extra=fields(said=message))
+
+
+def in_order(running: Iterator[TaskDone[Value]], first: int) -> Iterator[TaskDone[Value]]:
+    """Yield tasks in their order, from index `first` on; those that are done early wait."""
+    early: dict[int, TaskDone[Value]] = {}
+    with closing(cast(Generator, running)):
+        for done in running:
+            early[done.index] = done
+            while first in early:
+                yield early.pop(first)
+                first += 1
 
 
 def _load(digest: str, folder: Path) -> Server:

@@ -1,0 +1,104 @@
+"""The commands `fhe-inhibitor cluster ...`: Dask's own, set right.
+
+cluster scheduler   what sends tasks to workers; it sees no keys
+cluster worker      what runs them, on this machine
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Annotated
+
+import psutil
+import typer
+
+from fhe_inhibitor.cluster.orders import CORES_VARIABLE
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.protocol import LOOPBACK
+from fhe_inhibitor.system.extras import needs
+
+app = typer.Typer(no_args_is_help=True)
+
+# Dask's own is 3. A forged ciphertext ends an engine beside a worker, not the worker: one that dies
+# is a machine's fault, and its tasks are whoever's happened to be there.
+ALLOWED_FAILURES = 20
+WORKER_TTL = "60s"  # until a worker that says nothing is given up
+
+InsecureOption = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-cluster",
+        help="Go without TLS even where others can reach it: who does can run any code there.",
+    ),
+]
+
+
+@app.callback()
+def options() -> None:
+    """Run a Dask cluster for encrypted tasks. Certificates are those of Dask's configuration."""
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def scheduler(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8786,
+    insecure_cluster: InsecureOption = False,
+) -> None:
+    """Start a scheduler. What follows -- goes to `dask scheduler`."""
+    with needs("cluster"):
+        from fhe_inhibitor.cluster.connection import check_address, has_certificates
+    scheme = "tls" if has_certificates() else "tcp"
+    check_address(f"{scheme}://{_bracketed(host)}:{port}", insecure_cluster)
+    settings = {
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(ALLOWED_FAILURES),
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": WORKER_TTL,
+    }
+    arguments = ["--host", f"{scheme}://{_bracketed(host)}:{port}", "--dashboard-address", ":0"]
+    if host in LOOPBACK:
+        arguments[-1] = "127.0.0.1:0"
+    _run("scheduler", [*arguments, *context.args], settings)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def worker(
+    context: typer.Context,
+    address: Annotated[str, typer.Argument(metavar="tls://HOST:PORT", help="The scheduler's.")],
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="To compute with; all that there are if not given.")
+    ] = None,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="At once. Each has its part of the cores, and its own keys.")
+    ] = 1,
+    insecure_cluster: InsecureOption = False,
+) -> None:
+    """Start a worker. What follows -- goes to `dask worker`."""
+    with needs("cluster"):
+        from fhe_inhibitor.cluster.connection import check_address
+    check_address(address, insecure_cluster)
+    there = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
+    cores = cores or there or 1
+    if tasks > cores:
+        raise InputError(f"{tasks} tasks at once on {cores} cores: a task takes one at least")
+    arguments = [address, "--nthreads", str(tasks), "--nworkers", "1", "--no-dashboard"]
+    _run("worker", [*arguments, *context.args], {CORES_VARIABLE: str(cores)})
+
+
+def _run(what: str, arguments: list[str], settings: dict[str, str]) -> None:
+    """Run one of Dask's commands until it ends. What the environment sets goes before."""
+    command = [sys.executable, "-m", "distributed.cli.dask_" + what, *arguments]
+    process = subprocess.Popen(command, env={**settings, **os.environ})
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if code:
+        raise typer.Exit(code)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
