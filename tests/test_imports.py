@@ -128,7 +128,10 @@ def test_circuits_know_neither_torch_nor_files_nor_network(module: str) -> None:
     assert "open" not in calls
 
 
-@pytest.mark.parametrize("module", ["runtime.server", "service.worker", "service.process"])
+@pytest.mark.parametrize(
+    "module",
+    ["runtime.server", "service.worker", "service.process", "cluster.worker", "cluster.engine"],
+)
 def test_server_knows_nothing_of_the_client(module: str) -> None:
     """Not even through a third file: the server must run without code that holds secrets."""
     reached, waiting = set[str](), [f"fhe_inhibitor.{module}"]

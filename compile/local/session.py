@@ -43,6 +43,7 @@ from fhe_inhibitor.runtime.classifier import (
 from fhe_inhibitor.runtime.costs import SessionCost
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.child import silence_dependencies
+from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.machine import check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 
@@ -289,8 +290,12 @@ class Session:
             )
             self._leave_cluster()
             if self._cluster is not None:
-                self._executor = self._cluster.executor(
-                    prepared.folder, prepared.client.evaluation_keys(), self._observer
+                with needs("cluster"):
+                    from fhe_inhibitor.cluster.executor import ClusterExecutor
+
+                keys = prepared.client.evaluation_keys()
+                self._executor = ClusterExecutor(
+                    self._cluster, prepared.folder, keys, self._observer
                 )
             self._backend, self._lookup_s = Execution(self.model, prepared, self._executor), {}
             if self._benchmark:

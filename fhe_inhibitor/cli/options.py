@@ -14,6 +14,7 @@ import typer
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL
+from fhe_inhibitor.system.extras import needs
 
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
 
@@ -159,14 +160,19 @@ def pieces_asked(long: bool, max_pieces: int | None) -> int | None:
 
 
 def cluster_asked(scheduler: str | None, insecure: bool, shared: Path | None) -> Cluster | None:
-    """Return the cluster that options name, None for this process. Raises InputError as `check`."""
+    """Return the cluster that options name, None for this process.
+
+    Raises InputError for an address that is none or wants TLS, and without the extra `cluster`.
+    """
     if scheduler is None:
         if insecure or shared is not None:
             raise InputError("--insecure-cluster and --shared are of a cluster: add --scheduler")
         return None
-    cluster = Cluster(scheduler, insecure, shared)
-    cluster.check()
-    return cluster
+    with needs("cluster"):
+        from fhe_inhibitor.cluster.connection import check_address
+
+    check_address(scheduler, insecure)
+    return Cluster(scheduler, insecure, shared)
 
 
 def passphrase_in_environment() -> str | None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import dask
 from distributed import Client, Security
 
-from fhe_inhibitor.cluster.options import ClusterError
+from fhe_inhibitor.cluster.orders import ClusterError
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.protocol import LOOPBACK
 
@@ -25,8 +25,7 @@ def check_address(address: str, insecure: bool = False) -> None:
     insecure: whether that was asked for. Whoever reaches a scheduler without TLS can run any code
     on all its workers.
 
-    >>> check_address("tls://10.0.0.1:8786"), check_address("tcp://127.0.0.1:8786")
-    (None, None)
+    >>> check_address("tcp://127.0.0.1:8786")
     >>> check_address("tcp://10.0.0.1:8786", insecure=True)
     """
     try:

@@ -1,6 +1,6 @@
 """Runs a program's tasks on a Dask cluster; intermediate ciphertexts stay on its workers.
 
-    with Cluster("tls://scheduler:8786").executor(folder, evaluation_keys) as executor:
+    with ClusterExecutor(Cluster("tls://scheduler:8786"), folder, keys) as executor:
         for done in executor.go_on(tasks, values):
             ...
 
@@ -28,8 +28,14 @@ from distributed.comm import CommClosedError
 from fhe_inhibitor.cluster.connection import connect, scheduler_address
 from fhe_inhibitor.cluster.depot import Depot
 from fhe_inhibitor.cluster.machines import this_machine
-from fhe_inhibitor.cluster.options import Cluster, ClusterError
-from fhe_inhibitor.cluster.orders import ENGINE_RESOURCE, EngineDiedError, Receipt, Work
+from fhe_inhibitor.cluster.options import Cluster
+from fhe_inhibitor.cluster.orders import (
+    ENGINE_RESOURCE,
+    ClusterError,
+    EngineDiedError,
+    Receipt,
+    Work,
+)
 from fhe_inhibitor.cluster.placement import Placement
 from fhe_inhibitor.cluster.worker import (
     SMALL,
@@ -80,7 +86,6 @@ class ClusterExecutor:
     def __init__(
         self, cluster: Cluster, folder: Path, keys: bytes, observer: Observer | None = None
     ) -> None:
-        cluster.check()
         self.placement = Placement()
         self._cluster, self._folder, self._keys = cluster, folder, keys
         self._observer = observer or Observer()
@@ -324,17 +329,18 @@ class Sent:
                 assert error is not None
                 raise error
         receipts = self._client.gather(finished)
-        return [
-            (self.pending.pop(future), receipt)
-            for future, receipt in zip(finished, receipts, strict=True)
-        ]
+        indices = [self.pending.pop(future) for future in finished]
+        _release(finished)
+        return list(zip(indices, receipts, strict=True))
 
     def outputs(self, index: int, wanted: bool) -> dict[str, bytes]:
         """Return the outputs of a task that is done, none if they are not wanted."""
         if not wanted:
             return {}
         names = self._tasks[index - 1].outputs
-        found = self._client.gather(self._outputs.pop(index))
+        futures = self._outputs.pop(index)
+        found = self._client.gather(futures)
+        _release(futures)
         return dict(zip(names, found, strict=True))
 
     def cancel(self) -> None:
@@ -343,6 +349,7 @@ class Sent:
             self._depot.drop(sha256)
         if self.pending and self._client.status == "running":
             self._client.cancel(list(self.pending), force=True)
+        _release([*self.pending, *(one for futures in self._outputs.values() for one in futures)])
         self.pending.clear()
         self._outputs.clear()
 
@@ -362,6 +369,12 @@ class Sent:
         self, function: Callable[..., Any], key: str, *arguments: Any, **options: Any
     ) -> Future:
         return self._client.submit(function, *arguments, key=key, pure=False, **options)
+
+
+def _release(futures: Iterable[Future]) -> None:
+    """Let a scheduler forget results: the interpreter may come to it much later."""
+    for future in futures:
+        future.release()
 
 
 def take(outputs: Sequence[Any], k: int) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fhe_inhibitor.errors import InputError
+
 KEYS_BYTES = 256 << 20  # of packed keys that an engine keeps ready
 HANDLER = "fhe_inhibitor_file"  # of a depot
 CORES_VARIABLE = "FHE_INHIBITOR_WORKER_CORES"
@@ -57,3 +59,7 @@ class Receipt:
 
 class EngineDiedError(RuntimeError):
     """The process that runs circuits ended itself, or was killed, while it ran a task."""
+
+
+class ClusterError(InputError):
+    """No scheduler answers, or no worker that fits is there: later it may be."""

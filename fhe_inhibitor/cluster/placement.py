@@ -64,7 +64,7 @@ class Placement:
         return sum(size for maker, size in self._fetched() if not maker)
 
     def _fetched(self) -> list[tuple[str, int]]:
-        """Return maker and size of each ciphertext, for each worker that read it and made it not."""
+        """Return maker and size of ciphertexts, for each worker that read one and made it not."""
         read = {(name, r.worker) for task, r in self._ran for name in task.inputs}
         return [self._made[name] for name, worker in read if self._made[name][0] != worker]
 

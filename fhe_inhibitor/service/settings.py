@@ -14,10 +14,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as Toml
 
-from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Limits
 from fhe_inhibitor.service.certificates import check_certificate
+from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.folders import service_root
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
@@ -130,7 +130,7 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
     """Return settings from options that are not None, the environment and a TOML file.
 
     Raises InputError for an unknown name, a value out of its range, an unreadable file, a
-    certificate or its key that can't be used, and a scheduler as `Cluster.check` does.
+    certificate or its key that can't be used, and a scheduler that can't be.
     """
 
     class FromFile(Settings):
@@ -149,5 +149,8 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
         raise InputError(f"{file} can't be read as TOML: {error}") from error
     check_certificate(settings.certificate, settings.certificate_key)
     if settings.scheduler is not None:
-        Cluster(settings.scheduler, settings.insecure_cluster).check()
+        with needs("cluster"):
+            from fhe_inhibitor.cluster.connection import check_address
+
+        check_address(settings.scheduler, settings.insecure_cluster)
     return settings

@@ -23,8 +23,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from fhe_inhibitor.cluster.options import Cluster, ClusterError
-from fhe_inhibitor.cluster.orders import EngineDiedError
+from fhe_inhibitor.cluster.options import Cluster
+from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.executor import Executor, InProcess
@@ -167,10 +167,12 @@ class OnCluster:
         if self._kept is not None:
             self._kept[1].close()
             self._kept = None
+        from fhe_inhibitor.cluster.executor import ClusterExecutor  # Dask, that others can spare
+
         data = keys.read_bytes()
         while True:
             try:
-                self._kept = (name, self._cluster.executor(folder, data, Logged()))
+                self._kept = (name, ClusterExecutor(self._cluster, folder, data, Logged()))
                 return self._kept[1]
             except ClusterError as error:  # a job waits, as it does for a worker of our own
                 LOG.warning("no cluster", extra=fields(reason=str(error)))

@@ -31,7 +31,7 @@ BIT_ORDERS = ("big", "little")
 
 SHOW_IMPORTS = """
 import json, sys
-import fhe_inhibitor.service.{module}
+import {room}.{module}
 native = sys.modules.get({native!r})
 secret = [getattr(native, name) for name in {keepers!r}] if native else []
 holders = sorted(
@@ -45,9 +45,9 @@ print(json.dumps([sorted(sys.modules), holders]))
 """
 
 
-def loaded_by(module: str) -> tuple[list[str], list[str]]:
+def loaded_by(module: str, room: str = "fhe_inhibitor.service") -> tuple[list[str], list[str]]:
     """Return what a fresh process has loaded with a module, and who there holds secret keepers."""
-    program = SHOW_IMPORTS.format(module=module, native=NATIVE, keepers=SECRET_KEEPERS)
+    program = SHOW_IMPORTS.format(room=room, module=module, native=NATIVE, keepers=SECRET_KEEPERS)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=True, cwd=REPOSITORY
     )

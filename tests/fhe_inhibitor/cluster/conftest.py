@@ -1,0 +1,32 @@
+"""Clusters of this machine, of two workers with one thread each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from distributed import Client, LocalCluster
+
+OPTIONS = {
+    "threads_per_worker": 1,
+    "dashboard_address": None,
+    "silence_logs": logging.CRITICAL,
+    "worker_dashboard_address": None,
+}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Of a cluster whose workers are processes, as they always are but in tests."""
+    with LocalCluster(n_workers=2, **OPTIONS) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@pytest.fixture
+def here() -> Iterator[Client]:
+    """Of a cluster whose two workers live in this process, for what needs no engine."""
+    with LocalCluster(n_workers=2, processes=False, protocol="tcp://", **OPTIONS) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            yield client
