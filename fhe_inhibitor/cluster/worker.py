@@ -17,7 +17,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import current_process
 from typing import Any
@@ -118,7 +118,8 @@ class Fit(WorkerPlugin):
 
     async def teardown(self, worker: Worker) -> None:
         """Take no more tasks of these circuits."""
-        await worker.set_resources(**{self.name: ABSENT})
+        with suppress(KeyError, OSError):  # of a scheduler that has lost this worker, or is gone
+            await worker.set_resources(**{self.name: ABSENT})
 
     def _check(self, worker: Worker) -> str | None:
         if reason := why_unfit(self.compiled_on, this_machine()):

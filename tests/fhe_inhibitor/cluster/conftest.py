@@ -10,9 +10,8 @@ from distributed import Client, LocalCluster
 
 OPTIONS = {
     "threads_per_worker": 1,
-    "dashboard_address": None,
+    "dashboard_address": "127.0.0.1:0",
     "silence_logs": logging.CRITICAL,
-    "worker_dashboard_address": None,
 }
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import ctypes
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,7 +89,7 @@ class Scripted(Engine):
     ) -> tuple[list[bytes], float]:
         keys.read_bytes()
         if function == "die":
-            os.kill(os.getpid(), signal.SIGSEGV)
+            ctypes.string_at(0)  # as native code crashes
         seconds = float(function.partition(":")[2])
         time.sleep(seconds)
         return [arguments[0]], seconds

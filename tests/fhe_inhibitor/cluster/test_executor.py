@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from distributed import Client
+from distributed import Client, Worker
 
 from compile.local.session import Session
 from fhe_inhibitor.cluster.engine import start_engine
@@ -71,6 +71,10 @@ def test_two_sentences_at_once(client: Client, tiny: Tiny, user: User) -> None:
         sha256 = executor._connection.plugin.work.keys  # type: ignore[union-attr]
         fetched = client.run(lambda dask_worker: hands_of(dask_worker).store.n_fetched[sha256])
         assert list(fetched.values()) == [1, 1]
+        loaded = client.run(loaded_by_an_engine)
+        for modules in loaded.values():
+            assert "fhe_inhibitor.runtime.server" in modules
+            assert not [name for name in modules if is_part_of(name, FORBIDDEN)]
         # Nothing that the scheduler held is as large as keys.
         largest = client.run_on_scheduler(
             lambda dask_scheduler: max(
@@ -146,3 +150,9 @@ def test_an_engine_has_the_threads_it_is_meant_to(
         assert engine.call("threads") == threads
     finally:
         engine.close()
+
+
+def loaded_by_an_engine(dask_worker: Worker) -> list[str]:
+    """Return the modules in the process beside a worker that has run a task."""
+    with hands_of(dask_worker).engine(0) as engine:
+        return list(engine.call("loaded"))

@@ -158,6 +158,13 @@ def test_a_rate_is_each_users_own(monkeypatch) -> None:
     rates.count("alice")
 
 
+def test_a_scheduler_of_another_machine_needs_tls_or_a_word(tmp_path: Path) -> None:
+    open_to_all = {"data_dir": tmp_path, "scheduler": "tcp://10.0.0.1:8786"}
+    with pytest.raises(InputError, match="any code"):
+        load_settings(**open_to_all)
+    assert load_settings(**open_to_all, insecure_cluster=True).scheduler
+
+
 def test_threads_are_the_cores_shared_out_on_every_system(monkeypatch) -> None:
     n_cores = len(psutil.Process().cpu_affinity())
     assert load_settings(workers=1).threads == n_cores
