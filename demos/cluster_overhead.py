@@ -179,7 +179,8 @@ def repeated(
     tasks: Sequence[Task], values: dict[str, Value], n: int
 ) -> tuple[list[Task], dict[str, Value]]:
     """Return n independent copies of tasks as one program, and what they start from."""
-    copies, given = [], {}
+    copies: list[Task] = []
+    given: dict[str, Value] = {}
     for number in range(n):
         name = f"{number}.{{}}".format
         for task in tasks:

@@ -95,7 +95,7 @@ def test_modules_and_functions_that_are_named_exist(page: Path) -> None:
 def test_commands_and_options_that_are_named_exist(page: Path) -> None:
     command: Any = typer.main.get_command(app)
     for line in re.findall(r"fhe-inhibitor ([a-z][^`#\n]*)", page.read_text("utf-8")):
-        words = line.split()
+        words = line.split(" -- ")[0].split()  # what follows is for another program, or a text
         found = command
         while words and hasattr(found, "commands") and words[0] in found.commands:
             found = found.commands[words.pop(0)]

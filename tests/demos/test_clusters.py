@@ -178,7 +178,7 @@ def documents() -> list[dict[str, Any]]:
 
 
 def test_the_manifest_is_what_kubernetes_takes() -> None:
-    kinds = {"Service": Service, "Deployment": Deployment}
+    kinds: dict[str, type[Strict]] = {"Service": Service, "Deployment": Deployment}
     service, *deployments = [kinds[one["kind"]].model_validate(one) for one in documents()]
     assert isinstance(service, Service)
     (port,) = service.spec.ports
@@ -198,7 +198,9 @@ def test_the_manifest_is_what_kubernetes_takes() -> None:
             cores = container.command[container.command.index("--cores") + 1]
             assert cores == container.resources.limits.cpu
     assert addresses == [f"tls://{service.metadata.name}:{port.port}"]
-    assert service.spec.selector == deployments[0].spec.template.metadata.labels  # type: ignore
+    scheduler = deployments[0]
+    assert isinstance(scheduler, Deployment)
+    assert service.spec.selector == scheduler.spec.template.metadata.labels
 
 
 def test_copies_of_a_program_are_apart() -> None:
@@ -208,7 +210,7 @@ def test_copies_of_a_program_are_apart() -> None:
     def call(function: str, given: list[int]) -> list[int]:
         return [2 * given[0]] if function == "double" else [sum(given)]
 
-    copies, values = cluster_overhead.repeated(tasks, {"x": 3}, 3)  # type: ignore[dict-item]
-    done = list(run_tasks(copies, values, call))  # type: ignore[arg-type]
+    copies, values = cluster_overhead.repeated(tasks, {"x": 3}, 3)
+    done = list(run_tasks(copies, values, call))
     ends = {name: value for one in done[1::2] for name, value in one.outputs.items()}
     assert ends == {"0.z": 9, "1.z": 9, "2.z": 9}

@@ -40,7 +40,8 @@ def sentences(tiny: Tiny, user: User, n: int) -> tuple[list[Task], dict[str, Val
     """Return the tasks of the user's request n times, and their ciphertexts: names begin `1.`."""
     server = Server(tiny.circuits)
     request = Request.from_bytes(user.request)
-    tasks, values = [], {}
+    tasks: list[Task] = []
+    values: dict[str, Value] = {}
     for number in range(1, n + 1):
         name = f"{number}.{{}}".format
         for task in server.tasks(request.n):
@@ -95,7 +96,7 @@ class Scripted(Engine):
         return [arguments[0]], seconds
 
 
-def _start_scripted(threads: int, keys_bytes: int) -> Child:
+def _start_scripted(threads: int, keys_bytes: int = 0) -> Child:
     return Child(Scripted, keys_bytes)
 
 
