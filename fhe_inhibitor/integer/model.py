@@ -30,7 +30,11 @@ from fhe_inhibitor.system.files import GZIPPED
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
 # Too large for the package: they lie beside the default one in the repository.
-REPOSITORY_ONLY = ("inhibidistilbert-full-depth-sst2", "inhibidistilbert-6-384-sst2-int8")
+REPOSITORY_ONLY = (
+    "inhibidistilbert-full-depth-sst2",
+    "inhibidistilbert-6-384-sst2-int8",
+    "inhibidistilbert-small-sst2",
+)
 INTEGER_FILE, CONFIG_FILE = "integer_model.safetensors", "config.json"
 
 

@@ -17,7 +17,7 @@ from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassificati
 from fhe_inhibitor.text.data import read_tsv
 
 FOLDER = CHECKPOINTS / DEFAULT_MODEL
-FULL_DEPTH = "inhibidistilbert-full-depth-sst2"
+SMALL, FULL_DEPTH = "inhibidistilbert-small-sst2", "inhibidistilbert-full-depth-sst2"
 TEXTS = {
     "a gripping , funny film": "positive",
     "a dull , lifeless mess": "negative",
@@ -29,6 +29,11 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def model() -> IntegerModel:
     return IntegerModel.load()
+
+
+@pytest.fixture(scope="module")
+def small() -> IntegerModel:
+    return IntegerModel.load(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def differences(
     return np.array(rows)
 
 
-@pytest.mark.parametrize("shipped", ["model", "full_depth"])
+@pytest.mark.parametrize("shipped", ["model", "small", "full_depth"])
 def test_texts_get_their_label(shipped: str, request: pytest.FixtureRequest) -> None:
     model: IntegerModel = request.getfixturevalue(shipped)
     for text, label in TEXTS.items():
@@ -95,6 +100,19 @@ def test_the_folder_is_small_and_its_tokenizer_is_transformers(model: IntegerMod
     text = next(iter(TEXTS))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == model.tokenize(text).ids.tolist()
+
+
+def test_small_is_proved_and_needs_no_lookup_beyond_five_bits(small: IntegerModel) -> None:
+    assert small.buckets == (8, 12, 14, 16, 24) and small.default_tokens == 16
+    for n in (16, 24):
+        verify(small.network, n, max_bits=5)
+    assert sum(path.stat().st_size for path in (CHECKPOINTS / SMALL).iterdir()) < 12e6
+
+
+def test_accuracy_of_small_is_near_its_card_s(small: IntegerModel, data_dir: Path) -> None:
+    """On every fourth sentence: its 218 have a standard error of 2.3 points."""
+    rows = read_tsv(data_dir / "glue" / "sst2" / "dev.tsv")[::4]
+    assert 0.82 < evaluate(small, rows, n_draws=1).value < 0.91
 
 
 def test_full_depth_is_proved_and_needs_no_lookup_beyond_six_bits(full_depth: IntegerModel) -> None:

@@ -142,7 +142,12 @@ def test_configurations_that_no_model_fits_are_refused(changes: dict, said: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["inhibidistilbert-full-depth-sst2", "inhibidistilbert-6-384-sst2-int8"]
+    "name",
+    [
+        "inhibidistilbert-small-sst2",
+        "inhibidistilbert-full-depth-sst2",
+        "inhibidistilbert-6-384-sst2-int8",
+    ],
 )
 def test_transformers_is_told_that_a_checkpoint_has_another_form(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} has no model.safetensors.*IntegerModel.load"):
