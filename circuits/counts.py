@@ -17,7 +17,9 @@ its table.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+from circuits.blocks import LayerBlocks, block_names, blocks_of, cut
 from circuits.documents import SCORE, scoring
 from circuits.dot_product import DotProductParameters, Product
 from circuits.inhibitor import InhibitorParameters
@@ -27,17 +29,25 @@ from circuits.network import Network
 from circuits.stages import Classifier, Layer
 
 
-def count_lookups(network: Network, n: int) -> dict[str, Counter[int]]:
-    """Return the lookups of each stage by bit width, for n tokens.
+def count_lookups(
+    network: Network, n: int, blocks: Sequence[LayerBlocks] = ()
+) -> dict[str, Counter[int]]:
+    """Return the lookups of each stage, or block of one, by bit width, for n tokens.
 
-    Raises ValueError if n is no multiple of the network's stride.
+    blocks: into how many blocks of rows those of each layer are cut; none cuts nothing. Raises
+    ValueError as `circuits.plan.network_stages` does.
     """
     counts: dict[str, Counter[int]] = {}
+    listed = blocks_of(blocks, len(network.layers))
     for index, (layer, length) in enumerate(zip(network.layers, network.lengths(n), strict=True)):
-        counts[f"layer{index}.project"] = _project(layer, length)
+        cuts, prefix, m = listed[index], f"layer{index}", len(layer.asking(length))
+        for name, rows in _cut(f"{prefix}.project", length, cuts.project):
+            counts[name] = _project(layer, rows, length)
         for head in range(len(layer.heads)):
-            counts[f"layer{index}.attend.head{head}"] = _attend(layer, head, length)
-        counts[f"layer{index}.feed_forward"] = _feed_forward(layer, length)
+            for name, rows in _cut(f"{prefix}.attend.head{head}", m, cuts.attend):
+                counts[name] = _attend(layer, head, length, rows)
+        for name, rows in _cut(f"{prefix}.feed_forward", m, cuts.feed_forward):
+            counts[name] = _feed_forward(layer, len(rows))
     counts["classify"] = _classify(network.classifier)
     return counts
 
@@ -76,21 +86,37 @@ def count_groups(n: int, n_queries: int, window: int, size: int, causal: bool = 
     >>> count_groups(10, 1, window=0, size=4), count_groups(4, 4, window=1, size=2)
     (3, 6)
     """
-    return sum(-(-count // size) for count in count_keys(n, n_queries, window, causal))
+    return _groups(count_keys(n, n_queries, window, causal), size)
 
 
-def _project(layer: Layer, n: int) -> Counter[int]:
+def _groups(keys: Sequence[int], size: int) -> int:
+    """Return the number of groups of up to `size` of the keys of one query."""
+    return sum(-(-count // size) for count in keys)
+
+
+def _cut(name: str, n: int, count: int) -> list[tuple[str, range]]:
+    """Return the blocks of a stage by name."""
+    rows = cut(n, count)
+    return list(zip(block_names(name, len(rows)), rows, strict=True))
+
+
+def _project(layer: Layer, rows: range, n: int) -> Counter[int]:
+    """Return the lookups of these rows of n positions."""
     count: Counter[int] = Counter()
+    n_queries = len(set(layer.asking(n)).intersection(rows))
     for head in layer.heads:
         if head.query is not None:
-            count += _linear(_n_queries(layer, n), head.query)
-        count += _linear(n, head.key) + _linear(n, head.value)
+            count += _linear(n_queries, head.query)
+        count += _linear(len(rows), head.key) + _linear(len(rows), head.value)
     return count
 
 
-def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
-    m = _n_queries(layer, n)
-    n_pairs = count_pairs(n, m, layer.window, layer.causal)
+def _attend(layer: Layer, head: int, n: int, queries: range) -> Counter[int]:
+    """Return the lookups of these queries of n positions."""
+    m = len(queries)
+    listed = count_keys(n, len(layer.asking(n)), layer.window, layer.causal)
+    keys = listed[queries.start : queries.stop]
+    n_pairs = sum(keys)
     parameters = layer.heads[head].attention
     key_dim = layer.heads[head].key.weight.shape[1]
     value_dim = layer.heads[head].value.weight.shape[1]
@@ -104,8 +130,7 @@ def _attend(layer: Layer, head: int, n: int) -> Counter[int]:
         sums = [(value_dim, parameters.partial)]
     for channels, partial in sums:
         if partial is not None:
-            n_groups = count_groups(n, m, layer.window, partial.keys, layer.causal)
-            count += _lookups(n_groups * channels, partial.table)
+            count += _lookups(_groups(keys, partial.keys) * channels, partial.table)
     return count
 
 
@@ -130,8 +155,7 @@ def _dot_product(
     return count + _product(m * value_dim, p.normalised) + _lookups(m * value_dim, p.output)
 
 
-def _feed_forward(layer: Layer, n: int) -> Counter[int]:
-    m = _n_queries(layer, n)
+def _feed_forward(layer: Layer, m: int) -> Counter[int]:
     count = _linear(m, layer.attention_output)
     if layer.hidden is not None and layer.output is not None:
         count += _linear(m, layer.hidden) + _linear(m, layer.output)
@@ -143,10 +167,6 @@ def _classify(classifier: Classifier) -> Counter[int]:
     if classifier.output is not None:
         count += _lookups(classifier.weight.shape[1], classifier.output)
     return count
-
-
-def _n_queries(layer: Layer, n: int) -> int:
-    return 1 if layer.single_query else n
 
 
 def _linear(rows: int, parameters: Linear) -> Counter[int]:

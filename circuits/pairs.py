@@ -24,6 +24,23 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.i)
 
+    def block(self, queries: range, keys: range) -> Pairs:
+        """Return the pairs of these queries, counted from the first of them, and of these keys.
+
+        keys: all that the queries meet.
+
+        >>> block = make_pairs(6, 6, window=1, max_offset=1).block(range(3, 5), range(2, 6))
+        >>> block.i, block.j, block.offset
+        (array([0, 0, 0, 1, 1, 1]), array([0, 1, 2, 1, 2, 3]), array([0, 1, 2, 0, 1, 2]))
+        """
+        kept = (queries.start <= self.i) & (self.i < queries.stop)
+        return Pairs(
+            self.i[kept] - queries.start,
+            self.j[kept] - keys.start,
+            self.collect[queries.start : queries.stop, kept],
+            self.offset[kept],
+        )
+
     def groups(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return 0/1 matrices `[n_groups, P]` and `[n_queries, n_groups]`: `collect` in two steps.
 

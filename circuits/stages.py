@@ -68,8 +68,13 @@ class Layer:
 
     def pairs(self, n: int) -> Pairs:
         """Return the (query, key) pairs for n positions, as they are after pooling."""
-        n_queries = 1 if self.single_query else n
-        return make_pairs(n, n_queries, self.window, self.max_offset, self.causal)
+        return make_pairs(n, len(self.asking(n)), self.window, self.max_offset, self.causal)
+
+    def asking(self, n: int) -> range:
+        """Return which of n positions ask: all of them, or the one that is read."""
+        if not self.single_query:
+            return range(n)
+        return range(n - 1, n) if self.causal else range(1)
 
     def queries(self, x: Any) -> Any:
         """Return the positions of x `[n, dim]` that ask: all of them, or the one that is read."""
@@ -109,17 +114,19 @@ def pool(x: Any, pooled: int) -> Any:
     return total
 
 
-def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
+def project(x: Any, layer: Layer, lookup: Lookup, asks: bool = True) -> list[tuple[Any, Any, Any]]:
     """Return (q, k, v) of each head; q is None for a constant query.
 
-    x: int `[n pooled, dim]`. Lookups: for each head n_queries key_dim (0 for a constant query)
+    x: int `[n pooled, dim]`. asks: whether the layer's single query, if it has one, is in x;
+    without it q is None. Lookups: for each head n_queries key_dim (0 for a constant query)
     + n key_dim + n value_dim.
     """
     x = pool(x, layer.pooled)
     queries = layer.queries(x)
+    without = layer.single_query and not asks
     return [
         (
-            None if head.query is None else linear(queries, head.query, lookup),
+            None if head.query is None or without else linear(queries, head.query, lookup),
             linear(x, head.key, lookup),
             linear(x, head.value, lookup),
         )
@@ -127,14 +134,25 @@ def project(x: Any, layer: Layer, lookup: Lookup) -> list[tuple[Any, Any, Any]]:
     ]
 
 
-def attend(q: Any, k: Any, v: Any, padding: Any, layer: Layer, head: int, lookup: Lookup) -> Any:
+def attend(
+    q: Any,
+    k: Any,
+    v: Any,
+    padding: Any,
+    layer: Layer,
+    head: int,
+    lookup: Lookup,
+    pairs: Pairs | None = None,
+) -> Any:
     """Attend with one head of a layer: int `[n_queries, value_dim]`.
 
     padding: int `[n_tokens]`, n or a multiple of it, 1 for padding. A key contributes nothing where
-    the first of the tokens that were pooled into it is padding: then all of them are.
+    the first of the tokens that were pooled into it is padding: then all of them are. pairs: of a
+    block of queries and keys, those of the layer if None.
     """
     attention = ATTENTION[layer.attention]
-    pairs = layer.pairs(v.shape[0])
+    if pairs is None:
+        pairs = layer.pairs(v.shape[0])
     stride = padding.shape[0] // v.shape[0]
     if stride > 1:
         padding = padding[::stride]

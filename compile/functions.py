@@ -8,7 +8,7 @@ are those that each table declares, which the verifier has proved for every inpu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ from concrete import fhe
 from concrete.fhe.compilation.module_compiler import FunctionDef
 from concrete.fhe.representation import Graph, Node, Operation
 
+from circuits.blocks import LayerBlocks
 from circuits.documents import SCORE, score_wire
 from circuits.encrypted import DECLARED_RANGE, WRAPS, declare, encrypted_lookup
 from circuits.lookups import bit_width
 from circuits.network import Network
-from circuits.plan import Stage, Wire, function_name, network_stages, network_wires
+from circuits.plan import Stage, Wire, function_names, network_stages, network_wires
 from compile.verifier import StageRange, VerificationError, document_stages
 
 N_SAMPLES = 8
@@ -54,26 +55,33 @@ class DeclaredFunction(FunctionDef):
 
 @dataclass(frozen=True)
 class StageCall:
-    """A stage for one sequence length, and the function that it calls."""
+    """A stage for one sequence length, or a block of one, and the function that it calls."""
 
     stage: Stage
     function: DeclaredFunction
 
 
 def trace_functions(
-    network: Network, ranges: Mapping[int, list[StageRange]], exact_rounding: bool
+    network: Network,
+    ranges: Mapping[int, list[StageRange]],
+    exact_rounding: bool,
+    blocks: Mapping[int, Sequence[LayerBlocks]],
 ) -> dict[int, list[StageCall]]:
-    """Return the calls of each sequence length; lengths share functions that don't depend on it.
+    """Return the calls of each sequence length; they share functions as `function_names` says.
 
-    ranges: what `verify` proved, by number of tokens.
+    ranges: what `verify` proved, by number of tokens. blocks: into how many blocks of rows each
+    layer's stages are cut, by number of tokens; nothing is cut for a number that isn't there.
     """
     functions: dict[str, DeclaredFunction] = {}
     calls: dict[int, list[StageCall]] = {}
-    for n, proved in ranges.items():
-        wires = network_wires(network, n)
+    plans = {
+        n: (network_stages(network, n, cuts), network_wires(network, n, cuts))
+        for n, cuts in ((n, blocks.get(n, ())) for n in ranges)
+    }
+    for n, names in function_names(plans).items():
+        stages, wires = plans[n]
         calls[n] = []
-        for stage, stage_range in zip(network_stages(network), proved, strict=True):
-            name = function_name(stage, wires, n)
+        for name, stage, stage_range in zip(names, stages, ranges[n], strict=True):
             if name not in functions:
                 functions[name] = _function(name, stage, stage_range, wires, exact_rounding)
             calls[n].append(StageCall(stage, functions[name]))

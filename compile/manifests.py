@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from concrete.fhe.compilation.module import FheModule
 
+from circuits.blocks import plain_name
 from circuits.documents import scoring
 from circuits.network import Network
+from circuits.plan import Wire
 from compile.functions import StageCall
 from fhe_inhibitor.runtime.manifest import Documents, Encryption, Program, Task
 
@@ -22,11 +24,14 @@ LATER = ("causal",)
 
 
 def program(
-    module: FheModule, calls: Sequence[StageCall], lookups: Mapping[str, Mapping[int, int]]
+    module: FheModule,
+    calls: Sequence[StageCall],
+    lookups: Mapping[str, Mapping[int, int]],
+    wires: Mapping[str, Wire],
 ) -> Program:
     """Return ciphertexts and tasks of one sequence length.
 
-    lookups: of each function by bit width.
+    lookups: of each function by bit width. wires: of what the functions read.
 
     Two functions that take the same value share a ciphertext if key, width and sign of their
     inputs agree; else the request holds one for each.
@@ -41,8 +46,9 @@ def program(
         for position, value in enumerate(call.stage.inputs):
             if value not in computed:
                 encoding = json.dumps(inputs[function][position], sort_keys=True)
-                same = sum(e.value == value for e in encryptions.values())
-                added = Encryption(f"{value}.{same}", value, function, position)
+                same = sum(sent == value for sent, _ in encryptions)
+                rows, plain = wires[value].rows, plain_name(value)
+                added = Encryption(f"{value}.{same}", plain, function, position, rows)
                 value = encryptions.setdefault((value, encoding), added).name
             names.append(value)
         counted = dict(lookups[function])

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,9 +26,11 @@ from concrete.fhe.compilation.module_compiler import ModuleCompiler
 from concrete.fhe.compilation.wiring import Input, Output
 from concrete.fhe.compilation.wiring import Wire as CompositionWire
 
+from circuits.blocks import LayerBlocks
 from circuits.counts import count_document_lookups, count_lookups
 from circuits.documents import scoring
 from circuits.network import Network
+from circuits.plan import network_wires
 from compile.folders import compile_tidily
 from compile.functions import DeclaredFunction, StageCall, trace_documents, trace_functions
 from compile.lookup_counts import check_lookups, compiled_lookups
@@ -44,6 +46,7 @@ from compile.verifier import (
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import (
+    BLOCKS_FORMAT,
     DOCUMENTS_FORMAT,
     FORMAT_VERSION,
     SERVER_FOLDER,
@@ -62,12 +65,15 @@ class CompileOptions:
     p_error: probability that the noise of one lookup passes half a step of its table.
     exact_rounding: round exactly, at one more lookup per bit removed; for tests. max_bits:
     widest lookup that is allowed. documents: whether long documents are to be classified too.
+    blocks: by number of tokens, into how many blocks of rows the stages of each layer are cut
+    (`compile.cost.blocks` chooses them); nothing is cut for a number that isn't there.
     """
 
     p_error: float = DEFAULT_P_ERROR
     exact_rounding: bool = False
     max_bits: int = MAX_LOOKUP_BITS
     documents: bool = False
+    blocks: Mapping[int, Sequence[LayerBlocks]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,11 @@ def build_module(
     options = options or CompileOptions()
     lengths = check_lengths(network, buckets)
     observer.begin("compile: verify")
-    ranges = {n: verify(network, n, options.max_bits) for n in lengths}
+    blocks = {n: tuple(options.blocks.get(n, ())) for n in lengths}
+    ranges = {n: verify(network, n, options.max_bits, blocks[n]) for n in lengths}
     proved = verify_documents(network, options.max_bits) if options.documents else []
     observer.begin("compile: trace")
-    calls = trace_functions(network, ranges, options.exact_rounding)
+    calls = trace_functions(network, ranges, options.exact_rounding, blocks)
     added = trace_documents(network, proved, options.exact_rounding)
     widths = {width for n in lengths for width in _widths(network, n)}
     if added:
@@ -149,7 +156,7 @@ def build_module(
     lookups = compiled_lookups(module)
     if not options.exact_rounding:
         for n in lengths:
-            formula = count_lookups(network, n)
+            formula = count_lookups(network, n, blocks[n])
             for call in calls[n]:
                 name = call.function.name
                 check_lookups(module, name, lookups[name], formula[call.stage.name])
@@ -157,6 +164,7 @@ def build_module(
         for call in added:
             name = call.function.name
             check_lookups(module, name, lookups[name], formula.get(call.stage.name, Counter()))
+    cut_into = {n: cuts for n, cuts in blocks.items() if any(c != LayerBlocks() for c in cuts)}
     manifest = Manifest(
         model_hash=model_hash or network_digest(network),
         keys_hash=keys_digest(module),
@@ -166,11 +174,17 @@ def build_module(
         n_labels=network.classifier.weight.shape[1],
         input_range=network.input_range,
         logit_range=_logit_range(ranges),
-        programs={n: program(module, calls[n], lookups) for n in lengths},
+        programs={
+            n: program(module, calls[n], lookups, network_wires(network, n, blocks[n]))
+            for n in lengths
+        },
         benchmarks={width: benchmark_name(width) for width in sorted(widths)},
         benchmark_size=BENCHMARK_SIZE,
         documents=documents(network, added, lookups) if added else None,
-        format_version=DOCUMENTS_FORMAT if added else FORMAT_VERSION,
+        blocks=cut_into,
+        format_version=(
+            BLOCKS_FORMAT if cut_into else DOCUMENTS_FORMAT if added else FORMAT_VERSION
+        ),
     )
     return CompiledNetwork(network, module, manifest, ranges, time.perf_counter() - start)
 

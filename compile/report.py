@@ -194,7 +194,7 @@ def _ends(key: Any) -> tuple[int, int]:
 
 def _length(compiled: CompiledNetwork, n: int, circuits: dict[str, Function]) -> LengthReport:
     program = compiled.manifest.program(n)
-    formula = count_lookups(compiled.network, n)
+    formula = count_lookups(compiled.network, n, compiled.manifest.blocks.get(n, ()))
     stages = tuple(
         StageReport(task.stage, task.lookups, dict(formula[task.stage]), proved.accumulator_bits)
         for task, proved in zip(program.tasks, compiled.ranges[n], strict=True)

@@ -7,10 +7,11 @@ it would do so in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.blocks import LayerBlocks
 from circuits.documents import MAX_PIECES, SCORE, add_stage, score_stage, score_wire
 from circuits.intervals import Interval, full, interval_lookup
 from circuits.lookups import Table, bit_width
@@ -71,16 +72,22 @@ def check_lengths(network: Network, lengths: Iterable[int]) -> list[int]:
     return listed
 
 
-def verify(network: Network, n: int, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
-    """Prove the ranges of all stages for n tokens.
+def verify(
+    network: Network,
+    n: int,
+    max_bits: int = MAX_LOOKUP_BITS,
+    blocks: Sequence[LayerBlocks] = (),
+) -> list[StageRange]:
+    """Prove the ranges of all stages for n tokens, cut into these blocks of rows.
 
     Raises VerificationError, naming the stage, if shapes do not fit, an accumulator can leave
     its table, a lookup is wider than max_bits, or an output can leave its wire; InputError for a
     length that `check_lengths` refuses.
     """
     check_lengths(network, [n])
-    wires = network_wires(network, n)
-    return [_verify_stage(stage, wires, max_bits) for stage in network_stages(network)]
+    wires = network_wires(network, n, blocks)
+    stages = network_stages(network, n, blocks)
+    return [_verify_stage(stage, wires, max_bits) for stage in stages]
 
 
 def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:

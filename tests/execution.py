@@ -21,6 +21,7 @@ from circuits.plan import Stage, network_stages
 from compile.module import CompiledNetwork, CompileOptions, build_module
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.execution import TaskDone
+from fhe_inhibitor.runtime.manifest import Program
 from fhe_inhibitor.runtime.messages import Request, Response
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server, Value, to_response
 from tests.networks import n_beyond, random_inputs
@@ -68,9 +69,9 @@ def check_execution(execution: Execution, n: int, n_random: int = 1, n_corners: 
 
 def check_simulated(compiled: CompiledNetwork, x: np.ndarray, padding: np.ndarray) -> None:
     """Check each stage as Concrete simulates it."""
-    values: dict[str, Any] = {"x": x, "padding": padding}
-    tasks = compiled.manifest.program(len(x)).tasks
-    for stage, task in zip(network_stages(compiled.network), tasks, strict=True):
+    program = compiled.manifest.program(len(x))
+    values = encoded(program, x, padding)
+    for stage, task in zip(stages_of(compiled, len(x)), program.tasks, strict=True):
         inputs = [values[name] for name in stage.inputs]
         outputs = compiled.module.functions()[task.function].simulate(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -84,8 +85,8 @@ def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) ->
     Returns how many of its sums lay beyond the entries of their tables.
     """
     request = Request.from_bytes(execution.client.encrypt(x, padding).to_bytes())
-    stages = {stage.name: stage for stage in network_stages(execution.network)}
-    values: dict[str, Any] = {"x": x, "padding": padding}
+    stages = {stage.name: stage for stage in stages_of(execution.compiled, len(x))}
+    values = encoded(execution.compiled.manifest.program(len(x)), x, padding)
     server, n_done, beyond = Server(execution.folder), 0, 0
     for n_done, done in enumerate(server.start(request, execution.evaluation_keys), start=1):
         stage = stages[done.task.stage]
@@ -100,6 +101,20 @@ def check_encrypted(execution: Execution, x: np.ndarray, padding: np.ndarray) ->
     logits = execution.client.decrypt(Response.from_bytes(response.to_bytes()))
     assert logits.tolist() == values["logits"][0].tolist()
     return beyond
+
+
+def stages_of(compiled: CompiledNetwork, n: int) -> list[Stage]:
+    """The stages that were compiled, in blocks of rows if they are."""
+    return network_stages(compiled.network, n, compiled.manifest.blocks.get(n, ()))
+
+
+def encoded(program: Program, x: np.ndarray, padding: np.ndarray) -> dict[str, Any]:
+    """What a client encrypts, by the names that stages read."""
+    given = {"x": x, "padding": padding}
+    return {
+        encryption.name.rpartition(".")[0]: encryption.take(given)
+        for encryption in program.encryptions
+    }
 
 
 def decrypt(client: Client, done: TaskDone[Value]) -> tuple[np.ndarray, ...]:

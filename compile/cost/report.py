@@ -121,7 +121,7 @@ def _length(
     lookups: dict[str, Counter[int]] = {}
     units: dict[str, float] = defaultdict(float)
     for call in calls:
-        stage = stage_name(call.name)
+        stage = stage_name(call.stage.name)
         counted = lookups.setdefault(stage, Counter())
         for read in call.function.lookups:
             if read.bit_width:
@@ -151,13 +151,13 @@ def _request_bytes(calls: Sequence[TracedStage], classes: Classes, optimum: Opti
     """
     sent: dict[tuple[str, int, int], int] = {}
     for call in calls:
-        for port in call.function.ports:
+        for name, port in zip(call.stage.inputs, call.function.ports, strict=True):
             if not port.sources:
                 position, argument = classes.place[port]
                 value = optimum.specifications.circuits[position].inputs[argument]
                 key = value.type_info.lwe_ciphertext.encryption.key_id
                 size = prod(port.shape) * _value_bytes(value, classes.listed[position].count)
-                sent[port.value, key, classes.encoding[port]] = size
+                sent[name, key, classes.encoding[port]] = size
     return sum(sent.values())
 
 

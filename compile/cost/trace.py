@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from circuits.blocks import LayerBlocks
 from circuits.intervals import full, interval_lookup
 from circuits.lookups import Lookup, Table, bit_width
 from circuits.network import Network
-from circuits.plan import Stage, Wire, function_name, network_stages, network_wires
+from circuits.plan import Stage, Wire, function_names, network_stages, network_wires
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,31 +138,46 @@ class TracedFunction:
 
 @dataclass(frozen=True)
 class TracedStage:
-    """A stage for one sequence length, and the function that it calls."""
+    """A stage for one sequence length, or a block of one, and the function that it calls."""
 
-    name: str
+    stage: Stage
     function: TracedFunction
 
+    @property
+    def outputs(self) -> dict[str, TracedLookup]:
+        """What the call gives, by name."""
+        return dict(zip(self.stage.outputs, self.function.outputs.values(), strict=True))
 
-def trace_network(network: Network, lengths: Sequence[int]) -> dict[int, list[TracedStage]]:
-    """Return the stages of each sequence length; lengths share functions as circuits do."""
+
+def trace_network(
+    network: Network,
+    lengths: Sequence[int],
+    blocks: Mapping[int, Sequence[LayerBlocks]] | None = None,
+) -> dict[int, list[TracedStage]]:
+    """Return the stages of each sequence length; they share functions as circuits do.
+
+    blocks: as `compile.module.CompileOptions` has them.
+    """
     functions: dict[str, TracedFunction] = {}
     calls: dict[int, list[TracedStage]] = {}
-    for n in lengths:
-        wires = network_wires(network, n)
+    plans = {
+        n: (network_stages(network, n, cuts), network_wires(network, n, cuts))
+        for n, cuts in ((n, (blocks or {}).get(n, ())) for n in lengths)
+    }
+    for n, names in function_names(plans).items():
+        stages, wires = plans[n]
         computed: dict[str, TracedLookup] = {}
         calls[n] = []
-        for stage in network_stages(network):
-            name = function_name(stage, wires, n)
+        for name, stage in zip(names, stages, strict=True):
             if name not in functions:
                 functions[name] = _trace(name, stage, wires)
-            function = functions[name]
-            for port in function.ports:
-                source = computed.get(port.value)
+            call = TracedStage(stage, functions[name])
+            for value, port in zip(stage.inputs, call.function.ports, strict=True):
+                source = computed.get(value)
                 if source is not None and source not in port.sources:
                     port.sources.append(source)
-            computed |= function.outputs
-            calls[n].append(TracedStage(stage.name, function))
+            computed |= call.outputs
+            calls[n].append(call)
     return calls
 
 

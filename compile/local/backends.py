@@ -206,7 +206,7 @@ class Simulation:
         # A program encrypts as much for one piece as for another, one piece after the other.
         each = len(program.encryptions) // len(pieces)
         values = {
-            encryption.name: given[index // each][encryption.value]
+            encryption.name: encryption.take(given[index // each])
             for index, encryption in enumerate(program.encryptions)
         }
         costs = []

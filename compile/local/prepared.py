@@ -38,8 +38,8 @@ OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 k
 # The modules whose code decides what is compiled: an edit of one makes circuits anew.
 CODE = (
     *(f"circuits.{name}" for name in (
-        "network", "plan", "stages", "documents", "linear", "inhibitor", "dot_product", "pairs",
-        "sums", "lookups", "encrypted", "intervals",
+        "network", "plan", "blocks", "stages", "documents", "linear", "inhibitor", "dot_product",
+        "pairs", "sums", "lookups", "encrypted", "intervals",
     )),
     *(f"compile.{name}" for name in (
         "functions", "lookup_counts", "lookup_times", "manifests", "module", "options", "verifier",

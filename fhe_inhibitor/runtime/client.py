@@ -209,7 +209,7 @@ class Client:
                 f"these circuits want {', '.join(sorted(missing))} too: pass the model's "
                 "projections"
             )
-        return {e.name: self._encrypt(values[e.value], e) for e in program.encryptions}
+        return {e.name: self._encrypt(e.take(values), e) for e in program.encryptions}
 
     def encrypt_benchmark(self, bit_width: int) -> bytes:
         """Return the encrypted input of the function that measures lookups of `bit_width` bits."""

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from circuits.blocks import plain_name
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -32,13 +34,14 @@ class SessionCost:
 
 
 def stage_name(task_stage: str) -> str:
-    """Return the stage that a task is part of: heads of one layer count together, and so
-    do the pieces of a document.
+    """Return the stage that a task is part of: heads and blocks of rows of one layer count
+    together, and so do the pieces of a document.
 
-    >>> stage_name("layer0.attend.head1"), stage_name("piece 2/9: score")
+    >>> stage_name("layer0.attend.head1.rows2"), stage_name("piece 2/9: score")
     ('layer0.attend', 'score')
     """
-    return task_stage.rpartition(": ")[2].partition(".head")[0]
+    stage = task_stage.rpartition(": ")[2]
+    return plain_name(stage.partition(".head")[0])
 
 
 def total(name: str, costs: Iterable[StageCost]) -> StageCost:

@@ -11,14 +11,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from circuits.blocks import LayerBlocks
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import file_sha256
 
 FORMAT_VERSION, DOCUMENTS_FORMAT = 2, 3  # without and with long documents
+BLOCKS_FORMAT = 4  # with or without them, cut into blocks of rows
 CONCRETE_VERSION = "2.11.0"
 MANIFEST_FILE = "circuits.json"
 DIGESTS_FILE = "sha256.json"  # where circuits were compiled; clients elsewhere have none
@@ -33,7 +37,8 @@ class Encryption:
     """One ciphertext of a request: `value`, encoded for an input of a function.
 
     value: "x", "padding" or, where the client looks up the first layer's projections, one of those,
-    such as "layer0.head0.k".
+    such as "layer0.head0.k". rows: the first, and the one after the last, that the ciphertext
+    holds; None for all of them.
 
     Functions that read the same value in the same encoding share one ciphertext.
     """
@@ -42,6 +47,12 @@ class Encryption:
     value: str
     function: str
     position: int
+    rows: tuple[int, int] | None = None
+
+    def take(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return what is to be encrypted, of the values by name."""
+        value = np.asarray(values[self.value])
+        return value if self.rows is None else value[self.rows[0] : self.rows[1]]
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,8 @@ class Manifest:
     parameters. input_range: of x, ends included. dim: its channels. logit_range: what the logits
     were proved never to leave, ends included. programs: by number of tokens. benchmarks: by bit
     width, a function of `benchmark_size` lookups that measures the time of one. documents: how long
-    documents are classified, None if they can't be.
+    documents are classified, None if they can't be. blocks: by number of tokens, into how many
+    blocks of rows the stages of each layer were cut; a number that isn't there was not cut.
     """
 
     model_hash: str
@@ -133,6 +145,7 @@ class Manifest:
     benchmarks: Mapping[int, str]
     benchmark_size: int
     documents: Documents | None = None
+    blocks: Mapping[int, tuple[LayerBlocks, ...]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     concrete_version: str = CONCRETE_VERSION
 
@@ -181,6 +194,12 @@ class Manifest:
         content = asdict(self)
         if self.documents is None:
             del content["documents"]
+        if not self.blocks:
+            del content["blocks"]
+        for program in content["programs"].values():
+            for encryption in program["encryptions"]:
+                if encryption["rows"] is None:
+                    del encryption["rows"]
         text = json.dumps(content, indent=1)
         (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -220,6 +239,8 @@ def read_manifest(folder: Path, model_hash: str | None = None) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         wanted = DOCUMENTS_FORMAT if "documents" in content else FORMAT_VERSION
+        if "blocks" in content:
+            wanted = BLOCKS_FORMAT
         versions = (content["format_version"], content["concrete_version"])
         if versions != (wanted, CONCRETE_VERSION):
             raise InputError(
@@ -250,8 +271,12 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         for name in ("input_range", "logit_range")
     }
     documents = _documents(content["documents"]) if "documents" in content else None
+    blocks = {
+        int(n): tuple(LayerBlocks(**layer) for layer in layers)
+        for n, layers in content.get("blocks", {}).items()
+    }
     read = {"programs": programs, "benchmarks": benchmarks, "documents": documents, **ranges}
-    return Manifest(**{**content, **read})
+    return Manifest(**{**content, **read, "blocks": blocks})
 
 
 def _documents(content: dict[str, Any]) -> Documents:
@@ -261,9 +286,14 @@ def _documents(content: dict[str, Any]) -> Documents:
 
 def _program(content: dict[str, Any]) -> Program:
     return Program(
-        tuple(Encryption(**item) for item in content["encryptions"]),
+        tuple(_encryption(item) for item in content["encryptions"]),
         tuple(_task(item) for item in content["tasks"]),
     )
+
+
+def _encryption(content: dict[str, Any]) -> Encryption:
+    rows = content.get("rows")
+    return Encryption(**{**content, "rows": rows and (int(rows[0]), int(rows[1]))})
 
 
 def _task(content: dict[str, Any]) -> Task:

@@ -210,7 +210,7 @@ def test_noisy_stages_stay_in_their_bounds(shape: NetworkShape, n: int, seed: in
     network = random_network(rng, shape)
     x, padding = random_inputs(rng, network, fitting_length(network, n))
     values: dict[str, Any] = {"x": x, "padding": padding}
-    for stage in network_stages(network):
+    for stage in network_stages(network, len(x)):
         inputs = [values[name] for name in stage.inputs]
         bounds = stage.evaluate([interval(value) for value in inputs], interval_lookup)
         for lookup in (exact_lookup, noisy_lookup(rng, 0.3)):

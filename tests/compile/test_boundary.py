@@ -26,9 +26,9 @@ def model(tmp_path: Path) -> IntegerModel:
 
 def test_projections_are_the_first_stage_s_outputs(model: IntegerModel) -> None:
     whole = replace(model.network, client_boundary="embedding")
-    first = network_stages(whole)[0]
-    assert [stage.name for stage in network_stages(model.network)] == [
-        stage.name for stage in network_stages(whole)[1:]
+    first = network_stages(whole, 4)[0]
+    assert [stage.name for stage in network_stages(model.network, 4)] == [
+        stage.name for stage in network_stages(whole, 4)[1:]
     ]
     x, _ = model.encode(model.tokenize("the film is good"))
     projections = model.projections(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from concrete.fhe.compilation.configuration import SecurityLevel
 
 import compile.module
+from circuits.blocks import LayerBlocks
 from circuits.counts import count_lookups
 from circuits.network import Network, run
 from circuits.plan import network_stages
@@ -133,7 +135,7 @@ def test_a_saved_folder_is_whole_and_never_overwritten(
 
 def test_the_stages_are_the_network(network: Network) -> None:
     x, padding = random_inputs(np.random.default_rng(2), network, 5, n_padded=2)
-    values = evaluate_stages(network_stages(network), {"x": x, "padding": padding})
+    values = evaluate_stages(network_stages(network, len(x)), {"x": x, "padding": padding})
     assert (values["logits"][0] == run(network, x, padding)).all()
 
 
@@ -167,8 +169,8 @@ def test_wrong_lengths_are_refused(network: Network, buckets: tuple[int, ...]) -
 
 
 def test_a_count_that_differs_is_refused(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(network: Network, n: int) -> dict:
-        counts = count_lookups(network, n)
+    def wrong(network: Network, n: int, blocks: Sequence[LayerBlocks] = ()) -> dict:
+        counts = count_lookups(network, n, blocks)
         counts["classify"][5] += 1
         return counts
 

@@ -32,7 +32,7 @@ def test_what_is_proved_holds(shape: NetworkShape, n: int, seed: int) -> None:
     n = fitting_length(network, n)
     proved = verify(network, n)
     x, padding = random_inputs(rng, network, n)
-    values = evaluate_stages(network_stages(network), {"x": x, "padding": padding})
+    values = evaluate_stages(network_stages(network, n), {"x": x, "padding": padding})
     wires = network_wires(network, n)
     for stage in proved:
         assert 0 < stage.widest <= 5

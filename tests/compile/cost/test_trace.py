@@ -74,9 +74,9 @@ def test_counts_are_those_of_the_formula(shape: NetworkShape) -> None:
     network = random_network(np.random.default_rng(0), shape)
     lengths = [fitting_length(network, n) for n in (4, 7)]
     for n, calls in trace_network(network, lengths).items():
-        counted = {call.name: Counter[int]() for call in calls}
+        counted = {call.stage.name: Counter[int]() for call in calls}
         for call in calls:
             for read in call.function.lookups:
                 if read.bit_width:
-                    counted[call.name][read.bit_width] += read.count
+                    counted[call.stage.name][read.bit_width] += read.count
         assert counted == count_lookups(network, n)

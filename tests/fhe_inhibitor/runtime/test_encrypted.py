@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from circuits.blocks import LayerBlocks
+from circuits.network import run
 from compile.module import CompileOptions
+from compile.report import describe
+from fhe_inhibitor.runtime.manifest import BLOCKS_FORMAT
 from tests.execution import Execution, check_encrypted, check_execution, check_simulated, prepare
 from tests.fhe_inhibitor.runtime.conftest import BUCKETS, SHAPES
 from tests.networks import NetworkShape, random_inputs, random_network, worst_inputs
@@ -74,6 +78,35 @@ def test_a_causal_network_is_its_integer_stages(tmp_path: Path) -> None:
     )  # fmt: skip
     execution = prepare(random_network(np.random.default_rng(3), shape), (2,), tmp_path / "new")
     check_execution(execution, 2, n_random=2, n_corners=0)
+
+
+@pytest.mark.fhe
+def test_blocks_of_rows_are_the_integer_network(tmp_path: Path) -> None:
+    """Blocks that don't divide their rows, before and after pooling; nothing is rounded."""
+    shape = NetworkShape(
+        n_layers=2, last_query="all", n_heads=1, dim=1, key_dim=1, last_key_dim=1, value_dim=1,
+        weight_limit=1, max_tokens=4, pooling=(2,), window=1, max_offset=0,
+    )  # fmt: skip
+    network = random_network(np.random.default_rng(1035), shape)
+    blocks = {4: (LayerBlocks(3, 2, 1), LayerBlocks(2, 2, 2))}
+    execution = prepare(network, (4,), tmp_path / "new", CompileOptions(blocks=blocks))
+    x, padding = np.array([[5], [-8], [7], [0]]), np.array([0, 0, 0, 1])
+    check_simulated(execution.compiled, x, padding)
+    request = execution.client.encrypt(x, padding)
+    response = execution.server.run(request, execution.evaluation_keys)
+    assert (execution.client.decrypt(response) == run(network, x, padding)).all()
+    manifest = execution.server.manifest
+    assert (manifest.format_version, manifest.blocks) == (BLOCKS_FORMAT, blocks)
+    program = manifest.program(4)
+    thirds = [(0, 2), (2, 3), (3, 4)]
+    assert {(e.value, e.rows) for e in program.encryptions} == {
+        (value, rows) for value in ("x", "padding") for rows in thirds
+    }
+    # The last layer's second position is read by nobody.
+    assert len(program.tasks) == (3 + 2 + 1) + (2 + 1 + 1) + 1
+    assert len({task.function for task in program.tasks}) < len(program.tasks)
+    (length,) = describe(execution.compiled).lengths
+    assert all(stage.lookups == stage.formula for stage in length.stages)
 
 
 def corner_inputs(execution: Execution, n: int) -> list[np.ndarray]:

@@ -9,10 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from circuits.blocks import LayerBlocks
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import (
+    BLOCKS_FORMAT,
     CONCRETE_VERSION,
     DOCUMENTS_FORMAT,
     FORMAT_VERSION,
@@ -82,6 +85,33 @@ def test_a_manifest_with_long_documents_comes_back(tmp_path: Path) -> None:
     content = json.loads((tmp_path / MANIFEST_FILE).read_text())
     assert "documents" not in content  # which would change the hash of all circuits
     assert content["format_version"] == FORMAT_VERSION
+
+
+def test_a_manifest_of_blocks_comes_back_and_others_have_none(tmp_path: Path) -> None:
+    program = replace(
+        MANIFEST.program(8),
+        encryptions=tuple(
+            Encryption(f"x.rows{i}.0", "x", "project_n8", 0, rows)
+            for i, rows in enumerate([(0, 5), (5, 8)])
+        ),
+    )
+    cut = replace(
+        MANIFEST,
+        format_version=BLOCKS_FORMAT,
+        programs={8: program},
+        blocks={8: (LayerBlocks(2, 1, 1),)},
+    )
+    cut.write(tmp_path)
+    assert read_manifest(tmp_path) == cut
+    x = np.arange(8)
+    taken = [encryption.take({"x": x}).tolist() for encryption in cut.program(8).encryptions]
+    assert taken == [[0, 1, 2, 3, 4], [5, 6, 7]]
+    MANIFEST.write(tmp_path)
+    content = (tmp_path / MANIFEST_FILE).read_text()
+    assert "rows" not in content and "blocks" not in content  # which would change the hash
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps({**json.loads(content), "blocks": {}}))
+    with pytest.raises(InputError, match="has format 2 .* reads 4"):
+        read_manifest(tmp_path)
 
 
 def test_a_document_runs_the_tasks_of_each_piece_and_adds_the_scores() -> None:
