@@ -82,8 +82,9 @@ def classify_lookups(functions: Iterable[TracedFunction]) -> Classes:
         first = alike[0]
         for lookup in alike:
             for term in lookup.terms:
-                if isinstance(term, Port):
-                    place[term] = (position, list(norms).index(colour[term]))
+                for value in _with_sources(term) if isinstance(term, Port) else ():
+                    if isinstance(value, Port):  # what is joined is where the joined one is
+                        place[value] = (position, list(norms).index(colour[term]))
         listed.append(
             LookupClass(
                 bit_width=first.bit_width,

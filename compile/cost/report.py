@@ -14,31 +14,30 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
 
+from circuits.blocks import LayerBlocks
 from circuits.network import Network
-from compile.cost.classes import Classes, classify_lookups
-from compile.cost.sketch import Optimum, optimize
 from compile.cost.speed import USUAL, Speed
-from compile.cost.trace import TracedFunction, TracedStage, trace_benchmark, trace_network
-from compile.options import BENCHMARK_SIZE
+from compile.cost.tasks import Costed, cost_network
 from compile.verifier import check_lengths
 from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION
-from fhe_inhibitor.runtime.specifications import Value
 from fhe_inhibitor.system.pages import markdown_table
-
-BYTES_PER_WORD = 8
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage, heads together. lookups: by bit width. units: their complexity."""
+    """One stage, heads and blocks of rows together. lookups: by bit width. units: their complexity.
+
+    tasks: how many it is. longest_task_s: seconds of the longest one.
+    """
 
     stage: str
     lookups: Mapping[int, int]
     units: float
     seconds: float
+    tasks: int
+    longest_task_s: float
 
 
 @dataclass(frozen=True)
@@ -89,25 +88,26 @@ class CostReport:
 
 
 def estimate(
-    network: Network, lengths: Iterable[int], p_error: float, speed: Speed = USUAL
+    network: Network,
+    lengths: Iterable[int],
+    p_error: float,
+    speed: Speed = USUAL,
+    blocks: Mapping[int, Sequence[LayerBlocks]] | None = None,
 ) -> CostReport:
     """Return what circuits for sequences of `lengths` tokens each would cost.
 
+    blocks: into how many blocks of rows the stages of each layer are cut, by number of tokens.
     Raises InputError for lengths that `check_lengths` refuses, or if no parameters reach p_error.
     """
     ns = check_lengths(network, lengths)
-    calls = trace_network(network, ns)
-    functions = {call.function.name: call.function for n in ns for call in calls[n]}
-    widths = sorted({x.bit_width for f in functions.values() for x in f.lookups if x.bit_width})
-    benchmarks = [trace_benchmark(width, BENCHMARK_SIZE) for width in widths]
-    classes = classify_lookups([*functions.values(), *benchmarks])
-    optimum = optimize(classes.listed, p_error)
+    costed = cost_network(network, ns, p_error, blocks)
+    optimum = costed.optimum
     keyset = optimum.specifications.keyset
     return CostReport(
         p_error=p_error,
-        lengths=tuple(_length(n, calls[n], classes, optimum, speed) for n in ns),
+        lengths=tuple(_length(n, costed, speed) for n in ns),
         complexity=optimum.complexity,
-        lookup_units=_by_width(functions.values(), classes, optimum),
+        lookup_units=_by_width(costed),
         evaluation_keys_bytes=sum(key.n_bytes_sent for _, key in keyset.evaluation_keys()),
         bootstrap_keys_bytes=optimum.bootstrap_keys_bytes,
         keyswitch_keys_bytes=optimum.keyswitch_keys_bytes,
@@ -115,20 +115,31 @@ def estimate(
     )
 
 
-def _length(
-    n: int, calls: Sequence[TracedStage], classes: Classes, optimum: Optimum, speed: Speed
-) -> LengthEstimate:
+def _length(n: int, costed: Costed, speed: Speed) -> LengthEstimate:
+    calls = costed.calls[n]
     lookups: dict[str, Counter[int]] = {}
     units: dict[str, float] = defaultdict(float)
+    longest: dict[str, float] = defaultdict(float)
+    tasks: Counter[str] = Counter()
     for call in calls:
         stage = stage_name(call.stage.name)
-        counted = lookups.setdefault(stage, Counter())
+        counted, of_call = lookups.setdefault(stage, Counter()), 0.0
         for read in call.function.lookups:
             if read.bit_width:
                 counted[read.bit_width] += read.count
-            units[stage] += read.count * optimum.lookup_units[classes.index[read]]
+            of_call += read.count * costed.lookup_units(read)
+        units[stage] += of_call
+        longest[stage] = max(longest[stage], of_call)
+        tasks[stage] += 1
     stages = tuple(
-        StageEstimate(name, dict(sorted(of.items())), units[name], units[name] * speed.unit_s)
+        StageEstimate(
+            name,
+            dict(sorted(of.items())),
+            units[name],
+            units[name] * speed.unit_s,
+            tasks[name],
+            longest[name] * speed.unit_s,
+        )
         for name, of in lookups.items()
     )
     total = sum(stage.units for stage in stages)
@@ -138,53 +149,19 @@ def _length(
         dict(sorted(sum(lookups.values(), Counter[int]()).items())),
         total,
         total * speed.unit_s,
-        _request_bytes(calls, classes, optimum),
-        _response_bytes(calls[-1].function, classes, optimum),
+        sum(costed.sent(calls).values()),
+        sum(map(costed.output_bytes, calls[-1].function.outputs.values())),
     )
 
 
-def _request_bytes(calls: Sequence[TracedStage], classes: Classes, optimum: Optimum) -> int:
-    """Return the size of what the client sends.
-
-    Functions that take the same value share a ciphertext if key and encoding agree, as
-    `compile.manifests` has it.
-    """
-    sent: dict[tuple[str, int, int], int] = {}
-    for call in calls:
-        for name, port in zip(call.stage.inputs, call.function.ports, strict=True):
-            if not port.sources:
-                position, argument = classes.place[port]
-                value = optimum.specifications.circuits[position].inputs[argument]
-                key = value.type_info.lwe_ciphertext.encryption.key_id
-                size = prod(port.shape) * _value_bytes(value, classes.listed[position].count)
-                sent[name, key, classes.encoding[port]] = size
-    return sum(sent.values())
-
-
-def _response_bytes(last: TracedFunction, classes: Classes, optimum: Optimum) -> int:
-    total = 0
-    for output in last.outputs.values():
-        position = classes.index[output]
-        (value,) = optimum.specifications.circuits[position].outputs
-        total += output.count * _value_bytes(value, classes.listed[position].count)
-    return total
-
-
-def _value_bytes(value: Value, n_values: int) -> int:
-    """Return the size of one encrypted integer of a tensor of n_values."""
-    return prod(value.raw_info.shape.dimensions) // n_values * BYTES_PER_WORD
-
-
-def _by_width(
-    functions: Iterable[TracedFunction], classes: Classes, optimum: Optimum
-) -> dict[int, float]:
+def _by_width(costed: Costed) -> dict[int, float]:
     """Return the mean complexity of one lookup of each bit width."""
     units: dict[int, float] = defaultdict(float)
     counts: Counter[int] = Counter()
-    for function in functions:
+    for function in costed.functions:
         for read in function.lookups:
             counts[read.bit_width] += read.count
-            units[read.bit_width] += read.count * optimum.lookup_units[classes.index[read]]
+            units[read.bit_width] += read.count * costed.lookup_units(read)
     return {width: units[width] / counts[width] for width in sorted(counts) if width}
 
 
@@ -221,7 +198,10 @@ def _lengths(lengths: Sequence[LengthEstimate]) -> list[str]:
 
 
 def _stages(length: LengthEstimate) -> list[str]:
-    head = f"stage, {length.n} tokens", "lookups", "by width", "complexity", "predicted"
+    head = (
+        f"stage, {length.n} tokens", "lookups", "by width", "complexity", "predicted", "tasks",
+        "longest task",
+    )  # fmt: skip
     rows = [
         [
             stage.stage,
@@ -229,6 +209,8 @@ def _stages(length: LengthEstimate) -> list[str]:
             _counts(stage.lookups),
             f"{stage.units:.3e}",
             _duration(stage.seconds),
+            stage.tasks,
+            _duration(stage.longest_task_s),
         ]
         for stage in length.stages
     ]

@@ -186,10 +186,13 @@ class Simulation:
         cache_dir: str | Path | None,
         observer: Observer,
         documents: bool = False,
+        split: int = 1,
     ) -> None:
         self._model = model
         steps = Stopwatch(observer)
-        folder = prepare_circuits(model, cache_dir, steps, simulated=True, documents=documents)
+        folder = prepare_circuits(
+            model, cache_dir, steps, simulated=True, documents=documents, split=split
+        )
         self.manifest = read_manifest(folder, model.hash)
         self._server = fhe.Server(Library(str(folder / SERVER_FOLDER)), True, None)
         self._client = fhe.Client(self._server.client_specs, is_simulated=True)

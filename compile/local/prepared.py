@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 CIRCUITS_PART, SIMULATION_PART, MODULE_FOLDER = "circuits", "simulation", "module"
 DOCUMENTS_SUFFIX = "-long"  # of parts that classify long documents too
+SPLIT_SUFFIX = "-split"  # and for how many workers
 OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 kept them
 # The modules whose code decides what is compiled: an edit of one makes circuits anew.
 CODE = (
@@ -45,6 +46,11 @@ CODE = (
         "functions", "lookup_counts", "lookup_times", "manifests", "module", "options", "verifier",
     )),
 )  # fmt: skip
+
+SPLIT_CODE = tuple(  # and those whose code decides how
+    f"compile.cost.{name}"
+    for name in ("blocks", "classes", "report", "sketch", "speed", "tasks", "trace")
+)
 
 
 class Compilable(Protocol):
@@ -83,10 +89,11 @@ def prepare(
     cache_dir: str | Path | None = None,
     observer: Observer | None = None,
     documents: bool = False,
+    split: int = 1,
 ) -> Prepared:
     """Return circuits and keys of a model, made where they are missing.
 
-    passphrase: of the keys, if they are, or are to be, locked with one. documents: as in
+    passphrase: of the keys, if they are, or are to be, locked with one. documents, split: as in
     `prepare_circuits`. Raises InputError if the cache or the keyring cannot be written, or the keys
     can't be read.
     """
@@ -95,7 +102,7 @@ def prepare(
     from fhe_inhibitor.runtime.server import Server
 
     steps = Stopwatch(observer or Observer())
-    folder = prepare_circuits(model, cache_dir, steps, documents=documents)
+    folder = prepare_circuits(model, cache_dir, steps, documents=documents, split=split)
     client, server = Client(folder, model.hash), Server(folder, model.hash)
     _move_old_keys(cache_entry(model, cache_dir) / OLD_KEYS, keyring, steps)
     digest = folder_hash(folder)
@@ -115,18 +122,21 @@ def prepare_circuits(
     simulated: bool = False,
     on_compiled: Callable[[CompiledNetwork], None] | None = None,
     documents: bool = False,
+    split: int = 1,
 ) -> Path:
     """Return the folder with circuits, client specifications and public part; makes no keys.
 
     simulated: of circuits that simulate encryption, which need no public part. on_compiled: is
     given the circuits if they are compiled here, before they are in the cache. documents: of
-    circuits that classify long documents too. Raises InputError if the cache folder cannot be
-    written, or no code in it can be run.
+    circuits that classify long documents too. split: of circuits whose stages are cut into tasks
+    for so many workers. Raises InputError if the cache folder cannot be written, or no code in it
+    can be run.
     """
     observer = observer or Observer()
     entry = cache_entry(model, cache_dir)
     name = SIMULATION_PART if simulated else CIRCUITS_PART
-    part, made_from = entry / (name + DOCUMENTS_SUFFIX * documents), _made_from(model, documents)
+    suffix = DOCUMENTS_SUFFIX * documents + (f"{SPLIT_SUFFIX}{split}" if split > 1 else "")
+    part, made_from = entry / (name + suffix), _made_from(model, documents, split)
     module = part / MODULE_FOLDER
     with locked(entry, observer.note):
         _refuse_noexec(entry)
@@ -135,7 +145,7 @@ def prepare_circuits(
             if part.exists():
                 observer.note(f"the circuits in the cache are {reason}; making new ones")
             with published(part, made_from) as unfinished:
-                compiled = compile_model(model, observer, documents)
+                compiled = compile_model(model, observer, documents, split)
                 if on_compiled is not None:
                     on_compiled(compiled)
                 compiled.save(unfinished / MODULE_FOLDER, simulated)
@@ -145,13 +155,18 @@ def prepare_circuits(
 
 
 def compile_model(
-    model: Compilable, observer: Observer, documents: bool = False
+    model: Compilable, observer: Observer, documents: bool = False, split: int = 1
 ) -> CompiledNetwork:
-    """Return the circuits of a model for all its sequence lengths, and for long documents."""
+    """Return the circuits of a model for all its sequence lengths, and for long documents.
+
+    split: for how many workers the stages of each layer are cut into tasks.
+    """
     # Here, because it loads Concrete, which whoever finds the circuits in the cache can spare.
+    from compile.cost.blocks import choose_blocks
     from compile.module import CompileOptions, build_module
 
-    options = CompileOptions(p_error=model.p_error, documents=documents)
+    blocks = choose_blocks(model.network, model.buckets, model.p_error, split)
+    options = CompileOptions(p_error=model.p_error, documents=documents, blocks=blocks)
     return build_module(model.network, model.buckets, options, model.hash, observer)
 
 
@@ -170,10 +185,10 @@ def _refuse_noexec(entry: Path) -> None:
         )
 
 
-def _made_from(model: IntegerModel, documents: bool) -> dict[str, object]:
+def _made_from(model: IntegerModel, documents: bool, split: int) -> dict[str, object]:
     """Return what compiled circuits depend on, the code that compiles them included."""
     code = hashlib.sha256()
-    for name in CODE:
+    for name in (*CODE, *(SPLIT_CODE if split > 1 else ())):
         spec = find_spec(name)
         assert spec is not None and spec.origin is not None
         code.update(Path(spec.origin).read_bytes())
@@ -185,6 +200,7 @@ def _made_from(model: IntegerModel, documents: bool) -> dict[str, object]:
         "model": model.hash,
         "buckets": list(model.buckets),
         "p_error": model.p_error,
+        "split": split,
         "neutral_logits": list(model.neutral_logits) if documents else None,
     }
 

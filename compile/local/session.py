@@ -65,7 +65,8 @@ class Session:
     `system.folders`. benchmark: in mode `execute`, time one lookup of each width before the first
     text. That also unpacks the evaluation keys, which the first text's stages take seconds for
     otherwise. p_error: that of one lookup, "2^-20", "2^-40", "2^-64" or "2^-128"; the model's if
-    None. cluster: whose workers run the tasks, this process if None.
+    None. cluster: whose workers run the tasks, this process if None. split: for how many workers
+    the stages of each layer are cut into tasks; circuits of each split have keys of their own.
 
     Raises InputError for an unknown mode, model or p_error, and for a cluster where nothing is
     encrypted.
@@ -83,6 +84,7 @@ class Session:
         benchmark: bool = False,
         p_error: str | None = None,
         cluster: Cluster | None = None,
+        split: int = 1,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"unknown mode {mode!r}; wanted one of {', '.join(MODES)}")
@@ -94,6 +96,7 @@ class Session:
         self.keyring = Keyring(keys_dir)
         self._passphrase = passphrase
         self._cache_dir = cache_dir
+        self._split = split
         self._observer = observer or Observer()
         self._backend: Backend | None = None
         self._benchmark = benchmark
@@ -278,7 +281,9 @@ class Session:
                 from compile.local.prepared import prepare
 
             if self.mode == "simulate":
-                self._backend = Simulation(self.model, self._cache_dir, self._observer, documents)
+                self._backend = Simulation(
+                    self.model, self._cache_dir, self._observer, documents, self._split
+                )
                 return self._backend
             prepared = prepare(
                 self.model,
@@ -287,6 +292,7 @@ class Session:
                 self._cache_dir,
                 self._observer,
                 documents,
+                self._split,
             )
             self._leave_cluster()
             if self._cluster is not None:

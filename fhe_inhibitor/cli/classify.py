@@ -25,6 +25,7 @@ from fhe_inhibitor.cli.options import (
     SchedulerOption,
     ServerOption,
     SharedOption,
+    SplitOption,
     TokenFileOption,
     TokensOption,
     cluster_asked,
@@ -64,6 +65,7 @@ def classify(
         bool, typer.Option(help="First time one lookup of each width, to compare.")
     ] = False,
     p_error: PErrorOption = None,
+    split: SplitOption = 1,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -112,15 +114,15 @@ def classify(
     work: Work[Classified]
     if server is None:
         work = ClassifyHere(
-            reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume, cluster
+            reading, model or DEFAULT_MODEL, mode, benchmark, p_error, resume, cluster, split
         )
     else:
         from fhe_inhibitor.cli import remote
 
         if mode != "execute" or benchmark:
             raise InputError("--server encrypts and measures nothing: drop --mode and --benchmark")
-        if p_error is not None:
-            raise InputError("a server has chosen its circuits: drop --p-error")
+        if p_error is not None or split != 1:
+            raise InputError("a server has chosen its circuits: drop --p-error and --split")
         token = remote.read_token(token_file)
         options = RemoteOptions(
             model=model, ca=ca, insecure=insecure, accept_new_model=accept_new_model
@@ -227,7 +229,7 @@ class ClassifyHere:
     """Classifies texts in one session; benchmark: time single lookups as well.
 
     p_error: of `compile.local.p_error`, the model's if None. resume: a folder that keeps the run of
-    one text. cluster: whose workers run the layers.
+    one text. cluster: whose workers run the layers. split: for so many workers.
     """
 
     reading: Reading
@@ -237,6 +239,7 @@ class ClassifyHere:
     p_error: str | None
     resume: Path | None
     cluster: Cluster | None = None
+    split: int = 1
 
     def run(self, observer: Observer) -> Classified:
         """Open the session, and return its results."""
@@ -250,6 +253,7 @@ class ClassifyHere:
             benchmark=self.benchmark,
             p_error=self.p_error,
             cluster=self.cluster,
+            split=self.split,
         ) as session:
             reading = self.reading
             how = reading.max_tokens, reading.strict

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, ModelOption, PErrorOption, QuietOption
+from fhe_inhibitor.cli.options import (
+    JsonOption,
+    ModelOption,
+    PErrorOption,
+    QuietOption,
+    SplitOption,
+)
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.system.extras import needs
@@ -34,6 +40,7 @@ def compile(
         ),
     ] = True,
     p_error: PErrorOption = None,
+    split: SplitOption = 1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +48,8 @@ def compile(
     from fhe_inhibitor.cli.view import Display
 
     with Display(quiet) as display:
-        report = in_worker(CompileCircuits(model, from_onnx, out, measure, p_error), display)
+        work = CompileCircuits(model, from_onnx, out, measure, p_error, split)
+        report = in_worker(work, display)
     print(report.json if as_json else report.markdown)
 
 
@@ -59,7 +67,7 @@ class CompileCircuits:
 
     from_onnx: a quantized graph to take the integers from, instead of a checkpoint. measured: make
     keys, which are dropped, time one lookup of each width, and measure the noise of rounding.
-    p_error: of `compile.local.p_error`, the model's if None.
+    p_error: of `compile.local.p_error`, the model's if None. split: for so many workers.
     """
 
     model: str
@@ -67,6 +75,7 @@ class CompileCircuits:
     out: Path
     measured: bool
     p_error: str | None
+    split: int = 1
 
     def run(self, observer: Observer) -> WrittenReport:
         """Compile, and return the report."""
@@ -86,7 +95,7 @@ class CompileCircuits:
                 from fhe_inhibitor.onnx.reader import read_exported
 
             model = read_exported(self.from_onnx)
-        compiled = compile_model(with_p_error(model, self.p_error), observer)
+        compiled = compile_model(with_p_error(model, self.p_error), observer, split=self.split)
         compiled.save(self.out)
         report = describe(compiled)
         if self.measured:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fhe_inhibitor.cli.compile import WrittenReport
-from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption
+from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption, SplitOption
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -42,6 +42,7 @@ def cost(
         ),
     ] = None,
     p_error: PErrorOption = None,
+    split: SplitOption = 1,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,14 +54,14 @@ def cost(
 
     if model is not None and config is not None:
         raise InputError("--model and --config are two models; name one")
-    work = EstimateCost(model or DEFAULT_MODEL, config, tuple(tokens or ()), report, p_error)
+    work = EstimateCost(model or DEFAULT_MODEL, config, tuple(tokens or ()), report, p_error, split)
     with Display(quiet) as display:
         written = in_worker(work, display)
     print(written.json if as_json else written.markdown)
 
 
 @dataclass(frozen=True)
-class _Costed:
+class CostedModel:
     """What is asked for: a network, its lengths, and the most tokens that its tables allow."""
 
     network: Network
@@ -75,6 +76,7 @@ class EstimateCost:
 
     model: a name or folder, unless `config` has one that isn't trained. tokens: sequence lengths,
     the model's own if empty. report: of `compile`, to take the machine's speed from, or None.
+    split: for so many workers.
     """
 
     model: str
@@ -82,16 +84,18 @@ class EstimateCost:
     tokens: tuple[int, ...]
     report: Path | None
     p_error: str | None
+    split: int = 1
 
     def run(self, observer: Observer) -> WrittenReport:
         """Return the report."""
+        from compile.cost.blocks import choose_blocks
         from compile.cost.report import estimate
         from compile.cost.speed import USUAL, read_speed
         from compile.local.p_error import with_p_error
 
         speed = USUAL if self.report is None else read_speed(self.report)
         observer.begin("load")
-        asked = with_p_error(self._load(), self.p_error)
+        asked = with_p_error(load_costed(self.model, self.config), self.p_error)
         too_long = [n for n in self.tokens if not 1 <= n <= asked.max_tokens]
         if too_long:
             raise InputError(
@@ -99,15 +103,18 @@ class EstimateCost:
             )
         observer.begin("choose parameters")
         lengths = self.tokens or asked.buckets
-        report = estimate(asked.network, lengths, asked.p_error, speed)
+        how = asked.network, lengths, asked.p_error
+        report = estimate(*how, speed, choose_blocks(*how, self.split, speed))
         return WrittenReport(report.to_markdown(), report.to_json())
 
-    def _load(self) -> _Costed:
-        if self.config is None:
-            model = IntegerModel.load(self.model)
-            return _Costed(model.network, model.buckets, model.max_tokens, model.p_error)
-        with needs("train"):
-            from fhe_inhibitor.model.untrained import read_config, untrained_network
-        config = read_config(self.config)
-        network = untrained_network(config)
-        return _Costed(network, tuple(config.buckets), config.n_tokens, config.p_error)
+
+def load_costed(name: str, config: Path | None) -> CostedModel:
+    """Return a model by name or folder, or the one that a config.json describes."""
+    if config is None:
+        model = IntegerModel.load(name)
+        return CostedModel(model.network, model.buckets, model.max_tokens, model.p_error)
+    with needs("train"):
+        from fhe_inhibitor.model.untrained import read_config, untrained_network
+    read = read_config(config)
+    network = untrained_network(read)
+    return CostedModel(network, tuple(read.buckets), read.n_tokens, read.p_error)

@@ -100,6 +100,15 @@ PErrorOption = Annotated[
         help="How likely one lookup errs, the model's own if not given; less is slower.",
     ),
 ]
+SplitOption = Annotated[
+    int,
+    typer.Option(
+        "--split",
+        metavar="N",
+        min=1,
+        help="Cut the stages of each layer into tasks for N workers, none shorter than a second.",
+    ),
+]
 LabelsOption = Annotated[
     str | None,
     typer.Option(

@@ -20,6 +20,7 @@ from fhe_inhibitor.cli.options import (
     QuietOption,
     SchedulerOption,
     SharedOption,
+    SplitOption,
     print_json,
 )
 from fhe_inhibitor.cli.worker import in_worker
@@ -60,6 +61,7 @@ def serve(
     scheduler: SchedulerOption = None,
     insecure_cluster: InsecureClusterOption = False,
     shared: SharedOption = None,
+    split: SplitOption = 1,
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -85,7 +87,7 @@ def serve(
     )
     make_data_folder(settings.data_dir)  # refused before models are compiled, which takes long
     with Display(quiet) as display:
-        work = PrepareModels(tuple(models or [DEFAULT_MODEL]), p_error, long)
+        work = PrepareModels(tuple(models or [DEFAULT_MODEL]), p_error, long, split)
         folders = in_worker(work, display)
     serve_models(settings, folders)
 
@@ -153,12 +155,13 @@ class PrepareModels:
     """Compiles models' circuits unless the cache has them.
 
     p_error: of `compile.local.p_error`, each model's own if None. documents: circuits that classify
-    long documents too.
+    long documents too. split: for so many workers.
     """
 
     models: tuple[str, ...]
     p_error: str | None
     documents: bool = False
+    split: int = 1
 
     def run(self, observer: Observer) -> list[Path]:
         """Return the folders of the circuits."""
@@ -168,5 +171,6 @@ class PrepareModels:
         # All are loaded before one is compiled.
         models = [with_p_error(IntegerModel.load(x), self.p_error) for x in self.models]
         return [
-            prepare_circuits(model, observer=observer, documents=self.documents) for model in models
+            prepare_circuits(model, observer=observer, documents=self.documents, split=self.split)
+            for model in models
         ]
