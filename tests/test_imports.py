@@ -31,6 +31,7 @@ ROOMS = (
     "compile",
     "compile.cost",
     "compile.local",
+    "compile.scaling",
     "compile.evaluation",
     "compile.building",
     "compile.paper",

@@ -22,6 +22,8 @@ class Speed:
 
 # One lookup of 5 bits, of 1.08e8 units, takes about 8 ms there.
 USUAL = Speed(7.5e-11, "two quiet cores of an AMD EPYC with AVX-512")
+# On one of them, as lookups share out over cores without loss.
+USUAL_CORE = Speed(2 * USUAL.unit_s, "one core of an AMD EPYC with AVX-512, half as fast as two")
 
 
 def read_speed(path: Path) -> Speed:
