@@ -101,16 +101,16 @@ def network_wires(network: Network, n: int, blocks: Sequence[LayerBlocks] = ()) 
             tables[f"{name}.h"] = head.attention.output
         tables[f"layer{index}.x"] = (layer.output or layer.attention_output).table
     wires: dict[str, Wire] = {}
+    channels: tuple[int, ...]
     for value in _values(network, n, blocks).values():
         for name, rows in zip(value.names, value.blocks, strict=True):
-            if value.name == "x":
-                shape, ends = (len(rows), network.dim), network.input_range
-            elif value.name == "padding":
-                shape, ends = (len(rows),), (0, 1)
-            else:
+            channels, ends = (network.dim,), network.input_range
+            if value.name in tables:
                 table = tables[value.name]
-                shape, ends = (len(rows), table.values.shape[0]), table.range
-            wires[name] = Wire(shape, *ends, value.rows_of(name))
+                channels, ends = table.values.shape[:1], table.range
+            elif value.name == "padding":
+                channels, ends = (), (0, 1)
+            wires[name] = Wire((len(rows), *channels), *ends, value.rows_of(name))
     return wires
 
 

@@ -43,6 +43,11 @@ READING = """### Where the advantage comes from
 """
 
 
+def has_results(results: Path) -> bool:
+    """Whether a folder has results of either benchmark."""
+    return any((results / f"{name}.json").exists() for name in (ATTENTION, PLAINTEXT))
+
+
 def write_page(results: Path, out: Path) -> Path:
     """Write benchmarks.md with what it shows to `out`; return its path.
 
@@ -51,7 +56,7 @@ def write_page(results: Path, out: Path) -> Path:
     """
     parts = [HEAD]
     attention, plaintext = (results / f"{name}.json" for name in (ATTENTION, PLAINTEXT))
-    if not attention.exists() and not plaintext.exists():
+    if not has_results(results):
         raise InputError(f"{results} has neither {attention.name} nor {plaintext.name}")
     if attention.exists():
         encrypted = read_results(attention)

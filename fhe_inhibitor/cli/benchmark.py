@@ -2,7 +2,8 @@
 
 benchmark attention    one encrypted head, inhibitor against dot product
 benchmark plaintext    the same in the clear
-benchmark report       one page from the results of both
+benchmark scaling      one sentence over many cores, measured or simulated
+benchmark report       pages from their results
 benchmark noise        the noise of encrypted rounding
 """
 
@@ -15,6 +16,7 @@ from typing import Annotated
 import typer
 
 from fhe_inhibitor.cli.options import JsonOption, QuietOption, print_json
+from fhe_inhibitor.cli.scaling import scaling
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 
@@ -28,7 +30,10 @@ OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the resu
 
 @app.callback()
 def options() -> None:
-    """Measure one attention head as sequences grow, encrypted and in the clear."""
+    """Measure one attention head as sequences grow, and one sentence over many cores."""
+
+
+app.command()(scaling)
 
 
 @app.command()
@@ -132,21 +137,31 @@ def plaintext(
 @app.command()
 def report(
     results: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder with attention.json, plaintext.json.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with attention.json, plaintext.json, scaling.json, "
+            "scaling_simulated.json.",
+        ),
     ] = RESULTS,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of page and plots.")] = Path(
         "docs"
     ),
 ) -> None:
-    """Write benchmarks.md, with its plots and tables, from the results of both benchmarks."""
+    """Write benchmarks.md and scaling.md, with plots and tables, from what was measured."""
     with needs("benchmark"):
-        from compile.benchmark.page import write_page
+        from compile.benchmark.page import has_results, write_page
+        from compile.scaling import report as scaling_report
     from fhe_inhibitor.system.child import silence_dependencies
     from fhe_inhibitor.system.files import make_folder
 
     silence_dependencies()
     make_folder(out)
-    print(write_page(results, out))
+    has_scaling = scaling_report.has_results(results)
+    if has_results(results) or not has_scaling:
+        print(write_page(results, out))
+    if has_scaling:
+        print(scaling_report.write_page(results, out))
 
 
 @app.command()

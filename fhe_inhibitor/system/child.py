@@ -22,8 +22,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -34,7 +34,7 @@ from typing import Any
 import psutil
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.machine import check_threads, peak_memory_bytes
+from fhe_inhibitor.system.machine import THREADS_VARIABLE, check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.signals import ENDING, end_with_parent
 
@@ -61,11 +61,15 @@ class ChildError(RuntimeError):
 class Child:
     """Calls methods of `make(*arguments)`, which lives in another process.
 
+    threads: of OpenMP there, which reads their number when it is loaded; as here if None.
+
     Raises what they raise if it is an InputError, ChildError for all else, a crash included;
     InputError for an environment in which no such process can work.
     """
 
-    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(
+        self, make: Callable[..., Any], *arguments: Any, threads: int | None = None
+    ) -> None:
         check_threads()  # which the child inherits
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -75,7 +79,8 @@ class Child:
         self._process = context.Process(
             target=_serve, args=(theirs, self._temporary.name, make, arguments), daemon=True
         )
-        _start_without_interrupts(self._process)
+        with _threads(threads):
+            _start_without_interrupts(self._process)
         # At the caller's exit multiprocessing sends SIGTERM, to which the child is deaf, and waits.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=0)
         theirs.close()
@@ -166,6 +171,21 @@ def ends_on_request() -> None:
 def silence_dependencies() -> None:
     """Hide a warning that is no user's business: concrete-python imports pkg_resources."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let what starts in the block have so many threads; None changes nothing."""
+    before = os.environ.get(THREADS_VARIABLE)
+    if number is not None:
+        os.environ[THREADS_VARIABLE] = str(number)
+    try:
+        yield
+    finally:
+        if number is not None:
+            os.environ.pop(THREADS_VARIABLE)
+            if before is not None:
+                os.environ[THREADS_VARIABLE] = before
 
 
 def _start_without_interrupts(process: SpawnProcess) -> None:

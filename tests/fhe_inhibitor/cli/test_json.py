@@ -34,6 +34,8 @@ ARGUMENTS = {
     "calibrate": ["--model", "{model}", "--data", "{data}/long.tsv"],
     "long-documents": ["--model", "{model}", "--data", "{data}/long.tsv", "--draws", "1"],
     "doctor": [],
+    "benchmark scaling": ["--model", "{small}", "--tokens", "2", "--threads", "1"]
+    + ["--repetitions", "1", "--out", "{out}"],
     "report": ["--model", "{small}", "--out", "{out}", "--repeat", "1", "--text", "a good film"]
     + ["--no-time-lookups"],
 }
@@ -44,13 +46,14 @@ KEYS = {
     "cost": "lengths",
     "distill": "rows",
     "benchmark noise": "std",
+    "benchmark scaling": "points",
     "calibrate": "neutral_logits",
     "long-documents": "rows",
     "doctor": "findings",
     "report": "sections",
 }
 MAX_DIFFERENCE = 14  # width of the widest bounds of a tiny model's logits
-ENCRYPTED = ("compile", "benchmark noise", "doctor", "report")  # need Concrete
+ENCRYPTED = ("compile", "benchmark noise", "benchmark scaling", "doctor", "report")  # need Concrete
 
 
 def commands_with_json() -> Iterator[str]:

@@ -55,6 +55,9 @@ class Echo:
             pass
         return seconds
 
+    def threads(self) -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
     def temporary_file(self) -> str:
         return tempfile.mkdtemp()
 
@@ -198,6 +201,17 @@ def test_a_child_ends_with_a_caller_that_is_killed(tmp_path: Path) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait(10)
     assert not psutil.pid_exists(pid)
+
+
+def test_a_child_has_the_threads_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for ours in ("2", None):
+        if ours is None:
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        else:
+            monkeypatch.setenv("OMP_NUM_THREADS", ours)
+        with closing(Child(Echo, "", threads=3)) as child:
+            assert os.environ.get("OMP_NUM_THREADS") == ours
+            assert child.call("threads") == "3"
 
 
 def test_what_cannot_be_made_is_refused_at_the_first_call() -> None:

@@ -1,0 +1,162 @@
+"""The command `fhe-inhibitor benchmark scaling`: one sentence over many cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fhe_inhibitor.cli.cost import load_costed
+from fhe_inhibitor.cli.options import JsonOption, ModelOption, QuietOption, SplitOption, print_json
+from fhe_inhibitor.cli.worker import in_worker
+from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.system.extras import needs
+from fhe_inhibitor.system.progress import Observer
+
+if TYPE_CHECKING:
+    from compile.scaling.results import SimulatedResults
+
+RESULTS = Path("build/benchmarks")
+
+
+def scaling(
+    model: ModelOption = DEFAULT_MODEL,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="With --simulate, a config.json of a model that isn't trained yet, instead.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Length of the sentence; else the model's own.")
+    ] = None,
+    split: SplitOption = 1,
+    threads: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Threads to measure; 1, 2, 4, ... all if not given."),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Run the first N layers only, with the whole model's keys."),
+    ] = None,
+    repetitions: Annotated[int, typer.Option(help="Runs of each number of threads.")] = 3,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Simulate machines that aren't here instead.")
+    ] = False,
+    machines: Annotated[
+        str, typer.Option(metavar="N,N,...", help="With --simulate, how many machines.")
+    ] = "1,4,16,64",
+    cores: Annotated[
+        str, typer.Option(metavar="N,N,...", help="With --simulate, cores of each.")
+    ] = "1,16,64,192",
+    network: Annotated[
+        str, typer.Option(metavar="N,N,...", help="With --simulate, Gbit/s of each, both ways.")
+    ] = "1,10,100",
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --simulate, a scaling.json whose seconds on one thread to take; the cost "
+            "model's if not given.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")] = RESULTS,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time one encrypted sentence on 1, 2, ... threads, or simulate it on many machines."""
+    with needs("benchmark"):
+        from compile.scaling import report
+    from fhe_inhibitor.cli.view import Display
+    from fhe_inhibitor.system.files import make_folder
+
+    if simulate:
+        if layers is not None or threads is not None:
+            raise InputError(
+                "--simulate runs whole sentences on no thread: drop --threads, --layers"
+            )
+        work = SimulateScaling(
+            model,
+            config,
+            tokens,
+            split,
+            _numbers(machines, "--machines"),
+            _numbers(cores, "--cores"),
+            tuple(float(rate) for rate in _numbers(network, "--network")),
+            measured,
+        )
+        make_folder(out)
+        with Display(quiet) as display:
+            simulated = in_worker(work, display)
+        report.write_simulated(simulated, out)
+        if as_json:
+            print_json(simulated.model_dump(mode="json"))
+        else:
+            print(report.simulated_markdown(simulated))
+        return
+    if config is not None or measured is not None:
+        raise InputError("--config and --measured are of --simulate: add it, or drop them")
+    from compile.scaling.run import all_threads, measure_scaling
+
+    loaded = IntegerModel.load(model)
+    numbers = all_threads() if threads is None else _numbers(threads, "--threads")
+    with Display(quiet) as display:
+        results = measure_scaling(
+            loaded, tokens or loaded.default_tokens, numbers, split, layers, repetitions, out,
+            display,
+        )  # fmt: skip
+    report.write_scaling(results, out)
+    if as_json:
+        print_json(results.model_dump(mode="json"))
+    else:
+        print(report.scaling_markdown(results))
+
+
+@dataclass(frozen=True)
+class SimulateScaling:
+    """Simulates one sentence of a model on each fleet.
+
+    config: of a model that isn't trained, instead of `model`. measured: a file of results whose
+    seconds to take, or None.
+    """
+
+    model: str
+    config: Path | None
+    tokens: int | None
+    split: int
+    machines: tuple[int, ...]
+    cores: tuple[int, ...]
+    gbit_per_s: tuple[float, ...]
+    measured: Path | None
+
+    def run(self, observer: Observer) -> SimulatedResults:
+        """Return what was simulated."""
+        # Here, because it loads Concrete's compiler.
+        from compile.scaling.results import MEASURED_BY, ScalingResults
+        from compile.scaling.simulation import Fleet, simulate_fleet
+        from fhe_inhibitor.system.files import read_results
+
+        found = None
+        if self.measured is not None:
+            found = read_results(self.measured, ScalingResults, MEASURED_BY)
+        observer.begin("load")
+        costed = load_costed(self.model, self.config)
+        n = self.tokens or costed.buckets[-1]
+        if not 1 <= n <= costed.max_tokens:
+            raise InputError(f"--tokens {n}: this model reads 1 to {costed.max_tokens} tokens")
+        name = Path(self.model).name if self.config is None else str(self.config)
+        fleet = Fleet(self.machines, self.cores, self.gbit_per_s)
+        how = costed.network, n, costed.p_error, self.split
+        return simulate_fleet(name, *how, fleet, observer, found)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    """Return the positive integers of a comma-separated list."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"{option} {text}: pass positive integers with commas, such as 1,2,4")
+    return tuple(map(int, parts))
