@@ -83,6 +83,10 @@ demo-client: $(STAMP) ## its client, in another terminal
 service-overhead: $(STAMP) ## a server on this machine against one process: seconds, bytes
 	$(BIN)/python -m demos.service_overhead $(ARGS)
 
+.PHONY: cluster-overhead
+cluster-overhead: $(STAMP) ## a cluster on this machine against one process; four sentences at once
+	$(BIN)/python -m demos.cluster_overhead $(ARGS)
+
 .PHONY: figures
 figures: $(STAMP) ## accuracy against encrypted time: table and plot, in docs
 	$(BIN)/python -m demos.accuracy_and_time --data $(SST2) $(ARGS)

@@ -6,6 +6,7 @@ file or in variables such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE.
 
 from __future__ import annotations
 
+import logging
 from urllib.parse import urlsplit
 
 import dask
@@ -60,6 +61,8 @@ def connect(address: str, insecure: bool = False, timeout_s: float = CONNECT_S) 
     Raises InputError as `check_address`, ClusterError if none answers.
     """
     check_address(address, insecure)
+    # What is lost is told by who loses it, in one line; Dask would show pages.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     security = Security() if address.startswith("tls:") else None
     try:
         return Client(address, security=security, timeout=timeout_s, set_as_default=False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -101,10 +102,8 @@ class ClusterExecutor:
         """Leave the cluster; its workers keep files and engines for the next time."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with suppress(*LOST, ValueError):  # what is gone has nothing to take back
                 connection.close()
-            except LOST:
-                pass
             self._close_client(connection.client)
 
     def go_on(
@@ -176,6 +175,8 @@ class ClusterExecutor:
         client = cluster.scheduler
         if isinstance(client, str):
             client = connect(client, cluster.insecure)
+        elif client.status != "running":
+            raise ClusterError(f"the client is {client.status}: give one that is connected")
         depot = Depot(client, cluster.shared)
         work = Work(
             depot.source,
@@ -185,10 +186,8 @@ class ClusterExecutor:
         )
         plugin = Fit(f"fhe-inhibitor-{uuid4().hex[:12]}", work, this_machine())
         connection = Connection(client, depot, plugin, {})
-        try:
+        with suppress(Exception):  # of a worker without this package; the others have it
             client.register_plugin(plugin)
-        except Exception:  # of a worker without this package; the others have it
-            pass
         self._wait_for_workers(connection)
         return connection
 
@@ -287,14 +286,14 @@ class Sent:
         self.pending: dict[Future, int] = {}
         work = connection.plugin.work
         began = time.time()
-        futures = {
-            name: self._give(work, name, data)
-            for name, data in run.values.items()
-            if any(name in run.tasks[index - 1].inputs for index in run.left)
-        }
+        indices = needed(run.tasks, run.left, run.values)
+        read = {name for index in indices for name in run.tasks[index - 1].inputs}
+        futures = {}
         for name, data in run.values.items():
-            placement.give(name, len(data))
-        for index in needed(run.tasks, run.left, futures):
+            if name in read:
+                futures[name] = self._give(work, name, data)
+                placement.give(name, len(data))
+        for index in indices:
             task = run.tasks[index - 1]
             done = self._submit(
                 run_task,

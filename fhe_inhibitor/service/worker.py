@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError
@@ -46,6 +46,7 @@ LOG = logging.getLogger(__name__)
 CLUSTER_RETRY_S = 2.0
 IDLE_S = 1.0  # between looks at the queue that nobody asked for
 NICENESS = 5  # whoever asks the server something must not wait for the workers
+Running = Generator[TaskDone[Value], None, None]
 MAX_MESSAGE = 500  # characters of what a job failed for; a report must stay one short line
 FAILED, BROKEN = 1, 3  # exit status after a bug; without circuits that can be loaded
 
@@ -134,7 +135,7 @@ class Worker:
 
     def _write_each(
         self, job: str, request: Request, running: Iterator[TaskDone[Value]]
-    ) -> Iterator[TaskDone[Value]]:
+    ) -> Running:
         for done in running:
             self._write_outputs(job, request, done)
             yield done
@@ -186,10 +187,10 @@ class Logged(Observer):
         LOG.info("cluster", extra=fields(said=message))
 
 
-def in_order(running: Iterator[TaskDone[Value]], first: int) -> Iterator[TaskDone[Value]]:
+def in_order(running: Running, first: int) -> Iterator[TaskDone[Value]]:
     """Yield tasks in their order, from index `first` on; those that are done early wait."""
     early: dict[int, TaskDone[Value]] = {}
-    with closing(cast(Generator, running)):
+    with closing(running):
         for done in running:
             early[done.index] = done
             while first in early:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from distributed import Client, LocalCluster
 
+from fhe_inhibitor.cluster.orders import CORES_VARIABLE
+
 OPTIONS = {
     "threads_per_worker": 1,
     "dashboard_address": "127.0.0.1:0",
@@ -17,10 +19,15 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    """Of a cluster whose workers are processes, as they always are but in tests."""
-    with LocalCluster(n_workers=2, **OPTIONS) as cluster:
-        with Client(cluster, set_as_default=False) as client:
-            yield client
+    """Of a cluster whose workers are processes, as they always are but in tests.
+
+    Each has two cores for the one task that it runs at once.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CORES_VARIABLE, "2")
+        with LocalCluster(n_workers=2, **OPTIONS) as cluster:
+            with Client(cluster, set_as_default=False) as client:
+                yield client
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,6 @@ import pytest
 from distributed import Client, Worker
 
 from compile.local.session import Session
-from fhe_inhibitor.cluster.engine import start_engine
 from fhe_inhibitor.cluster.executor import ClusterExecutor
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.worker import hands_of
@@ -71,8 +71,8 @@ def test_two_sentences_at_once(client: Client, tiny: Tiny, user: User) -> None:
         sha256 = executor._connection.plugin.work.keys  # type: ignore[union-attr]
         fetched = client.run(lambda dask_worker: hands_of(dask_worker).store.n_fetched[sha256])
         assert list(fetched.values()) == [1, 1]
-        loaded = client.run(loaded_by_an_engine)
-        for modules in loaded.values():
+        for threads, modules in client.run(seen_by_an_engine).values():
+            assert threads == 2  # and not what Dask's nanny set
             assert "fhe_inhibitor.runtime.server" in modules
             assert not [name for name in modules if is_part_of(name, FORBIDDEN)]
         # Nothing that the scheduler held is as large as keys.
@@ -138,21 +138,8 @@ def test_a_session_s_text_runs_on_the_cluster(client: Client, tiny: Tiny, tmp_pa
     assert circuits < names and len(names - circuits) == 1
 
 
-@pytest.mark.fhe
-@pytest.mark.parametrize("threads", [1, 2])
-def test_an_engine_has_the_threads_it_is_meant_to(
-    threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By Concrete's own OpenMP, in a process whose environment says 1, as Dask's nanny has it."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    engine = start_engine(threads)
-    try:
-        assert engine.call("threads") == threads
-    finally:
-        engine.close()
-
-
-def loaded_by_an_engine(dask_worker: Worker) -> list[str]:
-    """Return the modules in the process beside a worker that has run a task."""
+def seen_by_an_engine(dask_worker: Worker) -> tuple[int, list[str]]:
+    """Return threads and modules of the process beside a worker that has run a task."""
+    assert os.environ["OMP_NUM_THREADS"] == "1"
     with hands_of(dask_worker).engine(0) as engine:
-        return list(engine.call("loaded"))
+        return engine.call("threads"), engine.call("loaded")

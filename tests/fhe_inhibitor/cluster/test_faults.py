@@ -113,7 +113,7 @@ def test_a_worker_that_comes_late_takes_its_part_and_gets_the_keys(
 ) -> None:
     with scripted(1) as (local, client, cluster):
         with ClusterExecutor(cluster, tiny.circuits, KEYS) as executor:
-            running = executor.go_on(*naps(12, 1.0, value))
+            running = executor.go_on(*naps(40, 2.0, value))  # a worker starts within these
             done = [next(running)]
             local.scale(2)
             done += running

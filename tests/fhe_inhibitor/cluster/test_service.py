@@ -25,7 +25,7 @@ def test_tasks_are_recorded_in_their_order_however_they_end(first: int) -> None:
     done: list[TaskDone] = [TaskDone(task, {}, 0.0, index, 9) for index in range(first, 10)]
     early = done[:-1]
     random.Random(first).shuffle(early)
-    found = list(in_order(iter([*early, done[-1]]), first))
+    found = list(in_order((one for one in [*early, done[-1]]), first))
     assert found == done
 
 
