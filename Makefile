@@ -119,8 +119,17 @@ benchmark-quick: $(STAMP) ## the same to n = 4, within five minutes
 benchmark-plaintext: $(STAMP) ## the same head in the clear, n to 1024
 	$(BIN)/fhe-inhibitor benchmark plaintext $(ARGS)
 
+.PHONY: scaling
+scaling: $(STAMP) ## one encrypted sentence on 1, 2, ... threads: for a quiet machine
+	$(BIN)/fhe-inhibitor benchmark scaling $(ARGS)
+
+.PHONY: scaling-simulated
+scaling-simulated: $(STAMP) ## a full-depth sentence on many machines, simulated from its cost
+	$(BIN)/fhe-inhibitor benchmark scaling --simulate --split 64 --tokens 13 \
+	    --model inhibidistilbert-full-depth-sst2 $(ARGS)
+
 .PHONY: benchmark-report
-benchmark-report: $(STAMP) ## docs/benchmarks.md from the results of both
+benchmark-report: $(STAMP) ## docs/benchmarks.md and docs/scaling.md from the results of all
 	$(BIN)/fhe-inhibitor benchmark report $(ARGS)
 
 .PHONY: train

@@ -22,7 +22,8 @@ README = REPOSITORY / "README.md"
 MAX_WORDS = 900
 GENERATED = {
     "ablation", "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy",
-    "experiments", "neighbours", "piece_limits", "plaintext",
+    "experiments", "neighbours", "piece_limits", "plaintext", "scaling",
+    "scaling_measured", "scaling_simulated",
 }  # fmt: skip
 PAGES = [
     README,

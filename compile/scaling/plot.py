@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compile.scaling.results import NAME, SIMULATED, ScalingResults, SimulatedResults
+from compile.scaling.results import MEASURED, SIMULATED, ScalingResults, SimulatedResults
 from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure
 
 SERIES = {"threads": "inhibitor", "workers": "dot product"}  # whose colours they have
@@ -33,7 +33,7 @@ def plot_scaling(results: ScalingResults, out: Path) -> None:
     _over(shares, "cores", "efficiency, T(1) / (p T(p))", sorted({p.cores for p in results.points}))
     shares.set_yscale("linear")
     shares.set_ylim(0, 1.1)
-    save_figure(figure, out, NAME)
+    save_figure(figure, out, MEASURED)
 
 
 def plot_simulated(results: SimulatedResults, out: Path) -> None:

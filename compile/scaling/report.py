@@ -7,8 +7,8 @@ from pathlib import Path
 
 from compile.scaling.plot import plot_scaling, plot_simulated
 from compile.scaling.results import (
+    MEASURED,
     MEASURED_BY,
-    NAME,
     SIMULATED,
     SIMULATED_BY,
     ScalingPoint,
@@ -52,9 +52,9 @@ machines wait for others to finish a stage.
 
 
 def write_scaling(results: ScalingResults, out: Path) -> list[Path]:
-    """Write scaling.json, .csv, .md, .png and .svg to a folder; return their paths."""
+    """Write scaling_measured.json, .csv, .md, .png and .svg to a folder; return their paths."""
     write_results(results, out)
-    with (out / f"{NAME}.csv").open("w", newline="", encoding="utf-8") as file:
+    with (out / f"{MEASURED}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["series", "cores", "median_s", "low_s", "high_s", "efficiency", "lookups_per_s"]
@@ -67,9 +67,9 @@ def write_scaling(results: ScalingResults, out: Path) -> list[Path]:
                 writer.writerow(
                     [point.series, point.cores, s.median, s.low, s.high, efficiency, per_s]
                 )
-    (out / f"{NAME}.md").write_text(scaling_markdown(results), encoding="utf-8")
+    (out / f"{MEASURED}.md").write_text(scaling_markdown(results), encoding="utf-8")
     plot_scaling(results, out)
-    return [out / f"{NAME}.{suffix}" for suffix in ("json", "csv", "md", "png", "svg")]
+    return [out / f"{MEASURED}.{suffix}" for suffix in ("json", "csv", "md", "png", "svg")]
 
 
 def write_simulated(results: SimulatedResults, out: Path) -> list[Path]:
@@ -105,7 +105,7 @@ def scaling_markdown(results: ScalingResults) -> str:
             "",
             *markdown_table(head, rows),
             "",
-            f"![seconds and efficiency over cores]({NAME}.png)",
+            f"![seconds and efficiency over cores]({MEASURED}.png)",
             "",
         ]
     )
@@ -171,16 +171,16 @@ def goal_line(results: SimulatedResults) -> str:
 
 def has_results(results: Path) -> bool:
     """Whether a folder has something measured or simulated."""
-    return any((results / f"{name}.json").exists() for name in (NAME, SIMULATED))
+    return any((results / f"{name}.json").exists() for name in (MEASURED, SIMULATED))
 
 
 def write_page(results: Path, out: Path) -> Path:
     """Write scaling.md with what it shows to `out`; return its path.
 
-    results: folder with scaling.json, scaling_simulated.json or both. Raises InputError if it has
+    results: folder with scaling_measured.json, scaling_simulated.json or both. Raises InputError if it has
     neither, or one that can't be read.
     """
-    measured, simulated = (results / f"{name}.json" for name in (NAME, SIMULATED))
+    measured, simulated = (results / f"{name}.json" for name in (MEASURED, SIMULATED))
     if not has_results(results):
         raise InputError(f"{results} has neither {measured.name} nor {simulated.name}")
     parts = [HEAD]

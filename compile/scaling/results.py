@@ -10,7 +10,7 @@ from fhe_inhibitor.system.files import Record, read_results, write_atomically
 from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.statistics import Summary
 
-NAME, SIMULATED = "scaling", "scaling_simulated"
+MEASURED, SIMULATED = "scaling_measured", "scaling_simulated"
 PACKAGES = ("concrete-python", "numpy")
 MEASURED_BY, SIMULATED_BY = "benchmark scaling", "benchmark scaling --simulate"
 
@@ -139,7 +139,7 @@ def start_or_resume(out: Path, options: ScalingOptions) -> ScalingResults:
     Raises InputError for results of another commit, or of other options.
     """
     machine = describe_machine(PACKAGES)
-    path = out / f"{NAME}.json"
+    path = out / f"{MEASURED}.json"
     if not path.exists():
         return ScalingResults(machine=machine, options=options)
     found = read_results(path, ScalingResults, MEASURED_BY)
@@ -160,5 +160,5 @@ def start_or_resume(out: Path, options: ScalingOptions) -> ScalingResults:
 
 def write_results(results: ScalingResults | SimulatedResults, out: Path) -> None:
     """Write a JSON file; it is the old one or the new one, never half of it."""
-    name = NAME if isinstance(results, ScalingResults) else SIMULATED
+    name = MEASURED if isinstance(results, ScalingResults) else SIMULATED
     write_atomically(out / f"{name}.json", results.model_dump_json(indent=1) + "\n")

@@ -140,7 +140,7 @@ def report(
         Path,
         typer.Option(
             metavar="DIR",
-            help="Folder with attention.json, plaintext.json, scaling.json, "
+            help="Folder with attention.json, plaintext.json, scaling_measured.json, "
             "scaling_simulated.json.",
         ),
     ] = RESULTS,

@@ -20,6 +20,7 @@ from fhe_inhibitor.cli.options import (
     QuietOption,
     SchedulerOption,
     SharedOption,
+    SplitOption,
     TokensOption,
     cluster_asked,
     passphrase_in_environment,
@@ -82,6 +83,7 @@ def evaluate(
     timed: Annotated[
         bool, typer.Option("--timed", help="With --out: the machine is quiet, so times count.")
     ] = False,
+    split: SplitOption = 1,
     scheduler: SchedulerOption = None,
     insecure_cluster: InsecureClusterOption = False,
     shared: SharedOption = None,
@@ -104,6 +106,8 @@ def evaluate(
             )
         _evaluate_task(_find_task(task, labels), data, model, limit, skip_invalid, as_json)
         return
+    if split != 1 and mode == "disable":
+        raise InputError("--split is of circuits: add --mode execute, or simulate")
     cluster = cluster_asked(scheduler, insecure_cluster, shared)
     if cluster is not None and mode != "execute":
         raise InputError("--scheduler runs ciphertexts: add --mode execute")
@@ -116,8 +120,9 @@ def evaluate(
     with Display(quiet) as display:
         if out is not None:
             kept = EvaluateInto(
-                data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed, pieces, cluster
-            )
+                data, model, tokens, limit, skip_invalid, mode, out, n_draws, timed, pieces,
+                cluster, split,
+            )  # fmt: skip
             waits = cluster is not None
             done = kept.run(display) if mode == "disable" else in_worker(kept, display, waits)
         elif mode == "disable":
@@ -125,7 +130,7 @@ def evaluate(
             done = integers.run(display)
         else:
             encrypted = EvaluateEncrypted(
-                data, model, mode, tokens, limit, skip_invalid, pieces, cluster
+                data, model, mode, tokens, limit, skip_invalid, pieces, cluster, split
             )
             done = in_worker(encrypted, display, may_wait=cluster is not None)
     done = {"model": model, "data": str(data), "mode": mode, **done}
@@ -172,6 +177,7 @@ class EvaluateEncrypted:
     skip_invalid: bool
     max_pieces: int | None = None
     cluster: Cluster | None = None
+    split: int = 1
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return accuracy, agreement with the integer model, and times."""
@@ -183,7 +189,12 @@ class EvaluateEncrypted:
         rows = rows[: self.limit]
         passphrase = passphrase_in_environment()
         with Session(
-            model, self.mode, observer=observer, passphrase=passphrase, cluster=self.cluster
+            model,
+            self.mode,
+            observer=observer,
+            passphrase=passphrase,
+            cluster=self.cluster,
+            split=self.split,
         ) as session:
             done = evaluate_encrypted(session, rows, self.max_tokens, self.max_pieces)
             return {**asdict(done), **left_out}
@@ -208,6 +219,7 @@ class EvaluateInto:
     timed: bool
     max_pieces: int | None
     cluster: Cluster | None = None
+    split: int = 1
 
     def run(self, observer: Observer) -> dict[str, Any]:
         """Return what the file says of the texts that were asked for, old and new."""
@@ -231,6 +243,7 @@ class EvaluateInto:
             passphrase=passphrase,
             benchmark=self.timed,
             cluster=self.cluster,
+            split=self.split,
         ) as session:
             found = evaluate_into(self.out, session, rows, asked, observer)
         return {"out": str(self.out), **summarize(found, rows), **left_out}

@@ -60,7 +60,7 @@ def scaling(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="With --simulate, a scaling.json whose seconds on one thread to take; the cost "
+            help="With --simulate, a scaling_measured.json whose seconds on one thread to take; the cost "
             "model's if not given.",
         ),
     ] = None,

@@ -64,7 +64,7 @@ def test_numbers_of_threads_take_turns(model: IntegerModel, tmp_path: Path) -> N
     assert (one.cores, one.seconds, two.seconds) == (1, (9.0, 8.0), (5.0, 4.0))
     assert (one.task_s, one.difference, one.lookups) == ({"classify": 8.0}, 1, 16)
     assert results.efficiency(two) == pytest.approx(8.5 / (2 * 4.5))
-    assert read_results(tmp_path / "out" / "scaling.json", ScalingResults, "") == results
+    assert read_results(tmp_path / "out" / "scaling_measured.json", ScalingResults, "") == results
 
 
 def test_a_benchmark_that_was_stopped_goes_on(model: IntegerModel, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_benchmark_that_was_stopped_goes_on(model: IntegerModel, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         measure(model, tmp_path / "out")
     Fake.fails_at = None
-    kept = read_results(tmp_path / "out" / "scaling.json", ScalingResults, "")
+    kept = read_results(tmp_path / "out" / "scaling_measured.json", ScalingResults, "")
     assert [len(point.seconds) for point in kept.points] == [1, 1]
     Fake.calls.clear()
     results = measure(model, tmp_path / "out")

@@ -110,8 +110,8 @@ def test_the_page_says_what_is_simulated_and_what_was_not_measured(
     assert "Not taken yet" in page
     header = (tmp_path / "scaling_simulated.csv").read_text().splitlines()[0]
     assert "simulated_seconds" in header
-    (tmp_path / "scaling.json").write_text(measured(program, 1.0).model_dump_json())
+    (tmp_path / "scaling_measured.json").write_text(measured(program, 1.0).model_dump_json())
     page = write_page(tmp_path, tmp_path).read_text()
     assert "| threads | 1 | " in page and "100%" in page and "Not taken yet" not in page
-    with pytest.raises(InputError, match="neither scaling.json nor"):
+    with pytest.raises(InputError, match="neither scaling_measured.json nor"):
         write_page(tmp_path / "nowhere", tmp_path)
