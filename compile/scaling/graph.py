@@ -10,7 +10,8 @@ can begin earliest (list scheduling; Topcuoglu et al. 2002, HEFT). What is model
 - The request begins on a machine of its own, with the same network.
 
 What isn't: the memory bandwidth that cores share, the time to pack and unpack ciphertexts, and the
-time of a scheduler. So it is a bound from below, to be compared with what few workers measure.
+time of a scheduler. So seconds are rather too low than too high; compare with what few workers
+measure.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def plot_simulated(results: SimulatedResults, out: Path) -> None:
             points = [p for p in results.points if (p.cores, p.gbit_per_s) == (cores, rate)]
             axes.plot(
                 [p.machines for p in points], [p.seconds for p in points],
-                label=f"{cores} cores each", **style,
+                label=f"cores of each: {cores}", **style,
             )  # fmt: skip
         goal = results.goal
         axes.axhline(goal.limit_s, color="black", linewidth=0.6, linestyle=":")

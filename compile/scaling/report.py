@@ -41,8 +41,9 @@ MODEL = """What is simulated: a machine runs one task, or several, at a time, ea
 the cores. A task's loops run one after the other, as Concrete runs them, and a loop of c lookups on
 p cores takes ceil(c / p) times the time of one lookup. A value moves once to a machine that needs
 it; a machine sends one value at a time and receives one at a time. What is not: memory bandwidth
-that cores share, packing and unpacking of ciphertexts, and the time of a scheduler. So seconds are
-a bound from below.
+that cores share, packing and unpacking of ciphertexts, and the time of a scheduler. The cost
+model's seconds are those of single lookups, and whole sentences take longer. So all seconds here
+are rather too low than too high.
 
 *Limited by* says what keeps a row from being faster. *Lookups*: all cores are busy nearly all the
 time. *Chain of stages*: each stage waits for the one before, and loops have too few lookups for so
@@ -177,8 +178,8 @@ def has_results(results: Path) -> bool:
 def write_page(results: Path, out: Path) -> Path:
     """Write scaling.md with what it shows to `out`; return its path.
 
-    results: folder with scaling_measured.json, scaling_simulated.json or both. Raises InputError if it has
-    neither, or one that can't be read.
+    results: folder with scaling_measured.json, scaling_simulated.json or both. Raises InputError if
+    it has neither, or one that can't be read.
     """
     measured, simulated = (results / f"{name}.json" for name in (MEASURED, SIMULATED))
     if not has_results(results):
