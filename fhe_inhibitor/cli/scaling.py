@@ -60,8 +60,8 @@ def scaling(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="With --simulate, a scaling_measured.json whose seconds on one thread to take; the cost "
-            "model's if not given.",
+            help="With --simulate, a scaling_measured.json whose seconds on one thread to take; "
+            "the cost model's if not given.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")] = RESULTS,
