@@ -1,29 +1,23 @@
-"""Programs that a cluster can run side by side, and engines that a test scripts."""
+"""Programs that a cluster can run side by side."""
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client
 
-from fhe_inhibitor.cluster import worker as cluster_worker
-from fhe_inhibitor.cluster.engine import Engine
 from fhe_inhibitor.cluster.executor import ClusterExecutor
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.server import Server, Value, to_response
-from fhe_inhibitor.system.child import Child
 from fhe_inhibitor.system.progress import Observer
+from tests.fhe_inhibitor.cluster.scripted import NAP
 from tests.fhe_inhibitor.conftest import Tiny, User
-
-NAP = "nap"  # a function of the scripted engine
 
 
 class Notes(Observer):
@@ -75,38 +69,6 @@ def naps(n: int, seconds: float, value: Value, length: int = 1) -> tuple[list[Ta
     ends = tuple(f"{i}.{length}" for i in range(n))
     tasks.append(Task("last", f"{NAP}:0", ends, ("logits",), {}))
     return tasks, {f"{i}.0": value for i in range(n)}
-
-
-class Scripted(Engine):
-    """Returns what it gets, after a nap; dies of a function that says so. Loads no circuits."""
-
-    def call(
-        self,
-        folder: Path,
-        keys: Path,
-        function: str,
-        names: Sequence[str],
-        arguments: Sequence[bytes],
-    ) -> tuple[list[bytes], float]:
-        keys.read_bytes()
-        if function == "die":
-            ctypes.string_at(0)  # as native code crashes
-        seconds = float(function.partition(":")[2])
-        time.sleep(seconds)
-        return [arguments[0]], seconds
-
-
-def _start_scripted(threads: int, keys_bytes: int = 0) -> Child:
-    return Child(Scripted, keys_bytes)
-
-
-class ScriptEngines(WorkerPlugin):
-    """Has workers start scripted engines, those that come late too."""
-
-    name = "script-engines"
-
-    def setup(self, worker: Worker) -> None:
-        cluster_worker.start_engine = _start_scripted
 
 
 def run_all(

@@ -26,9 +26,9 @@ from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.server import Server, Value
 from tests.conftest import REPOSITORY
 from tests.fhe_inhibitor.cluster.conftest import OPTIONS
+from tests.fhe_inhibitor.cluster.scripted import ScriptEngines
 from tests.fhe_inhibitor.cluster.sentences import (
     Notes,
-    ScriptEngines,
     check_logits,
     naps,
     run_all,
@@ -145,7 +145,7 @@ def test_a_first_worker_is_waited_for_and_the_last_one_may_leave(tiny: Tiny, val
 def test_a_worker_whose_network_is_cut_is_given_up(tiny: Tiny, value: Value) -> None:
     """It is stopped, so that its connections stay open and nothing comes through them."""
     with (
-        dask.config.set({"distributed.scheduler.worker-ttl": "5s"}),
+        dask.config.set({"distributed.scheduler.worker-ttl": "20s"}),
         scripted(2) as (_, client, cluster),
     ):
         with ClusterExecutor(cluster, tiny.circuits, KEYS) as executor:
