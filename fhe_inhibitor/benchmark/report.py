@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fhe_inhibitor.benchmark.kernels import KEYS, QUERIES
+from fhe_inhibitor.benchmark.operations import COUNTS, count_operations
 from fhe_inhibitor.benchmark.run import (
     RATIOS,
     STAGES,
@@ -70,6 +71,8 @@ def plaintext_markdown(results: PlaintextResults) -> str:
             "",
             *_ablations(results),
             _energy(results),
+            "",
+            *_operations(results),
             "",
             f"![plaintext times and ratios]({NAME}.png)",
             "",
@@ -254,9 +257,48 @@ def _ablations(results: PlaintextResults) -> list[str]:
 def _energy(results: PlaintextResults) -> str:
     used = results.energy
     if used.unreadable:
-        return f"Energy per head: not measured; {used.unreadable}."
+        return (
+            f"Energy per head: not measured; {used.unreadable}. What can be counted instead are "
+            "operations and bytes."
+        )
     parts = ", ".join(f"{TITLES[name]} {1e6 * j:.0f} µJ" for name, j in used.joules.items())
     return f"Energy per head at n = {results.parameters.lengths[-1]}, whole package: {parts}."
+
+
+def _operations(results: PlaintextResults) -> list[str]:
+    """Operations and bytes of one head at the longest length, by formula."""
+    n = max(results.parameters.lengths)
+    counted = {
+        kernel: count_operations(kernel, n, results.parameters.dim)
+        for kernel in results.parameters.kernels
+        if kernel in COUNTS
+    }
+    if not counted:
+        return []
+    rows = []
+    for kernel, found in counted.items():
+        kinds = (
+            found.multiplications, found.divisions, found.additions, found.choices, found.lookups,
+            found.shifts,
+        )  # fmt: skip
+        sizes = (found.operand_bytes, found.cache_bytes)
+        rows.append([TITLES[kernel], *map(_millions, kinds), *map(_millions, sizes)])
+    head = [
+        f"millions, one head, n = {n}", "multiplications", "divisions", "additions", "choices",
+        "exponentials", "shifts", "bytes of operands", "bytes from cache",
+    ]  # fmt: skip
+    return [
+        *markdown_table(head, rows),
+        "",
+        "Scalar operations of the equations, by formula (`fhe_inhibitor/benchmark/operations.py`); "
+        "a subtraction is an addition, an absolute value, a maximum or a minimum a choice. "
+        "Operands are q, k, v and H, each once. From cache come keys and values, once for each "
+        f"block of {QUERIES} queries, and scores and weights.",
+    ]
+
+
+def _millions(count: int) -> str:
+    return "0" if count == 0 else f"{count / 1e6:.3g}"
 
 
 def _write_csv(results: PlaintextResults, path: Path) -> None:
