@@ -135,8 +135,11 @@ def _make_student(
 def _load_student(name: str, task: Task, teacher: Teacher) -> Any:
     """Load a student to go on with; it has to have its teacher's shape."""
     student: Any = load_classifier(name, task)[0]
-    for field in ("vocab_size", "dim", "n_layers"):
-        own, other = (getattr(model.config, field, None) for model in (student, teacher.model))
+    for field in ("vocab_size", "dim", "n_layers", "head_activation"):
+        own, other = (
+            getattr(model.config, field, "relu" if field == "head_activation" else None)
+            for model in (student, teacher.model)
+        )
         if own != other:
             raise InputError(
                 f"the student {name!r} has {field} {own}, the teacher {other}; "

@@ -324,6 +324,8 @@ def features_step(config: InhibiDistilBertConfig) -> Step | None:
     bits = config.quantization_config_or_none
     if bits is None:
         return None
+    if config.head_activation == "tanh":
+        return Step.symmetric(config.dim, bits.feature_bits)
     make_step = Step.balanced if bits.saturating else Step.unsigned
     return make_step(config.dim, bits.feature_bits)
 

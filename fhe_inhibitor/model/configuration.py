@@ -14,6 +14,7 @@ from fhe_inhibitor.errors import InputError
 PER_LAYER = (
     "n_heads", "hidden_dim", "key_head_dim", "value_head_dim", "attention_window", "pooling",
 )  # fmt: skip
+HEAD_ACTIVATIONS = ("relu", "tanh")
 ATTENTION_KINDS = ("inhibitor", "inhibitor_signed", "dot_product")
 
 
@@ -140,6 +141,8 @@ class InhibiDistilBertConfig(PretrainedConfig):
         shift: initial threshold, alpha in Brännvall 2023.
         classifier_query: "cls" reads the first token, in a causal model the last; "constant" ends
             the network with one learned query, whose distances to the keys then are tables.
+        head_activation: between the classifier's two layers, "relu" as in DistilBERT or "tanh" as
+            in BERT.
         normalization: "layer_norm", or "static" (a learned affine, no statistics).
         embedding_layer_norm: whether a static model keeps the embeddings' LayerNorm, which the
             client computes.
@@ -183,6 +186,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         max_relative_offset: int = 2,
         shift: float = 0.5,
         classifier_query: str = "cls",
+        head_activation: str = "relu",
         normalization: str = "layer_norm",
         embedding_layer_norm: bool = False,
         activation: str = "gelu",
@@ -215,6 +219,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.max_relative_offset = max_relative_offset
         self.shift = shift
         self.classifier_query = classifier_query
+        self.head_activation = head_activation
         self.normalization = normalization
         self.embedding_layer_norm = embedding_layer_norm
         self.activation = activation
@@ -278,6 +283,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
             "attention_kind": ATTENTION_KINDS,
             "threshold": ("constant", "head", "head_offset"),
             "classifier_query": ("cls", "constant"),
+            "head_activation": HEAD_ACTIVATIONS,
             "normalization": ("layer_norm", "static"),
             "token_importance": ("none", "public"),
             "client_boundary": ("embedding", "projection"),

@@ -201,7 +201,9 @@ class InhibiDistilBertForSequenceClassification(InhibiDistilBertPreTrainedModel)
         return x[:, 0]
 
     def _classify(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.pre_classifier(x).relu()))
+        features = self.pre_classifier(x)
+        features = features.tanh() if self.config.head_activation == "tanh" else features.relu()
+        return self.classifier(self.dropout(features))
 
 
 def _only_ids(input_ids: Tensor | None, others: Mapping[str, Any]) -> Tensor:

@@ -14,7 +14,11 @@ import math
 import numpy as np
 import onnx
 from torch import Tensor, nn
-from transformers import DistilBertForSequenceClassification, PreTrainedModel
+from transformers import (
+    BertForSequenceClassification,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+)
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.blocks import SelfAttention, StaticNorm, TransformerBlock
@@ -33,6 +37,7 @@ from fhe_inhibitor.onnx.graph import (
 )
 
 ACTIVATIONS = {"relu": "Relu", "gelu": "Gelu"}
+HEAD_ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -42,12 +47,12 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
     Raises InputError for another architecture, an activation that ONNX has no operator for, or
     a fake-quantized student.
     """
-    if isinstance(model, DistilBertForSequenceClassification):
+    if isinstance(model, (DistilBertForSequenceClassification, BertForSequenceClassification)):
         model = from_distilbert(model)
     if not isinstance(model, InhibiDistilBertForSequenceClassification):
         raise InputError(
-            f"a {model.config.model_type!r} can't be exported; wanted an 'inhibidistilbert' or a "
-            "'distilbert' classifier"
+            f"a {model.config.model_type!r} can't be exported; wanted an 'inhibidistilbert', a "
+            "'distilbert' or a 'bert' classifier"
         )
     if model.config.activation not in ACTIVATIONS:
         raise InputError(
@@ -72,7 +77,8 @@ def float_graph(model: PreTrainedModel) -> onnx.ModelProto:
             x = _block(graph, block, x, mask, last, ACTIVATIONS[model.config.activation])
     causal = model.distilbert.transformer.layer[-1].shape.causal
     x = last_tokens(graph, x) if causal else graph.add("Squeeze", x, [1])
-    x = graph.add("Relu", _linear(graph, x, model.pre_classifier, "pre_classifier"))
+    head = HEAD_ACTIVATIONS[model.config.head_activation]
+    x = graph.add(head, _linear(graph, x, model.pre_classifier, "pre_classifier"))
     logits = _linear(graph, x, model.classifier, "classifier")
     return graph.to_model(
         INPUTS, {"logits": (logits, FLOAT, ["batch", model.num_labels])}, {"form": "float"}

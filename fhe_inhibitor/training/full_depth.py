@@ -44,7 +44,7 @@ def compilable_student(
     derive(start, rows[:CALIBRATION_TEXTS])
     make_static(start, rows)
     own = start.config
-    sizes = ("dim", "n_layers", "n_heads", "hidden_dim", "activation")
+    sizes = ("dim", "n_layers", "n_heads", "hidden_dim", "activation", "head_activation")
     config = InhibiDistilBertConfig(
         vocab_size=len(features),
         max_position_embeddings=shape["n_tokens"],

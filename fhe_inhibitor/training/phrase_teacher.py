@@ -20,23 +20,23 @@ from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import pad
 from fhe_inhibitor.training.losses import Observed
-from fhe_inhibitor.training.teacher import Teacher
+from fhe_inhibitor.training.teacher import Teacher, as_distilbert
 from fhe_inhibitor.training.vocabulary import entry_pieces
 
 GROUP = 16  # texts that the teacher reads at once
 
 
 class PhraseTeacher:
-    """A DistilBERT classifier that reads ids of the student's vocabulary.
+    """A DistilBERT or BERT classifier that reads ids of the student's vocabulary.
 
     teacher: the same classifier, which reads word pieces. pieces: the teacher's ids of each entry
-    of the vocabulary. Raises InputError for a teacher that is no DistilBERT, or whose tokenizer
-    lacks [CLS], [SEP] or [UNK].
+    of the vocabulary. Raises InputError for another teacher, and for one whose tokenizer lacks
+    [CLS], [SEP] or [UNK].
     """
 
     def __init__(self, teacher: Teacher, student_tokenizer: Tokenizer) -> None:
-        self.teacher = teacher
-        self.model = from_distilbert(teacher.model).requires_grad_(False)
+        self.teacher = as_distilbert(teacher)
+        self.model = from_distilbert(self.teacher.model).requires_grad_(False)
         vocabulary = teacher.tokenizer.get_vocab()
         if missing := [name for name in ("[CLS]", "[SEP]", "[UNK]") if name not in vocabulary]:
             raise InputError(

@@ -23,25 +23,14 @@ from transformers import (
 )
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.from_distilbert import check_bert, from_bert, rename_bert
 from fhe_inhibitor.model.loading import load_config, load_model, name_labels
 from fhe_inhibitor.system.processor import autocast
 from fhe_inhibitor.text.batches import MAX_TOKENS, padded_batches
 from fhe_inhibitor.text.tasks import SENTIMENT
 
 OFFLINE_TEACHER = "minilm"
-MODEL_TYPES = ("distilbert", "bert")
-
-# DistilBERT's names, per layer, for BERT's.
-LAYER_NAMES = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
-}
+MODEL_TYPES = ("distilbert", "bert", "inhibidistilbert")  # the last one with dot products
 
 
 @dataclass(frozen=True)
@@ -91,23 +80,27 @@ def _load(name_or_path: str | Path, n_labels: int, may_be_untuned: bool) -> Teac
             f"{str(name_or_path)!r} is a {config.model_type!r}; wanted one of "
             f"{', '.join(MODEL_TYPES)}"
         )
+    if getattr(config, "attention_kind", "dot_product") != "dot_product":
+        raise InputError(
+            f"{str(name_or_path)!r} has {config.attention_kind} attention; a teacher has dot "
+            "products"
+        )
     is_tuned = not may_be_untuned or _has_classifier(config)
     loaded = load_model(name_or_path, new_labels=None if is_tuned else n_labels)
     return Teacher(loaded.model, loaded.tokenizer, is_tuned)
 
 
 def as_distilbert(teacher: Teacher) -> Teacher:
-    """Return the teacher as a DistilBERT: unchanged if it is one, converted if it is a BERT.
+    """Return the teacher under DistilBERT's names: unchanged, or converted if it is a BERT.
 
-    A BERT's classifier reads a pooled output that DistilBERT doesn't have. The classifier is lost,
-    so the result has to be fine-tuned. Raises InputError for a BERT that DistilBERT can't express.
+    A BERT's pooler is a linear layer with a tanh, where DistilBERT has a ReLU. So the result is an
+    InhibiDistilBERT with dot-product attention and BERT's head (`from_bert`): it has the BERT's
+    logits. Raises InputError for a BERT that can't be expressed.
     """
-    if teacher.model.config.model_type == "distilbert":
+    if teacher.model.config.model_type != "bert":
         return teacher
-    model = distilbert_from_bert(teacher.model, teacher.n_labels)
-    model.config.id2label = teacher.model.config.id2label
-    model.config.label2id = teacher.model.config.label2id
-    return Teacher(model, teacher.tokenizer, is_tuned=False)
+    model = from_bert(teacher.model, threshold="constant")
+    return Teacher(model, teacher.tokenizer, teacher.is_tuned)
 
 
 def minilm_distilbert(n_labels: int = 2) -> Teacher:
@@ -157,11 +150,7 @@ def distilbert_from_bert(
     Raises InputError for a BERT whose layers DistilBERT cannot express.
     """
     config = bert.config
-    if config.model_type != "bert" or config.layer_norm_eps != 1e-12:
-        raise InputError(
-            f"cannot convert a {config.model_type!r} with layer_norm_eps "
-            f"{getattr(config, 'layer_norm_eps', None)}; wanted a 'bert' with 1e-12"
-        )
+    check_bert(config)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         distilbert = DistilBertForSequenceClassification(
@@ -178,7 +167,7 @@ def distilbert_from_bert(
             )
         )
     encoder = bert if isinstance(bert, BertModel) else cast(BertModel, bert.bert)
-    distilbert.distilbert.load_state_dict(_rename_bert(encoder.state_dict()))
+    distilbert.distilbert.load_state_dict(rename_bert(encoder.state_dict()))
     return distilbert.eval()
 
 
@@ -205,24 +194,6 @@ def encode(teacher: Teacher, texts: Sequence[str]) -> list[list[int]]:
     most = min(MAX_TOKENS, teacher.tokenizer.model_max_length)
     encoded = teacher.tokenizer(list(texts), truncation=True, max_length=most)
     return encoded["input_ids"]
-
-
-def _rename_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """DistilBertModel's state for a BertModel's."""
-    renamed = {
-        "embeddings.word_embeddings.weight": state["embeddings.word_embeddings.weight"],
-        "embeddings.position_embeddings.weight": state["embeddings.position_embeddings.weight"]
-        + state["embeddings.token_type_embeddings.weight"][0],
-        "embeddings.LayerNorm.weight": state["embeddings.LayerNorm.weight"],
-        "embeddings.LayerNorm.bias": state["embeddings.LayerNorm.bias"],
-    }
-    for name, tensor in state.items():
-        if not name.startswith("encoder.layer."):
-            continue
-        layer, module = name.removeprefix("encoder.layer.").split(".", 1)
-        module, kind = module.rsplit(".", 1)
-        renamed[f"transformer.layer.{layer}.{LAYER_NAMES[module]}.{kind}"] = tensor
-    return renamed
 
 
 def _has_classifier(config: Any) -> bool:

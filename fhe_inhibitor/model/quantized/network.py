@@ -75,7 +75,9 @@ class QuantizedNetwork:
         for block in model.distilbert.transformer.layer:
             self.layers.append(self._layer(block, step))
             step = _output_step(block)
-        self.features = self._linear(model.pre_classifier, step, model.features_step)
+        # A step without negative codes is a ReLU by itself.
+        function = torch.tanh if self.config.head_activation == "tanh" else _unchanged
+        self.features = self._linear(model.pre_classifier, step, model.features_step, function)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return real logits `[B, n_labels]` and hidden states, each `[B, n, dim]`, n of its layer.
@@ -258,7 +260,8 @@ class QuantizedNetwork:
         if 0 < bits.classifier_fan_in < weight.shape[1]:
             heaviest = weight.detach().abs().sum(dim=0)
             weight = weight * (heaviest >= heaviest.topk(bits.classifier_fan_in).values[-1])
-        codes = float(step.high - step.low)
+        codes, zero = float(step.high - step.low), step.centre
+        above, below = step.high - zero, zero - step.low  # codes on either side of 0
         span = torch.full((weight.shape[1],), codes)
         largest = float((1 << (bits.logit_bits - 1)) - 1)
         bounds = Bounds((1 << (bits.weight_bits - 1)) - 1, bits.weight_norm, 2 * largest)
@@ -266,7 +269,8 @@ class QuantizedNetwork:
         while True:
             integers, offset = round_ste(weight / scale), round_ste(bias / scale)
             fixed = integers.detach()
-            reach = [codes * side.clamp(min=0).sum(dim=1) for side in (fixed, -fixed)]
+            up, down = (side.clamp(min=0).sum(dim=1) for side in (fixed, -fixed))
+            reach = [above * up + below * down, above * down + below * up]
             if (torch.maximum(*reach) + offset.detach().abs()).max() <= largest:
                 if self.calibrating and not fixed.any():
                     raise InputError(
@@ -274,8 +278,7 @@ class QuantizedNetwork:
                         f"{bits.feature_bits} bits: every weight of the classifier is rounded to "
                         "0. Set classifier_fan_in to read fewer of them, or raise logit_bits"
                     )
-                # What stands for 0 is the smallest code.
-                return integers, offset - step.low * integers.sum(dim=1), scale
+                return integers, offset - zero * integers.sum(dim=1), scale
             scale = 1.02 * scale
 
     @torch.no_grad()

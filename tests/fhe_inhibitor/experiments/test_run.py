@@ -15,14 +15,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.record import Result
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_experiment
 from fhe_inhibitor.model.from_distilbert import from_distilbert
+from fhe_inhibitor.text.tasks import find_task, load_task
 from fhe_inhibitor.training.losses import blended
 from fhe_inhibitor.training.phases import last_whole_checkpoint
+from fhe_inhibitor.training.rows import encode_examples, measure_rows
+from fhe_inhibitor.training.teacher import Teacher, load_teacher
 from tests.conftest import REPOSITORY
 from tests.observers import Recording, interrupt_at
 from tests.tiny_teacher import save_teacher, tiny_teacher
@@ -90,6 +94,38 @@ def make(base: dict[str, Any], recipe: str, **changes: Any) -> Experiment:
     if recipe == "aligned":
         phases = {**phases, "layers": PHASES["layers"]}
     return Experiment(**{**base, "recipe": recipe, "phases": phases, **changes})
+
+
+@pytest.mark.slow
+def test_a_bert_teaches_a_student_by_the_same_command(base: dict[str, Any], tmp_path: Path) -> None:
+    """It keeps its own classifier, or is fine-tuned first if it has none; the head is BERT's."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(
+        vocab_size=15, intermediate_size=64, initializer_range=0.2, hidden_dropout_prob=0.0, **shape
+    )
+    torch.manual_seed(0)
+    tokenizer = tiny_teacher().tokenizer
+    for name, model in (
+        ("tuned", BertForSequenceClassification(config)),
+        ("headless", BertModel(config)),
+    ):
+        save_teacher(Teacher(model.eval(), tokenizer), tmp_path / name)
+    made = {"teacher": PHASES["task"], "layers": PHASES["layers"], "task": PHASES["task"]}
+    scores = {}
+    for name in ("tuned", "headless"):
+        bert = make(base, "aligned", teacher=str(tmp_path / name), phases=made)
+        result = run(bert, tmp_path / f"{name} student")
+        scores[name] = {row.recipe: row.value for row in result.rows if row.metric == "score"}
+        student = json.loads((tmp_path / f"{name} student" / "config.json").read_text())
+        assert student["head_activation"] == "tanh" and student["n_layers"] == 2
+        assert student["attention_kind"] == "inhibitor_signed"
+        assert ("teacher" in result.phase_s) == (name == "headless")
+    given = load_teacher(tmp_path / "tuned")
+    task = find_task("cola")
+    rows = encode_examples(given.tokenizer, load_task(task, Path(base["data"]))["validation"])
+    own = measure_rows(given.model, task, rows)["score"]
+    assert scores["tuned"]["teacher"] == pytest.approx(own)
+    assert scores["headless"]["teacher"] > 0.6 and scores["headless"]["aligned"] > 0.4, scores
 
 
 def journal(out: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     PreTrainedModel,
 )
 
@@ -112,11 +114,18 @@ def test_a_student_of_full_depth_gives_torch_s_logits(kind: str) -> None:
 
 
 def test_another_architecture_is_refused() -> None:
+    config = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    with pytest.raises(InputError, match="a 'gpt2' can't be exported"):
+        float_graph(GPT2ForSequenceClassification(config))
+
+
+def test_a_bert_s_graph_gives_torch_s_logits() -> None:
+    torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    with pytest.raises(InputError, match="a 'bert' can't be exported"):
-        float_graph(BertForSequenceClassification(config))
+        vocab_size=SHAPE["vocab_size"], hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=16, initializer_range=0.5, num_labels=3,
+    )  # fmt: skip
+    assert_same_logits(BertForSequenceClassification(config).eval(), [(1, 1), (3, 7), (2, 16)])
 
 
 def test_an_activation_without_operator_is_refused() -> None:

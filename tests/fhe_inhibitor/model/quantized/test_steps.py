@@ -210,6 +210,23 @@ def test_conversion_is_exact_where_tables_saturate(
     assert len(np.unique(integers)) > 2 and beyond > 0
 
 
+@pytest.mark.parametrize("bits", [{"feature_bits": 4}, SATURATING])
+def test_a_head_with_a_tanh_is_converted_exactly(bits: dict[str, Any]) -> None:
+    """Its codes are of both signs, in the table that a ReLU would have."""
+    model, ids, mask = make("inhibitor", "cls", 0, bits, head_activation="tanh")
+    network, scale = QuantizedNetwork(model).to_circuit()
+    table = network.classifier.pre_classifier.table
+    assert table.range[0] == -table.range[1] < 0
+    x = QuantizedNetwork(model).embed(ids).detach().numpy().astype(np.int64)
+    rows = [run(network, *text) for text in zip(x, 1 - mask.numpy(), strict=True)]
+    logits = model(ids, mask).logits.detach().numpy()
+    np.testing.assert_allclose(np.stack(rows) * scale, logits, atol=1e-4)
+    assert len(np.unique(rows)) > 2 and np.abs(rows).max() < 64
+    model.quantized = False
+    features = model.pre_classifier(model.distilbert(ids, mask).last_hidden_state[:, 0])
+    torch.testing.assert_close(model(ids, mask).logits, model.classifier(features.tanh()))
+
+
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 @pytest.mark.parametrize("query", ["cls", "constant"])
 def test_sums_that_saturate_are_proved_to_fit_narrow_tables(kind: str, query: str) -> None:
