@@ -16,7 +16,7 @@ NAMES = {
     "integers": "small inhibitor, integers with noise",
     "twin": "small dot product, integers with noise",
 }
-HEAD = ["model", "layers", "characters read", "perplexity", "standard error", "minutes"]
+HEAD = ["model", "layers", "characters read", "perplexity", "standard error"]
 
 
 def describe_language(results: Sequence[dict[str, Any]]) -> str:
@@ -33,7 +33,6 @@ def describe_language(results: Sequence[dict[str, Any]]) -> str:
     for (name, context), found in values.items():
         of_seeds = found["perplexity"]
         spread = f" ± {stdev(of_seeds):.3f} ({len(of_seeds)})" if len(of_seeds) > 1 else ""
-        minutes = fmean(result["phase_s"][name] for result in results) / 60
         rows.append(
             [
                 NAMES.get(name, name),
@@ -41,7 +40,6 @@ def describe_language(results: Sequence[dict[str, Any]]) -> str:
                 context,
                 f"{fmean(of_seeds):.3f}{spread}",
                 f"{fmean(found['standard_error']):.3f}",
-                f"{minutes:.1f}",
             ]
         )
     return "\n\n".join([_describe_text(results[0]), "\n".join(markdown_table(HEAD, rows))])
