@@ -53,6 +53,7 @@ class Overhead:
 
     model: str
     tokens: int
+    split: int
     tasks: int
     lookups: int
     workers: int
@@ -73,6 +74,7 @@ def main(
     model: str = DEFAULT_MODEL,
     tokens: Annotated[int | None, typer.Option(help="Read the N most important.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Run the first layers alone.")] = None,
+    split: Annotated[int, typer.Option(min=1, help="Cut stages for so many workers.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Of one thread each.")] = 2,
     runs: Annotated[int, typer.Option(min=1, help="Of each, in turns.")] = 5,
     sentences: Annotated[int, typer.Option(min=1, help="At once; 1 leaves that out.")] = 4,
@@ -82,8 +84,8 @@ def main(
     silence_dependencies()
     os.environ[THREADS_VARIABLE] = str(workers)  # before Concrete is loaded
     loaded = IntegerModel.load(model)
-    prepared = prepare(loaded, Keyring(), observer=Printed())
-    tasks, values = first_layers(loaded, prepared, text, tokens, layers)
+    prepared = prepare(loaded, Keyring(), observer=Printed(), split=split)
+    n_tokens, tasks, values = first_layers(loaded, prepared, text, tokens, layers)
     with (
         LocalCluster(
             n_workers=workers,
@@ -98,10 +100,10 @@ def main(
     ):
         here = InProcess(prepared.server, prepared.evaluation_keys)
         measured = measure(tasks, values, here, executor, runs, sentences)
-    n_tokens = next(n for n in prepared.server.manifest.buckets if n >= (tokens or 1))
     found = Overhead(
         loaded.name,
         n_tokens,
+        split,
         len(tasks),
         sum(task.n_lookups for task in tasks),
         workers,
@@ -117,8 +119,8 @@ def main(
 
 def first_layers(
     model: IntegerModel, prepared: Prepared, text: str, tokens: int | None, layers: int | None
-) -> tuple[list[Task], dict[str, Value]]:
-    """Return the tasks of a text, or of its first layers, and the ciphertexts they start from."""
+) -> tuple[int, list[Task], dict[str, Value]]:
+    """Return length, tasks of a text or of its first layers, and what they start from."""
     x, padding = model.encode(model.tokenize(text, tokens))
     data = prepared.client.encrypt(x, padding, model.projections(x)).to_bytes()
     request = Request.from_bytes(data)
@@ -126,7 +128,7 @@ def first_layers(
     if layers is not None:
         names = tuple(f"layer{index}." for index in range(layers))
         tasks = [task for task in tasks if task.stage.startswith(names)]
-    return tasks, prepared.server.read_values(request)
+    return request.n, tasks, prepared.server.read_values(request)
 
 
 def measure(

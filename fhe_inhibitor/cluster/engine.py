@@ -9,7 +9,6 @@ workers, and OpenMP reads that once, when it is loaded.
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from fhe_inhibitor.cluster.orders import KEYS_BYTES
 from fhe_inhibitor.runtime.ready_keys import ReadyKeys
 from fhe_inhibitor.runtime.server import Server, read_value
 from fhe_inhibitor.system.child import Child
-from fhe_inhibitor.system.machine import THREADS_VARIABLE
 
 
 class Engine:
@@ -64,15 +62,7 @@ class Engine:
 
 def start_engine(threads: int, keys_bytes: int = KEYS_BYTES) -> Child:
     """Start an engine whose calls use so many threads."""
-    before = os.environ.get(THREADS_VARIABLE)
-    os.environ[THREADS_VARIABLE] = str(threads)
-    try:
-        return Child(Engine, keys_bytes)
-    finally:
-        if before is None:
-            del os.environ[THREADS_VARIABLE]
-        else:
-            os.environ[THREADS_VARIABLE] = before
+    return Child(Engine, keys_bytes, threads=threads)
 
 
 def openmp_threads() -> int:

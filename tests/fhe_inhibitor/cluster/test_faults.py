@@ -15,7 +15,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker
 
 from fhe_inhibitor.cluster.executor import ClusterExecutor
 from fhe_inhibitor.cluster.options import Cluster
@@ -58,6 +58,17 @@ def scripted(
         yield cluster, client, Cluster(client, patience_s=patience_s)
 
 
+def outputs_moved(client: Client) -> int:
+    """Return the bytes of tasks' outputs that workers got from others, by Dask's own account."""
+    overhead = sys.getsizeof(b"")  # Dask counts Python's as well
+
+    def incoming(dask_worker: Worker) -> int:
+        moved = [m["keys"] for m in dask_worker.transfer_incoming_log]
+        return sum(n - overhead for keys in moved for k, n in keys.items() if k.startswith("part-"))
+
+    return sum(client.run(incoming).values())
+
+
 def each_once(done: list[TaskDone[Value]]) -> bool:
     return sorted(one.index for one in done) == list(range(1, done[0].total + 1))
 
@@ -84,8 +95,10 @@ def test_what_kills_two_engines_ends_its_job_alone(tiny: Tiny, value: Value) -> 
                 run_all(ours, poisoned, {"0.0": value})
             innocent.join()
             assert each_once(done)
-            # Both run more after it.
-            assert each_once(run_all(ours, *naps(2, 0.0, value)))
+            # More runs after it; what moved for that, Dask has counted too.
+            before = outputs_moved(client)
+            assert each_once(run_all(ours, *naps(4, 0.3, value)))
+            assert outputs_moved(client) - before == ours.placement.moved_bytes > 0
         assert client.run(os.getpid) == pids
 
 
