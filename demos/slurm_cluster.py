@@ -54,9 +54,11 @@ def main(
             print(slurm.job_script())
             return
         slurm.scale(jobs=jobs)
-        with Client(slurm, security=security, set_as_default=False) as client:
-            with Session(model, observer=Printed(), cluster=Cluster(client)) as session:
-                result = session.classify(text)
+        with (
+            Client(slurm, security=security, set_as_default=False) as client,
+            Session(model, observer=Printed(), cluster=Cluster(client)) as session,
+        ):
+            result = session.classify(text)
     print(f"{result.label} ({result.probability:.0%}), {result.seconds:.0f} s")
 
 

@@ -25,14 +25,18 @@ def client() -> Iterator[Client]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CORES_VARIABLE, "2")
-        with LocalCluster(n_workers=2, **OPTIONS) as cluster:
-            with Client(cluster, set_as_default=False) as client:
-                yield client
+        with (
+            LocalCluster(n_workers=2, **OPTIONS) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
 
 
 @pytest.fixture
 def here() -> Iterator[Client]:
     """Of a cluster whose two workers live in this process, for what needs no engine."""
-    with LocalCluster(n_workers=2, processes=False, protocol="tcp://", **OPTIONS) as cluster:
-        with Client(cluster, set_as_default=False) as client:
-            yield client
+    with (
+        LocalCluster(n_workers=2, processes=False, protocol="tcp://", **OPTIONS) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

@@ -106,9 +106,11 @@ def test_keys_of_others_are_refused_and_the_engine_goes_on(
 ) -> None:
     tasks, values = sentences(tiny, user, 1)
     foreign = pack_keys("ab" * 32, user.keys[40:2000])
-    with ClusterExecutor(Cluster(client), tiny.circuits, foreign) as executor:
-        with pytest.raises(InputError, match="keys"):
-            run_all(executor, tasks, values)
+    with (
+        ClusterExecutor(Cluster(client), tiny.circuits, foreign) as executor,
+        pytest.raises(InputError, match="keys"),
+    ):
+        run_all(executor, tasks, values)
     with ClusterExecutor(Cluster(client), tiny.circuits, user.keys) as executor:
         check_logits(user, run_all(executor, tasks, values), 1)
 

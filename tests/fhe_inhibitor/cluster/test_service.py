@@ -14,7 +14,7 @@ from fhe_inhibitor.runtime.protocol import Status
 from fhe_inhibitor.service.worker import in_order
 from tests.fhe_inhibitor.conftest import Tiny, User
 from tests.fhe_inhibitor.service.api import Api
-from tests.fhe_inhibitor.service.serving import serve, wait_until
+from tests.fhe_inhibitor.service.serving import Serving, serve, wait_until
 from tests.fhe_inhibitor.service.test_faults import assert_each_task_once
 
 
@@ -47,6 +47,8 @@ def test_a_job_runs_on_the_cluster_and_goes_on_after_a_kill(
         assert_each_task_once(api, job)
         said = [str(event.get("said")) for event in server.events()]
         assert any("tasks on" in note for note in said)
+    refused = Serving(
+        tiny.folder, tiny.cache, tmp_path / "other", {"scheduler": "tcp://10.0.0.1:1"}
+    )
     with pytest.raises(AssertionError, match="any code"):
-        with serve(tiny.folder, tiny.cache, tmp_path / "other", scheduler="tcp://10.0.0.1:1"):
-            pass
+        refused.start()
