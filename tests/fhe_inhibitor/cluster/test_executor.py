@@ -26,14 +26,14 @@ from tests.fhe_inhibitor.cluster.sentences import (
     sentences,
 )
 from tests.fhe_inhibitor.conftest import TEXT, Tiny, User
-from tests.fhe_inhibitor.service.test_secrets import FORBIDDEN, is_part_of, loaded_by
+from tests.fhe_inhibitor.service.test_secrets import forbidden_in, loaded_by
 
 
 def test_neither_worker_nor_engine_loads_what_decrypts() -> None:
     for module in ("cluster.worker", "cluster.engine"):
         modules, holders = loaded_by(module, "fhe_inhibitor")
         assert f"fhe_inhibitor.{module}" in modules
-        assert not [name for name in modules if is_part_of(name, FORBIDDEN)]
+        assert not forbidden_in(modules)
         assert holders == []
 
 
@@ -74,7 +74,7 @@ def test_two_sentences_at_once(client: Client, tiny: Tiny, user: User) -> None:
         for threads, modules in client.run(seen_by_an_engine).values():
             assert threads == 2  # and not what Dask's nanny set
             assert "fhe_inhibitor.runtime.server" in modules
-            assert not [name for name in modules if is_part_of(name, FORBIDDEN)]
+            assert not forbidden_in(modules)
         # Nothing that the scheduler held is as large as keys.
         largest = client.run_on_scheduler(
             lambda dask_scheduler: max(
