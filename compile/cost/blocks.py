@@ -27,7 +27,6 @@ def choose_blocks(
     p_error: float,
     workers: int,
     speed: Speed = USUAL,
-    min_task_s: float = MIN_TASK_S,
 ) -> dict[int, tuple[LayerBlocks, ...]]:
     """Return the blocks of each layer, by number of tokens; 1 worker cuts nothing.
 
@@ -40,11 +39,11 @@ def choose_blocks(
     if workers == 1:
         return {n: (LayerBlocks(),) * len(network.layers) for n in lengths}
     report = estimate(network, lengths, p_error, speed)
-    return {length.n: cut_for(network, length, workers, min_task_s) for length in report.lengths}
+    return {length.n: cut_for(network, length, workers, MIN_TASK_S) for length in report.lengths}
 
 
 def cut_for(
-    network: Network, length: LengthEstimate, workers: int, min_task_s: float = MIN_TASK_S
+    network: Network, length: LengthEstimate, workers: int, min_task_s: float
 ) -> tuple[LayerBlocks, ...]:
     """Return the blocks of each layer for one number of tokens, of which nothing is cut yet."""
     seconds = {stage.stage: stage.seconds for stage in length.stages}
