@@ -103,6 +103,10 @@ report: $(STAMP) ## the shipped model's page for a paper, in docs/report_example
 neighbours: $(STAMP) ## what else could be done on SST-2: accuracy, encrypted time; docs/neighbours.md
 	$(BIN)/python -m demos.neighbours --data $(SST2) $(ARGS)
 
+.PHONY: digits
+digits: $(STAMP) ## images under encryption: trains, compiles, decrypts 20; docs/digits.md
+	$(BIN)/python -m demos.digits $(ARGS)
+
 .PHONY: ablation
 ablation: $(STAMP) ## what limits a nano student: tokens, capacity, bits, noise; docs/ablation.md
 	$(BIN)/python -m demos.ablation --data $(SST2) --sentences $(SENTENCES) $(ARGS)
@@ -144,7 +148,7 @@ distill: $(STAMP) ## a student of full depth on TASK, by RECIPE: hours; see the 
 
 .PHONY: experiments
 experiments: $(STAMP) ## every experiment of the plan that has no result yet: a day
-	$(BIN)/fhe-inhibitor experiments run --plan demos/experiments.yaml $(ARGS)
+	$(BIN)/fhe-inhibitor experiments run $(ARGS)
 
 .PHONY: experiments-report
 experiments-report: $(STAMP) ## docs/experiments.md from the results

@@ -21,9 +21,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
 MAX_WORDS = 900
 GENERATED = {
-    "ablation", "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy",
-    "experiments", "neighbours", "piece_limits", "plaintext", "scaling",
-    "scaling_measured", "scaling_simulated",
+    "ablation", "accuracy_and_time", "attention", "benchmarks", "decrypted_accuracy", "digits",
+    "experiments", "neighbours", "piece_limits", "plaintext", "scaling", "scaling_measured",
+    "scaling_simulated",
 }  # fmt: skip
 PAGES = [
     README,

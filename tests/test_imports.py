@@ -20,6 +20,7 @@ ROOMS = (
     "fhe_inhibitor.runtime",
     "fhe_inhibitor.cluster",
     "fhe_inhibitor.text",
+    "fhe_inhibitor.images",
     "fhe_inhibitor.integer",
     "fhe_inhibitor.model",
     "fhe_inhibitor.onnx",

@@ -16,11 +16,10 @@ import numpy as np
 from concrete import fhe
 from concrete.compiler import Library
 
-from compile.local.prepared import Prepared, prepare_circuits
+from compile.local.prepared import Encryptable, Prepared, prepare_circuits
 from compile.local.resumption import KeptRun, RunOwner, kept_run
 from compile.lookup_times import measure_lookups
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost, stage_name, total_by_name
 from fhe_inhibitor.runtime.execution import run_tasks, tasks_left
 from fhe_inhibitor.runtime.executor import Executor, InProcess
@@ -75,7 +74,7 @@ class Execution:
     """
 
     def __init__(
-        self, model: IntegerModel, prepared: Prepared, executor: Executor | None = None
+        self, model: Encryptable, prepared: Prepared, executor: Executor | None = None
     ) -> None:
         self._model = model
         self._client, self._server = prepared.client, prepared.server
@@ -182,7 +181,7 @@ class Simulation:
 
     def __init__(
         self,
-        model: IntegerModel,
+        model: Encryptable,
         cache_dir: str | Path | None,
         observer: Observer,
         documents: bool = False,

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from circuits.network import Network
 from compile.local.p_error import cache_suffix
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.costs import StageCost
 from fhe_inhibitor.runtime.keyring import KEYS_FILE, Keyring
 from fhe_inhibitor.runtime.manifest import CONCRETE_VERSION, FORMAT_VERSION
@@ -66,6 +67,21 @@ class Compilable(Protocol):
     def hash(self) -> str: ...
 
 
+class Encryptable(Compilable, Protocol):
+    """What is run encrypted here: an `IntegerModel` of texts, or an `ImageModel`.
+
+    projections: what the client sends beside x `[n, dim]`, by name. write_public: writes the two
+    files of the public part.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def neutral_logits(self) -> tuple[float, ...]: ...
+    def projections(self, x: np.ndarray) -> Mapping[str, np.ndarray]: ...
+    def write_public(self, folder: str | Path, documents: bool = False) -> None: ...
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A client with keys, a server with circuits, and the evaluation keys that it was sent.
@@ -83,7 +99,7 @@ class Prepared:
 
 
 def prepare(
-    model: IntegerModel,
+    model: Encryptable,
     keyring: Keyring,
     passphrase: str | None = None,
     cache_dir: str | Path | None = None,
@@ -116,7 +132,7 @@ def prepare(
 
 
 def prepare_circuits(
-    model: IntegerModel,
+    model: Encryptable,
     cache_dir: str | Path | None = None,
     observer: Observer | None = None,
     simulated: bool = False,
@@ -170,7 +186,7 @@ def compile_model(
     return build_module(model.network, model.buckets, options, model.hash, observer)
 
 
-def cache_entry(model: IntegerModel, cache_dir: str | Path | None = None) -> Path:
+def cache_entry(model: Encryptable, cache_dir: str | Path | None = None) -> Path:
     """Return the folder of the cache that belongs to a model; it may not exist yet."""
     name = f"{model.name}-{model.hash[:16]}{cache_suffix(model.p_error)}"
     return cache_root(cache_dir) / name
@@ -185,7 +201,7 @@ def _refuse_noexec(entry: Path) -> None:
         )
 
 
-def _made_from(model: IntegerModel, documents: bool, split: int) -> dict[str, object]:
+def _made_from(model: Encryptable, documents: bool, split: int) -> dict[str, object]:
     """Return what compiled circuits depend on, the code that compiles them included."""
     code = hashlib.sha256()
     for name in (*CODE, *(SPLIT_CODE if split > 1 else ())):
