@@ -17,6 +17,7 @@ from fhe_inhibitor.system.extras import needs
 app = typer.Typer(no_args_is_help=True)
 
 RESULTS = Path("docs/experiments")
+PLAN = Path("demos/experiments.yaml")
 
 
 @app.callback()
@@ -26,7 +27,9 @@ def options() -> None:
 
 @app.command()
 def run(
-    plan: Annotated[Path, typer.Option(metavar="FILE", help="YAML, see demos/experiments.yaml.")],
+    plan: Annotated[
+        Path, typer.Option(metavar="FILE", help="YAML, see demos/experiments.yaml.")
+    ] = PLAN,
     work: Annotated[
         Path, typer.Option(metavar="DIR", help="Models, and state to go on from.")
     ] = Path("build/experiments"),

@@ -1,5 +1,6 @@
-"""What was tried at full depth in float, and the page that reports it.
+"""What was tried in float, and the page that reports it: students of full depth, and small ones.
 
-Imports `text`, `model` and `training`. Begin with `recipes` (the published ones and ours), then
-`settings` and `run` (one experiment) and `plan` (many).
+Imports `text`, `images`, `model` and `training`. Begin with `recipes` (the published ones and
+ours), then `settings` and `run` (one distillation), `small_tasks` and `small` (experiments of a
+minute), and `plan` (many).
 """

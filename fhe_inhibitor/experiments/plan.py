@@ -7,10 +7,11 @@
         each: {task: [sst2, cola], seed: [0, 1, 2]}
 
 An entry makes one experiment for each combination under `each`, of the kind that it names: a
-distillation (`settings.Experiment`) if none, or language models (`language`). `{work}`, `{data}`
-and the names of settings in braces are filled in. Models go to `<work>/<name>/<variant>`, results
-to `<results>/<name>/<variant>.json`: what has a result isn't run again, and what was interrupted
-goes on. A student's weights are removed once it is measured unless the entry says `keep: true`.
+distillation (`settings.Experiment`) if none, language models (`language`), or a small experiment
+(`small`). `{work}`, `{data}` and the names of settings in braces are filled in. Models go to
+`<work>/<name>/<variant>`, results to `<results>/<name>/<variant>.json`: what has a result isn't run
+again, and what was interrupted goes on. A student's weights are removed once it is measured unless
+the entry says `keep: true`.
 
 Results are of one form, whoever made them: an object with "rows", each with recipe, task, seed,
 split, metric, value and settings, and "machine" (see `record.Row`, `record.Result`).
@@ -31,6 +32,7 @@ from fhe_inhibitor.experiments.language import LanguageExperiment, run_language
 from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_settings
+from fhe_inhibitor.experiments.small import OneLayer, Vision, run_one_layer, run_vision
 from fhe_inhibitor.system.files import Record, write_atomically
 from fhe_inhibitor.system.progress import Observer
 
@@ -40,6 +42,8 @@ DISTILLATION = "distillation"
 KINDS: dict[str, tuple[type[Record], Callable[..., Any]]] = {
     DISTILLATION: (Experiment, run),
     "language": (LanguageExperiment, run_language),
+    "one-layer": (OneLayer, run_one_layer),
+    "vision": (Vision, run_vision),
 }
 
 

@@ -1,9 +1,11 @@
-"""Repeated measurements: medians with intervals, ratios of pairs, growth with length; shares.
+"""Repeated measurements: medians and means with intervals, ratios, growth with length; shares.
 
 summary = summarize(seconds)                  # median and its 95% interval
 ratio = compare(of_dot_product, of_inhibitor) # ratio of medians, repetitions paired
 growth = fit_growth(lengths, medians)         # exponent of n
 accuracy = share(741, 872)                    # with Wilson's interval
+score = mean(of_seeds)                        # with Student's interval
+p = equal_means(of_seeds, of_other_seeds)     # by Welch's test
 """
 
 from __future__ import annotations
@@ -73,6 +75,42 @@ def share(count: float, n: int) -> Share:
     return Share(
         value=p, low=max(0.0, min(p, middle - margin)), high=min(1.0, max(p, middle + margin)), n=n
     )
+
+
+class Mean(Record):
+    """A mean of n values and its interval of confidence 0.95, which one value hasn't got."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Return the mean with Student's interval: mean +- t(n - 1) s / sqrt(n).
+
+    >>> mean([1.0, 2.0, 3.0]).value
+    2.0
+    """
+    n, middle = len(values), float(np.mean(values))
+    if n < 2:
+        return Mean(value=middle, low=None, high=None, n=n)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n)
+    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    return Mean(value=middle, low=middle - margin, high=middle + margin, n=n)
+
+
+def equal_means(values: Sequence[float], others: Sequence[float]) -> float:
+    """Return the p-value of Welch's t-test (1947): that means of one population differ as much.
+
+    It doesn't assume equal variances; NaN where a variance can't be told.
+
+    >>> round(equal_means([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]), 3)
+    1.0
+    """
+    if min(len(values), len(others)) < 2:
+        return math.nan
+    return float(stats.ttest_ind(values, others, equal_var=False).pvalue)
 
 
 def summarize(values: Sequence[float]) -> Summary:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fhe_inhibitor.system.statistics import share
+from fhe_inhibitor.system.statistics import equal_means, mean, share
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -30,3 +30,19 @@ def test_of_nothing_nothing_is_known() -> None:
     nothing = share(0, 0)
     assert math.isnan(nothing.value)
     assert (nothing.low, nothing.high) == (0, 1)
+
+
+def test_a_mean_has_student_s_interval() -> None:
+    values = [0.9, 0.95, 0.93, 0.97]
+    found = mean(values)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert mean([0.5]).low is None
+
+
+def test_welch_s_test_is_that_of_its_formula() -> None:
+    """Worked by hand: t = -2 / sqrt(1/2 + 1/2), with 2 degrees of freedom."""
+    assert equal_means([0.0, math.sqrt(2)], [2.0, 2 + math.sqrt(2)]) == pytest.approx(
+        2 * stats.t.sf(2, 2)
+    )
+    assert math.isnan(equal_means([1.0], [1.0, 2.0]))
