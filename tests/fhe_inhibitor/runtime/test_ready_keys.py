@@ -47,5 +47,5 @@ def test_damaged_keys_are_refused_and_not_kept() -> None:
     keys, server = ReadyKeys(100), Reads()
     for _ in range(2):
         with pytest.raises(InputError, match="damaged"):
-            keys.get("name", "0" * 64, lambda: b"others", server)  # type: ignore[arg-type]
+            keys.get("name", "0" * 64, lambda: b"others", server)
     assert server.read == []
