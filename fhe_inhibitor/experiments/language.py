@@ -1,6 +1,7 @@
 """Language models: an inhibitor beside its dot-product twin, and a small one in integers.
 
     teacher     causal, dot-product attention, learns from text
+    continued   the teacher, as many steps again: what more training alone is worth
     distilled   causal, inhibitor attention, starts from the teacher's weights (`derivation`) and
                 learns from its probabilities and the text
     labels      the same start at random, learns from the text alone
@@ -171,6 +172,9 @@ class _Models:
         )
         make = partial(language_model, experiment.seed)
         teacher = self._train("teacher", make(**experiment.shape("dot_product")), large)
+        continued = make(**experiment.shape("dot_product"))
+        continued.load_state_dict(teacher.state_dict())
+        self._train("continued", continued, large)
         student = make(**experiment.shape("inhibitor_signed"))
         student.load_state_dict(teacher.state_dict(), strict=False)
         derive(student, _windows(stream, experiment.context))

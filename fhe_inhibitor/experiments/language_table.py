@@ -11,7 +11,8 @@ from fhe_inhibitor.system.pages import markdown_table
 
 NAMES = {
     "teacher": "dot product",
-    "distilled": "inhibitor, distilled from it",
+    "continued": "dot product, as many steps again",
+    "distilled": "inhibitor, distilled from the first",
     "labels": "inhibitor, from the text alone",
     "integers": "small inhibitor, integers with noise",
     "twin": "small dot product, integers with noise",

@@ -63,8 +63,8 @@ SECTIONS = {
         "Perplexity per character on held-out sentences. The inhibitor beside its dot-product "
         "twin, and small models in the integers that run encrypted "
         "(`python -m demos.next_character`). The distilled inhibitor starts from its twin's "
-        "weights, so that it has learned for twice as many steps; the one that learns from the "
-        "text alone has as many as the twin.",
+        "weights, so that it has learned for twice as many steps, as has the twin where it went "
+        "on; the inhibitor that learns from the text alone has as many as the twin at first.",
     ),
     "one-layer": (
         "One-layer transformers",

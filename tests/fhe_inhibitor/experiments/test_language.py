@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     observer = Recording()
     paths = run_plan(read_plan(root / "plan.yaml"), root / "work", root / "results", None, observer)
     assert [path.stem for path in paths] == ["only"]
-    names = ("teacher", "distilled", "labels", "integers", "twin")
+    names = ("teacher", "continued", "distilled", "labels", "integers", "twin")
     assert observer.steps == [f"train {name}" for name in names]
     return root / "work" / "language" / "only", root / "results"
 
@@ -60,11 +60,15 @@ def test_the_result_has_the_perplexity_of_each_model_at_its_contexts(
         if row.metric == "perplexity" and 1 < row.value < 1000
     }
     assert found == {
-        *((name, n, False) for name in ("teacher", "distilled", "labels") for n in (4, 8)),
+        *(
+            (name, n, False)
+            for name in ("teacher", "continued", "distilled", "labels")
+            for n in (4, 8)
+        ),
         *((name, 4, True) for name in ("integers", "twin")),
     }
     kinds = {row.recipe: row.settings["attention_kind"] for row in result.rows}
-    assert kinds["teacher"] == kinds["twin"] == "dot_product"
+    assert kinds["teacher"] == kinds["continued"] == kinds["twin"] == "dot_product"
     assert kinds["distilled"] == kinds["labels"] == "inhibitor_signed"
 
 
