@@ -29,12 +29,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IntegerModel:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", ["simulate", "execute"])
 def test_a_split_session_classifies_texts_and_documents(
     model: IntegerModel, tmp_path: Path, mode: str
 ) -> None:
-    places = {"cache_dir": tmp_path / "cache", "keys_dir": tmp_path / "keys"}
-    with Session(model, mode, split=3, **places) as session:
+    cache, keys = tmp_path / "cache", tmp_path / "keys"
+    with Session(model, mode, split=3, cache_dir=cache, keys_dir=keys) as session:
         backend = session.prepare(documents=True)
         assert backend is not None
         (blocks,) = backend.manifest.blocks.values()
