@@ -124,8 +124,8 @@ benchmark-plaintext: $(STAMP) ## the same head in the clear, n to 1024
 	$(BIN)/fhe-inhibitor benchmark plaintext $(ARGS)
 
 .PHONY: scaling
-scaling: $(STAMP) ## one encrypted sentence on 1, 2, ... threads: for a quiet machine
-	$(BIN)/fhe-inhibitor benchmark scaling $(ARGS)
+scaling: $(STAMP) ## one encrypted sentence on 1, 2, ... threads and workers: for a quiet machine
+	$(BIN)/fhe-inhibitor benchmark scaling --workers 1,2 $(ARGS)
 
 .PHONY: scaling-simulated
 scaling-simulated: $(STAMP) ## a full-depth sentence on many machines, simulated from its cost

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from compile.cost.blocks import choose_blocks
+from compile.cost.speed import USUAL_CORE
+from compile.cost.tasks import estimate_tasks
 from compile.local.prepared import prepare_circuits
+from compile.scaling.graph import Machines, simulate
+from compile.scaling.simulation import task_graph
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.execution import TaskDone
+from fhe_inhibitor.runtime.executor import Executor
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Response
 from fhe_inhibitor.runtime.server import Server, Value, to_response
@@ -47,11 +53,14 @@ class ScalingProcess:
 
     def __init__(self, model: IntegerModel, split: int, layers: int | None, cache: Path) -> None:
         self._model, self._split, self._layers, self._cache = model, split, layers, cache
+        self._folder = cache
+        self._executors: dict[str, Executor] = {}
 
     def prepare(self, observer: Observer) -> int:
         """Compile, or find circuits in the cache, and make keys; return the threads there are."""
         model = self._model
         folder = prepare_circuits(model, self._cache, observer, split=self._split)
+        self._folder = folder
         self._client, self._server = Client(folder, model.hash), Server(folder, model.hash)
         observer.begin("keygen")
         self._client.generate_keys()
@@ -61,6 +70,32 @@ class ScalingProcess:
         zeros = Value.deserialize(self._client.encrypt_benchmark(width))
         self._server.call(function, [zeros], self._keys)
         return int(os.environ[THREADS_VARIABLE])
+
+    def join(self, observer: Observer, scheduler: str) -> None:
+        """Use the workers of a Dask scheduler too; two runs give each its keys."""
+        from fhe_inhibitor.cluster.executor import ClusterExecutor
+        from fhe_inhibitor.cluster.options import Cluster
+
+        keys = self._client.evaluation_keys()
+        self._executors[scheduler] = ClusterExecutor(Cluster(scheduler), self._folder, keys)
+        for seed in range(2):
+            self.run_on(observer, seed, scheduler)
+
+    def run_on(self, observer: Observer, seed: int, scheduler: str) -> TimedRun:
+        """Do what `run` does on the workers of a scheduler that was joined."""
+        return self.run_with(self._executors[scheduler].go_on, seed)
+
+    def simulate(self, observer: Observer, task_s: Mapping[str, float], workers: int) -> float:
+        """Return the seconds on so many workers of one core that the simulator finds.
+
+        task_s: measured on one thread. Values move in no time, as on one machine.
+        """
+        network, p_error = self._model.network, self._model.p_error
+        (n,) = self._model.buckets
+        (blocks,) = choose_blocks(network, [n], p_error, self._split).values()
+        graph = task_graph(estimate_tasks(network, n, p_error, blocks), USUAL_CORE, task_s)
+        kept = tuple(task for task in graph.tasks if task.name in task_s)
+        return simulate(replace(graph, tasks=kept), Machines(workers, 1)).seconds
 
     def run(self, observer: Observer, seed: int) -> TimedRun:
         """Encrypt integers drawn with this seed, run the tasks here, and decrypt logits."""

@@ -92,7 +92,15 @@ def scaling_markdown(results: ScalingResults) -> str:
     what = "one sentence" if options.layers is None else f"the first {options.layers} layers"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     rows = [_measured_row(results, point) for point in results.points if point.summary]
-    head = "series", "cores", "seconds", "efficiency", "lookups per second", "largest difference"
+    head = (
+        "series",
+        "cores",
+        "seconds",
+        "efficiency",
+        "lookups per second",
+        "largest difference",
+        "simulated",
+    )
     return "\n".join(
         [
             "## Measured",
@@ -102,7 +110,9 @@ def scaling_markdown(results: ScalingResults) -> str:
             f"commit {machine.commit}, {machine.date}, load average {machine.load_average} at the "
             "start. Medians with 95% intervals (the whole range below 6 repetitions); numbers of "
             "threads in turn, each in a process of its own. *Difference*: of a decrypted logit "
-            "from exact integers, in steps; encrypted rounding makes some.",
+            "from exact integers, in steps; encrypted rounding makes some. Workers are Dask's, of "
+            "one thread each, on this machine; *simulated* is what the simulator of the next "
+            "section makes of the seconds of each task on one thread, and how far off it is.",
             "",
             *markdown_table(head, rows),
             "",
@@ -212,4 +222,9 @@ def _measured_row(results: ScalingResults, point: ScalingPoint) -> list[object]:
         "-" if efficiency is None else f"{efficiency:.0%}",
         f"{point.lookups / s.median:,.0f}",
         "-" if point.difference is None else point.difference,
+        "-" if point.simulated_s is None else _simulated(point.simulated_s, s.median),
     ]
+
+
+def _simulated(seconds: float, measured_s: float) -> str:
+    return f"{seconds:.2f} ({seconds / measured_s - 1:+.0%})"

@@ -10,6 +10,7 @@ from fhe_inhibitor.system.files import Record, read_results, write_atomically
 from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.statistics import Summary
 
+Series = Literal["threads", "workers"]
 MEASURED, SIMULATED = "scaling_measured", "scaling_simulated"
 PACKAGES = ("concrete-python", "numpy")
 MEASURED_BY, SIMULATED_BY = "benchmark scaling", "benchmark scaling --simulate"
@@ -35,16 +36,18 @@ class ScalingPoint(Record):
 
     seconds: of all tasks, for each repetition. task_s: of each task by name, of the fastest
     repetition. difference: largest one of a decrypted logit from the integer model's, in steps;
-    None where only some layers ran.
+    None where only some layers ran. simulated_s: of workers, from the seconds of each task on one
+    thread; None where these were not measured.
     """
 
-    series: Literal["threads", "workers"]
+    series: Series
     cores: int
     lookups: int
     seconds: tuple[float, ...] = ()
     summary: Summary | None = None
     task_s: dict[str, float] = {}
     difference: int | None = None
+    simulated_s: float | None = None
 
 
 class ScalingResults(Record):
@@ -55,7 +58,7 @@ class ScalingResults(Record):
     options: ScalingOptions
     points: tuple[ScalingPoint, ...] = ()
 
-    def find(self, series: str, cores: int) -> ScalingPoint | None:
+    def find(self, series: Series, cores: int) -> ScalingPoint | None:
         """Return a point, None if there is none yet."""
         return next((p for p in self.points if (p.series, p.cores) == (series, cores)), None)
 

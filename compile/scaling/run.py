@@ -1,15 +1,18 @@
-"""The measured half: one sentence on 1, 2, ... threads, each in a process of its own, in turn.
+"""The measured half: one sentence on 1, 2, ... threads, or Dask workers of one thread, in turn.
 
-Threads take turns, one run each in every round, so that a drifting machine favours none. What is
-finished is in the results file after every run: a benchmark that was stopped goes on from there.
+Each number of threads has a process of its own, and each number of workers a cluster on this
+machine. They take turns, one run each in every round, so that a drifting machine favours none. What
+is finished is in the results file after every run: a benchmark that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ from compile.scaling.results import (
     ScalingOptions,
     ScalingPoint,
     ScalingResults,
+    Series,
     start_or_resume,
     write_results,
 )
@@ -51,14 +55,16 @@ def measure_scaling(
     repetitions: int,
     out: Path,
     observer: Observer,
+    workers: Sequence[int] = (),
 ) -> ScalingResults:
     """Measure what the results in `out` lack; return all.
 
     layers: how many of the first layers run, with the keys of the whole network; None runs the
-    whole sentence. Raises InputError for a length, threads, layers or repetitions that can't be,
-    for a folder that can't be written, or one with results of something else.
+    whole sentence. workers: numbers of Dask workers of one thread each, beside the threads of one
+    process. Raises InputError for a length, numbers, layers or repetitions that can't be, for a
+    folder that can't be written, or one with results of something else.
     """
-    _check(model, n, threads, layers, repetitions)
+    _check(model, n, threads, workers, layers, repetitions)
     make_folder(out)
     options = ScalingOptions(
         model=model.name,
@@ -70,28 +76,71 @@ def measure_scaling(
     )
     results = start_or_resume(out, options)
     alone = replace(model, buckets=(n,), default_tokens=n)
+
     with ExitStack() as stack:
-        children: dict[int, Child] = {}
-        for number in sorted(set(threads)):
-            point = results.find("threads", number)
-            if point is not None and len(point.seconds) >= repetitions:
-                continue
-            observer.begin(f"{number} threads: compile, make keys")
-            child = Child(_make, alone, split, layers, out / CACHE, threads=number)
-            children[number] = stack.enter_context(closing(child))
+
+        def start(threads: int) -> Child:
+            child = Child(_make, alone, split, layers, out / CACHE, threads=threads)
+            stack.callback(child.close)
             there = child.call("prepare", observer=observer)
-            assert there == number, f"{there} threads, wanted {number}"
+            assert there == threads, f"{there} threads, wanted {threads}"
+            return child
+
+        def is_missing(series: Series, number: int) -> bool:
+            point = results.find(series, number)
+            return point is None or len(point.seconds) < repetitions
+
+        runs: dict[tuple[Series, int], Callable[[int], TimedRun]] = {}
+        for number in sorted(set(threads)):
+            if is_missing("threads", number):
+                observer.begin(f"{number} threads: compile, make keys")
+                child = start(number)
+                runs["threads", number] = partial(child.call, "run", observer=observer)
+        for number in sorted(set(workers)):
+            if is_missing("workers", number):
+                observer.begin(f"{number} workers: start, give them keys")
+                child = start(1)
+                scheduler = stack.enter_context(_workers(number))
+                child.call("join", scheduler, observer=observer, may_wait=True)
+                runs["workers", number] = partial(
+                    _run_on, child, scheduler=scheduler, observer=observer
+                )
         for repetition in range(repetitions):
-            for number, child in children.items():
-                point = results.find("threads", number) or ScalingPoint(
-                    series="threads", cores=number, lookups=0
+            for (series, number), run in runs.items():
+                point = results.find(series, number) or ScalingPoint(
+                    series=series, cores=number, lookups=0
                 )
                 if len(point.seconds) <= repetition:
-                    observer.begin(f"{number} threads: repetition {repetition + 1}")
-                    timed: TimedRun = child.call("run", repetition, observer=observer)
-                    results = results.replacing(with_run(point, timed))
+                    observer.begin(f"{number} {series}: repetition {repetition + 1}")
+                    results = results.replacing(with_run(point, run(repetition)))
                     write_results(results, out)
+        one = results.find("threads", 1)
+        for point in results.points:
+            if point.series == "workers" and point.simulated_s is None and one and one.task_s:
+                child = start(1)
+                seconds = child.call("simulate", one.task_s, point.cores, observer=observer)
+                results = results.replacing(point.model_copy(update={"simulated_s": seconds}))
+                write_results(results, out)
     return results
+
+
+@contextmanager
+def _workers(number: int) -> Iterator[str]:
+    """Start so many Dask workers of one thread on this machine; yield their scheduler's address."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=number,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        silence_logs=logging.ERROR,
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def _run_on(child: Child, repetition: int, *, scheduler: str, observer: Observer) -> TimedRun:
+    timed: TimedRun = child.call("run_on", repetition, scheduler, observer=observer, may_wait=True)
+    return timed
 
 
 def with_run(point: ScalingPoint, timed: TimedRun) -> ScalingPoint:
@@ -117,12 +166,19 @@ def _make(*arguments: Any) -> ScalingProcess:
 
 
 def _check(
-    model: IntegerModel, n: int, threads: Sequence[int], layers: int | None, repetitions: int
+    model: IntegerModel,
+    n: int,
+    threads: Sequence[int],
+    workers: Sequence[int],
+    layers: int | None,
+    repetitions: int,
 ) -> None:
     if not 1 <= n <= model.max_tokens:
         raise InputError(f"--tokens {n}: this model reads 1 to {model.max_tokens} tokens")
     if not threads or not all(1 <= number <= MAX_THREADS for number in threads):
         raise InputError(f"threads {list(threads)}; wanted numbers from 1 to {MAX_THREADS}")
+    if not all(1 <= number <= MAX_THREADS for number in workers):
+        raise InputError(f"workers {list(workers)}; wanted numbers from 1 to {MAX_THREADS}")
     n_layers = len(model.network.layers)
     if layers is not None and not 1 <= layers <= n_layers:
         raise InputError(f"--layers {layers}: this model has {n_layers}")

@@ -39,6 +39,10 @@ def scaling(
         str | None,
         typer.Option(metavar="N,N,...", help="Threads to measure; 1, 2, 4, ... all if not given."),
     ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Measure so many Dask workers of one thread, too."),
+    ] = None,
     layers: Annotated[
         int | None,
         typer.Option(metavar="N", help="Run the first N layers only, with the whole model's keys."),
@@ -75,9 +79,9 @@ def scaling(
     from fhe_inhibitor.system.files import make_folder
 
     if simulate:
-        if layers is not None or threads is not None:
+        if layers is not None or threads is not None or workers is not None:
             raise InputError(
-                "--simulate runs whole sentences on no thread: drop --threads, --layers"
+                "--simulate runs whole sentences on no thread: drop --threads, --workers, --layers"
             )
         work = SimulateScaling(
             model,
@@ -104,10 +108,14 @@ def scaling(
 
     loaded = IntegerModel.load(model)
     numbers = all_threads() if threads is None else _numbers(threads, "--threads")
+    members = () if workers is None else _numbers(workers, "--workers")
+    if members:
+        with needs("cluster"):
+            import distributed  # noqa: F401
     with Display(quiet) as display:
         results = measure_scaling(
             loaded, tokens or loaded.default_tokens, numbers, split, layers, repetitions, out,
-            display,
+            display, members,
         )  # fmt: skip
     report.write_scaling(results, out)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from compile.scaling import run as scaling_run
 from compile.scaling.process import TimedRun, first_layers
+from compile.scaling.report import scaling_markdown
 from compile.scaling.results import ScalingResults
 from compile.scaling.run import all_threads, measure_scaling
 from fhe_inhibitor.errors import InputError
@@ -31,10 +33,17 @@ class Fake:
     def __init__(self, *arguments: Any, threads: int) -> None:
         self.threads = threads
 
-    def call(self, method: str, *arguments: int, observer: Observer) -> object:
+    def call(
+        self, method: str, *arguments: Any, observer: Observer, may_wait: bool = False
+    ) -> object:
         Fake.calls.append((self.threads, method))
         if method == "prepare":
             return self.threads
+        if method == "run_on":
+            assert arguments[1] == "tcp://here" and may_wait
+            return TimedRun(4.5, {"classify": 4.5}, 16, 0)
+        if method == "simulate":
+            return arguments[0]["classify"] / arguments[1]
         if Fake.fails_at == len(Fake.calls):
             raise KeyboardInterrupt
         seconds = 8.0 / self.threads + (arguments[0] == 0)
@@ -67,6 +76,21 @@ def test_numbers_of_threads_take_turns(model: IntegerModel, tmp_path: Path) -> N
     assert read_results(tmp_path / "out" / "scaling_measured.json", ScalingResults, "") == results
 
 
+def test_workers_take_turns_with_threads_and_are_simulated(
+    model: IntegerModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling_run, "_workers", lambda number: nullcontext("tcp://here"))
+    results = measure(model, tmp_path / "out", threads=(1,), workers=(2,))
+    turns = [method for _, method in Fake.calls if method in ("run", "run_on")]
+    assert turns == ["run", "run_on"] * 2
+    point = results.find("workers", 2)
+    assert point is not None and (point.seconds, point.simulated_s) == ((4.5, 4.5), 4.0)
+    assert "| 4.00 (-11%) |" in scaling_markdown(results)
+    Fake.calls.clear()
+    assert measure(model, tmp_path / "out", threads=(1,), workers=(2,)) == results
+    assert not Fake.calls
+
+
 def test_a_benchmark_that_was_stopped_goes_on(model: IntegerModel, tmp_path: Path) -> None:
     Fake.fails_at = 5  # two are prepared, two have run once
     with pytest.raises(KeyboardInterrupt):
@@ -89,6 +113,7 @@ def test_a_benchmark_that_was_stopped_goes_on(model: IntegerModel, tmp_path: Pat
     [
         ({"threads": ()}, "wanted numbers from 1"),
         ({"threads": (0,)}, "wanted numbers from 1"),
+        ({"workers": (0,)}, "wanted numbers from 1"),
         ({"layers": 3}, "this model has 2"),
         ({"repetitions": 0}, "0 repetitions"),
     ],
