@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from circuits.counts import count_lookups
+from fhe_inhibitor.cli import cost as cost_command
 from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, REPOSITORY_ONLY, IntegerModel
 
@@ -73,7 +74,10 @@ def test_a_bad_configuration_is_one_line(
     reason: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A process for each would take most of the time.
+    monkeypatch.setattr(cost_command, "in_worker", lambda work, observer: work.run(observer))
     path = tmp_path / "config.json"
     if content is not None:
         path.write_text(content)

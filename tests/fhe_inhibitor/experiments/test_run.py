@@ -264,7 +264,7 @@ run(experiment, sys.argv[2], Recording(stop))
 """
 
 
-@pytest.mark.parametrize("step", ["layers, layer 1", "task"])
+@pytest.mark.parametrize("step", [pytest.param("layers, layer 1", marks=pytest.mark.slow), "task"])
 def test_a_killed_run_ends_like_one_that_was_not(
     base: dict[str, Any], agnostic: Path, tmp_path: Path, step: str
 ) -> None:

@@ -123,6 +123,7 @@ def test_full_depth_is_proved_and_needs_no_lookup_beyond_six_bits(full_depth: In
     assert sum(path.stat().st_size for path in (CHECKPOINTS / FULL_DEPTH).iterdir()) < 20e6
 
 
+@pytest.mark.slow
 def test_accuracy_of_full_depth_is_near_its_card_s(
     full_depth: IntegerModel, data_dir: Path
 ) -> None:

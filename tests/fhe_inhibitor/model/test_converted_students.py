@@ -107,6 +107,7 @@ def test_static_norms_are_made_and_trained(base: dict[str, Any], tmp_path: Path)
     assert name in moved and not any("embeddings." in n for n in moved)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(base: dict[str, Any], tmp_path: Path) -> None:
     experiment = make(base, "retrained", bits=4, normalization="static")
     run_experiment(experiment, tmp_path / "whole")

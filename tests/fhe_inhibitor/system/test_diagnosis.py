@@ -73,7 +73,7 @@ def test_an_extra_that_is_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch)
     has(monkeypatch, onnx=None, uvicorn=None, gradio=None, playwright=None)
     finding = find_extras()
     assert finding.state == "ok"
-    assert "installed: train, benchmark, docs" in finding.found
+    assert "installed: train, benchmark, cluster, docs" in finding.found
     assert "pip install 'fhe-inhibitor[server,onnx,app,browser]'" in finding.remedy
 
 
