@@ -51,6 +51,7 @@ def test_large_constants_cost_nothing(network: Network) -> None:
 
 
 @pytest.mark.fhe
+@pytest.mark.slow
 def test_large_constants_are_added_right(network: Network, tmp_path: Path) -> None:
     execution = prepare(with_large_constants(network), (3,), tmp_path / "circuits")
     check_execution(execution, 3, n_random=2, n_corners=3)

@@ -297,6 +297,7 @@ def command(folder: Path, cache: Path, *options: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.fhe
+@pytest.mark.slow
 def test_the_command_prints_everything_that_was_measured(folder: Path, cache: Path) -> None:
     process = command(folder, cache, "--benchmark")
     out, err = process.communicate(timeout=200)
