@@ -4,8 +4,8 @@
     build_module(network, lengths, CompileOptions(blocks=blocks))
 
 Each stage of a layer gets as many tasks as there are workers, heads counted, unless it has fewer
-rows, or its tasks would get shorter than `MIN_TASK_S` by the cost model: what is sent around for a
-task should be little beside the task.
+rows, or its tasks would get shorter than `MIN_TASK_S` on one core by the cost model: what is sent
+around for a task should be little beside the task.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from circuits.blocks import LayerBlocks
 from circuits.network import Network
 from compile.cost.report import LengthEstimate, estimate
-from compile.cost.speed import USUAL, Speed
+from compile.cost.speed import USUAL_CORE, Speed
 from fhe_inhibitor.errors import InputError
 
 MIN_TASK_S = 1.0
@@ -26,11 +26,11 @@ def choose_blocks(
     lengths: Iterable[int],
     p_error: float,
     workers: int,
-    speed: Speed = USUAL,
+    speed: Speed = USUAL_CORE,
 ) -> dict[int, tuple[LayerBlocks, ...]]:
     """Return the blocks of each layer, by number of tokens; 1 worker cuts nothing.
 
-    speed: of the machine whose seconds a task takes. Raises InputError for less than 1 worker, and
+    speed: of the cores that a task takes its seconds on. Raises InputError for less than 1 worker, and
     as `estimate` does.
     """
     if workers < 1:
