@@ -30,8 +30,8 @@ def choose_blocks(
 ) -> dict[int, tuple[LayerBlocks, ...]]:
     """Return the blocks of each layer, by number of tokens; 1 worker cuts nothing.
 
-    speed: of the cores that a task takes its seconds on. Raises InputError for less than 1 worker, and
-    as `estimate` does.
+    speed: of the cores that a task takes its seconds on. Raises InputError for less than 1 worker,
+    and as `estimate` does.
     """
     if workers < 1:
         raise InputError(f"{workers} workers to split the work for; wanted 1 or more")
