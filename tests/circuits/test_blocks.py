@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from circuits.blocks import LayerBlocks, cut, plain_name
@@ -41,6 +41,7 @@ def test_blocks_of_all_sizes_give_the_network(
     rng = np.random.default_rng(random.randrange(2**32))
     network = random_network(rng, shape)
     n, blocks = fitting_length(network, n), cuts[: shape.n_layers]
+    assume(n <= shape.max_tokens)
     x, padding = random_inputs(rng, network, n, min(n_padded, n - 1))
     known = values_in_blocks(network, n, blocks, x, padding)
     wires = network_wires(network, n, blocks)
@@ -73,6 +74,7 @@ def test_stages_that_share_a_function_are_the_same_function(
     rng = np.random.default_rng(random.randrange(2**32))
     network = random_network(rng, shape)
     n = fitting_length(network, n)
+    assume(n <= shape.max_tokens)
     lengths, blocks = {n, max(n - network.stride, network.stride)}, cuts[: shape.n_layers]
     plans = {
         n: (network_stages(network, n, blocks), network_wires(network, n, blocks)) for n in lengths
