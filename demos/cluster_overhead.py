@@ -13,7 +13,6 @@ compared. Nothing else may run meanwhile.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import statistics
 import time
@@ -23,10 +22,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from compile.local.prepared import Prepared, prepare
+from compile.scaling.process import first_layers
 from fhe_inhibitor.cluster.executor import ClusterExecutor
+from fhe_inhibitor.cluster.local import one_thread_workers
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.runtime.executor import Executor, InProcess
@@ -85,14 +86,10 @@ def main(
     os.environ[THREADS_VARIABLE] = str(workers)  # before Concrete is loaded
     loaded = IntegerModel.load(model)
     prepared = prepare(loaded, Keyring(), observer=Printed(), split=split)
-    n_tokens, tasks, values = first_layers(loaded, prepared, text, tokens, layers)
+    n_tokens, tasks, values = encrypt(loaded, prepared, text, tokens)
+    tasks = first_layers(tasks, layers)
     with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
-        ) as local,
+        one_thread_workers(workers) as local,
         Client(local, set_as_default=False) as client,
         ClusterExecutor(
             Cluster(client), prepared.folder, prepared.client.evaluation_keys()
@@ -117,17 +114,14 @@ def main(
     print(written)
 
 
-def first_layers(
-    model: IntegerModel, prepared: Prepared, text: str, tokens: int | None, layers: int | None
-) -> tuple[int, list[Task], dict[str, Value]]:
-    """Return length, tasks of a text or of its first layers, and what they start from."""
+def encrypt(
+    model: IntegerModel, prepared: Prepared, text: str, tokens: int | None
+) -> tuple[int, Sequence[Task], dict[str, Value]]:
+    """Return length and tasks of a text, and what they start from."""
     x, padding = model.encode(model.tokenize(text, tokens))
     data = prepared.client.encrypt(x, padding, model.projections(x)).to_bytes()
     request = Request.from_bytes(data)
-    tasks = list(prepared.server.tasks(request.n))
-    if layers is not None:
-        names = tuple(f"layer{index}." for index in range(layers))
-        tasks = [task for task in tasks if task.stage.startswith(names)]
+    tasks = prepared.server.tasks(request.n)
     return request.n, tasks, prepared.server.read_values(request)
 
 

@@ -53,7 +53,6 @@ class ScalingProcess:
 
     def __init__(self, model: IntegerModel, split: int, layers: int | None, cache: Path) -> None:
         self._model, self._split, self._layers, self._cache = model, split, layers, cache
-        self._folder = cache
         self._executors: dict[str, Executor] = {}
 
     def prepare(self, observer: Observer) -> int:

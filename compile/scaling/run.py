@@ -7,7 +7,6 @@ is finished is in the results file after every run: a benchmark that was stopped
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -82,6 +81,10 @@ def measure_scaling(
         def start(threads: int) -> Child:
             child = Child(_make, alone, split, layers, out / CACHE, threads=threads)
             stack.callback(child.close)
+            return child
+
+        def prepare(threads: int) -> Child:
+            child = start(threads)
             there = child.call("prepare", observer=observer)
             assert there == threads, f"{there} threads, wanted {threads}"
             return child
@@ -94,12 +97,12 @@ def measure_scaling(
         for number in sorted(set(threads)):
             if is_missing("threads", number):
                 observer.begin(f"{number} threads: compile, make keys")
-                child = start(number)
+                child = prepare(number)
                 runs["threads", number] = partial(child.call, "run", observer=observer)
         for number in sorted(set(workers)):
             if is_missing("workers", number):
                 observer.begin(f"{number} workers: start, give them keys")
-                child = start(1)
+                child = prepare(1)
                 scheduler = stack.enter_context(_workers(number))
                 child.call("join", scheduler, observer=observer, may_wait=True)
                 runs["workers", number] = partial(
@@ -127,14 +130,9 @@ def measure_scaling(
 @contextmanager
 def _workers(number: int) -> Iterator[str]:
     """Start so many Dask workers of one thread on this machine; yield their scheduler's address."""
-    from distributed import LocalCluster
+    from fhe_inhibitor.cluster.local import one_thread_workers
 
-    with LocalCluster(
-        n_workers=number,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.ERROR,
-    ) as cluster:
+    with one_thread_workers(number) as cluster:
         yield cluster.scheduler_address
 
 

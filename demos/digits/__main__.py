@@ -6,12 +6,13 @@ python -m demos.digits                 # on a quiet one: decrypts 20 images
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from demos.digits.measure import encrypt_images, make_model, measure_student, of_kind
+from demos.digits.measure import encrypt_images, make_model, measure_student
 from demos.digits.page import to_markdown
 from demos.digits.results import KINDS, NAME, KeptResults, Results
 from fhe_inhibitor.images.data import load_digits
@@ -50,7 +51,9 @@ def run(out: Path, work: Path, images: int, training: ImageTraining) -> None:
     models = {}
     for kind in KINDS:
         folder = work / f"{NAME}-{kind.replace('_', '-')}"
-        model = models[kind] = make_model(splits, of_kind(kind, training), folder, observer)
+        model = models[kind] = make_model(
+            splits, replace(training, attention_kind=kind), folder, observer
+        )
         kept = results.found.students.get(kind)
         if kept is None or kept.model_hash != model.hash:
             results.add(kind, measure_student(model, splits, folder, observer))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +124,6 @@ def encrypt_images(
                     response_bytes=answer.response_bytes,
                 ),
             )
-
-
-def of_kind(kind: str, training: ImageTraining) -> ImageTraining:
-    """Return the same training with another mechanism."""
-    return replace(training, attention_kind=kind)
 
 
 def _noise(model: ImageModel, seed: int) -> Lookup:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from demos.digits.results import DOT_PRODUCT, INHIBITOR, KINDS, PACKAGES, Encrypted, Results
-from fhe_inhibitor.system.machine import Machine
+from demos.digits.results import DOT_PRODUCT, INHIBITOR, KINDS, Encrypted, Results
 from fhe_inhibitor.system.pages import decimal_size, markdown_table
 from fhe_inhibitor.system.statistics import Share
 
@@ -79,7 +78,7 @@ def to_markdown(results: Results) -> str:
     encrypted = {k: s.encrypted for k, s in students.items() if s.encrypted and s.encrypted.images}
     if not encrypted:
         return "\n".join([*lines, "None yet.", ""])
-    machines = dict.fromkeys(_describe(found.machine) for found in encrypted.values() if found)
+    machines = dict.fromkeys(found.machine.describe() for found in encrypted.values() if found)
     lines += [
         "The first images of the test split, mechanisms in turn. Seconds: median and range, from "
         f"encryption to logits. {'; '.join(machines)}.",
@@ -128,15 +127,3 @@ def _decrypted(found: Encrypted, lookups: dict[int, int]) -> list[str]:
 
 def _percent(share: Share) -> str:
     return f"{100 * share.value:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
-
-
-def _describe(machine: Machine) -> str:
-    versions = ", ".join(
-        f"{name} {machine.versions[name]}"
-        for name in ("python", *PACKAGES)
-        if name in machine.versions
-    )
-    return (
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_gb} GB, {versions}, commit "
-        f"{machine.commit}, {machine.date}"
-    )

@@ -11,7 +11,6 @@ from demos.neighbours.results import (
     ENCODER_HIDDEN,
     HEADS,
     INHIBITOR,
-    PACKAGES,
     STUDENTS,
     SUMMED_ROWS,
     TEACHER,
@@ -19,7 +18,6 @@ from demos.neighbours.results import (
     Neighbour,
     Results,
 )
-from fhe_inhibitor.system.machine import Machine
 from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.statistics import Share
 
@@ -117,21 +115,9 @@ def _head(results: Results) -> list[str]:
         "",
     ]
     for what, machines in (("Accuracies", accuracy), ("Times", times)):
-        described = dict.fromkeys(map(_describe, machines))
+        described = dict.fromkeys(machine.describe() for machine in machines)
         lines += [f"{what}: {'; '.join(described) or 'not taken yet'}.", ""]
     return lines
-
-
-def _describe(machine: Machine) -> str:
-    versions = ", ".join(
-        f"{name} {machine.versions[name]}"
-        for name in ("python", *PACKAGES)
-        if name in machine.versions
-    )
-    return (
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_gb} GB, {versions}, commit "
-        f"{machine.commit}, {machine.date}"
-    )
 
 
 def _accuracy(results: Results) -> list[str]:

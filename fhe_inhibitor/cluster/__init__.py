@@ -10,6 +10,7 @@ engine      the process beside a worker that loads circuits and keys
 worker      what a Dask worker runs
 placement   what ran where, and what had to move
 executor    sends the tasks, hears of each when it is done; start here
+local       workers on this machine, for what measures them
 
 Imports `runtime` and `system`, and Dask, which the extra `cluster` brings: no other room may be
 loaded with it. Workers load `worker` and what that imports, their engines `engine`: nothing that

@@ -36,6 +36,14 @@ class Machine(Record):
     commit: str
     date: str
 
+    def describe(self) -> str:
+        """Return all but the load in words."""
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return (
+            f"{self.processor}, {self.cores} cores, {self.memory_gb} GB, {versions}, commit "
+            f"{self.commit}, {self.date}"
+        )
+
 
 def describe_machine(packages: Sequence[str]) -> Machine:
     """Return the machine as it is now, with the versions of these packages."""

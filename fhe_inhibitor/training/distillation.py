@@ -14,7 +14,6 @@ very tokens that the student reads (`phrase_teacher`).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.quantized.network import calibrate, centre_keys
@@ -34,9 +32,11 @@ from fhe_inhibitor.training.checkpoints import load_state, save_state
 from fhe_inhibitor.training.corpus import TokenizedTexts
 from fhe_inhibitor.training.losses import Observed, layer_losses, soft_loss
 from fhe_inhibitor.training.pruning import prune
+from fhe_inhibitor.training.steps import cosine, moving_average
 
 MAX_TEXT_TOKENS = 40
 CHECKPOINT_STEPS = 250
+WARM_UP = 200  # steps
 PRUNING_STEPS = 10
 
 
@@ -165,7 +165,7 @@ def distil(
     weights: it computes on one thread.
     """
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99), fused=True)
-    average = _average(model, config)
+    average = moving_average(model, config.ema_decay)
     quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None
     switch = int(config.float_fraction * config.steps) if quantizes else config.steps
     weights = torch.from_numpy(importance)
@@ -195,7 +195,7 @@ def distil(
             if config.centre_keys:
                 centre_keys(model, ids, mask)
             calibrate(model, ids, mask)
-            average = _average(model, config)
+            average = moving_average(model, config.ema_decay)
         with autocast(enabled=config.bfloat16 and step < switch):
             output = model(input_ids=ids, attention_mask=mask, **options)
         target = reference(ids, mask) if reference else Observed(texts.logits[rows])
@@ -284,19 +284,11 @@ def _schedule(config: DistillationConfig, switch: int) -> Callable[[int], float]
 
     def rate(step: int) -> float:
         if step < switch:
-            return _cosine(step, switch)
+            return cosine(step, switch, WARM_UP)
         rest = max(1, config.steps - switch)  # a float model has none
-        return config.quantized_rate * _cosine(step - switch, rest)
+        return config.quantized_rate * cosine(step - switch, rest, WARM_UP)
 
     return rate
-
-
-def _cosine(step: int, steps: int, warmup: int = 200) -> float:
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _average(model: nn.Module, config: DistillationConfig) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
 
 
 def _batches(

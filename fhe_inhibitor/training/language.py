@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
@@ -31,6 +30,7 @@ from fhe_inhibitor.system.tensors import fingerprint
 from fhe_inhibitor.text.characters import FIRST_ID, LABELS, VOCAB_SIZE
 from fhe_inhibitor.training.checkpoints import load_state, save_state
 from fhe_inhibitor.training.losses import soft_loss
+from fhe_inhibitor.training.steps import cosine, moving_average
 
 CHECKPOINT_STEPS = 250
 WARM_UP = 100
@@ -105,7 +105,7 @@ def train_language(
     if len(stream) <= n_tokens:
         raise InputError(f"{len(stream)} characters of text: wanted more than a window, {n_tokens}")
     optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, (0.9, 0.99))
-    average, switch = _average(model, training), _switch(model, training)
+    average, switch = moving_average(model, training.ema_decay), _switch(model, training)
     run, start = _describe_run(model, stream, training, teacher), 0
     if checkpoint and checkpoint.is_file():
         start = load_state(checkpoint, run, model, average, optimizer)
@@ -122,7 +122,7 @@ def train_language(
             mask = torch.ones_like(ids)
             centre_keys(model, ids, mask)
             calibrate(model, ids, mask)
-            average = _average(model, training)
+            average = moving_average(model, training.ema_decay)
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * _rate(step, switch, training)
         loss = language_loss(model.every_position(ids), following, ids, training, teacher)
@@ -209,15 +209,9 @@ def _switch(model: nn.Module, training: LanguageTraining) -> int:
 
 def _rate(step: int, switch: int, training: LanguageTraining) -> float:
     """Return the learning rate in parts of its largest: one cosine down to 0, another after it."""
-    first, last, scale = 0, switch, 1.0
-    if step >= switch:
-        first, last, scale = switch, training.steps, training.quantized_rate
-    done = (step - first) / (last - first)
-    return min(1.0, (step - first + 1) / WARM_UP) * scale * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _average(model: nn.Module, training: LanguageTraining) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema_decay))
+    if step < switch:
+        return cosine(step, switch, WARM_UP)
+    return training.quantized_rate * cosine(step - switch, training.steps - switch, WARM_UP)
 
 
 def _describe_run(

@@ -1,7 +1,12 @@
-"""One way to train a small network: AdamW, one cycle of the learning rate, clipped gradients."""
+"""Parts of trainings, and one way to train a small network.
+
+The whole, `take_steps`: AdamW, one cycle of the learning rate, clipped gradients. Parts: a cosine
+with a warm-up, and the moving average of weights.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,9 +33,7 @@ def take_steps(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, steps, pct_start=0.1, cycle_momentum=False
     )
-    average = None
-    if ema_decay is not None:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+    average = None if ema_decay is None else moving_average(model, ema_decay)
     model.train()
     for _ in range(steps):
         loss = loss_of()
@@ -45,3 +48,17 @@ def take_steps(
     if average is not None:
         model.load_state_dict(average.module.state_dict())
     model.eval()
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return what keeps the exponential moving average of a model's weights, as they are now."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def cosine(step: int, steps: int, warm_up: int) -> float:
+    """Return the part of the largest learning rate: up in `warm_up` steps, by a cosine down to 0.
+
+    >>> [round(cosine(step, 100, 10), 2) for step in (0, 9, 50, 100)]
+    [0.1, 0.98, 0.5, 0.0]
+    """
+    return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
