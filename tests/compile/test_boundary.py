@@ -39,6 +39,7 @@ def test_projections_are_the_first_stage_s_outputs(model: IntegerModel) -> None:
 
 
 @pytest.mark.fhe
+@pytest.mark.slow
 def test_the_server_starts_after_the_projections(model: IntegerModel, tmp_path: Path) -> None:
     options = CompileOptions(exact_rounding=True)
     build_module(model.network, model.buckets[:1], options).save(tmp_path / "circuits")

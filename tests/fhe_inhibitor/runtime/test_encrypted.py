@@ -116,7 +116,7 @@ def corner_inputs(execution: Execution, n: int) -> list[np.ndarray]:
 
 
 @pytest.mark.fhe
-@pytest.mark.parametrize("attention", ["inhibitor", "inhibitor_signed", "dot_product"])
+@pytest.mark.parametrize("attention", [marked(x) for x in EXACT])
 def test_sums_beyond_the_entries_of_a_table_read_right(attention: str, tmp_path: Path) -> None:
     """Projections, heads with antiperiodic |q - k| and |v - Z|, and what follows them."""
     shape = NetworkShape(
