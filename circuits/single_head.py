@@ -17,12 +17,16 @@ Lookups, for operands that fit no packed table:
 
 A softmax that takes two lookups for each product of two secrets has n^2 (4 d + 3) + n; in
 `dot_product_exact` E / R takes one, of both packed into one index: hence n^2 less.
+
+A block, the head of m of its queries alone, has m n in the place of n^2. The squares of k and v,
+2 n d lookups of `dot_product_rounded`, are looked up in each block. In a task of their own, before
+the blocks, they would take as long where all blocks run at once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,7 +56,8 @@ HeadParameters = InhibitorParameters | WideSoftmaxParameters | NarrowSoftmaxPara
 class AttentionHead:
     """A head of one circuit for n tokens of width `head_dim`.
 
-    qk_range, v_range: smallest and largest integer of q and k, and of v.
+    qk_range, v_range: smallest and largest integer of q and k, and of v. queries: how many of the n
+    it answers, None for all.
     """
 
     circuit: str
@@ -61,10 +66,20 @@ class AttentionHead:
     qk_range: tuple[int, int]
     v_range: tuple[int, int]
     parameters: HeadParameters
+    queries: int | None = None
+
+    @property
+    def n_queries(self) -> int:
+        """Rows of q and of H."""
+        return self.n if self.queries is None else self.queries
+
+    def block(self, queries: int) -> AttentionHead:
+        """Return the head of so many of its queries, whichever these are: each meets all keys."""
+        return replace(self, queries=None if queries == self.n else queries)
 
     def evaluate(self, q: Any, k: Any, v: Any, lookup: Lookup) -> Any:
-        """Return H, int `[n, head_dim]`."""
-        pairs = make_pairs(self.n, self.n, window=0, max_offset=0)
+        """Return H, int `[n_queries, head_dim]`."""
+        pairs = make_pairs(self.n, self.n_queries, window=0, max_offset=0)
         p = self.parameters
         if isinstance(p, WideSoftmaxParameters):
             return softmax_wide(q, k, v, pairs, p, lookup)
@@ -76,9 +91,9 @@ class AttentionHead:
 
     def prove(self) -> Interval:
         """Return bounds of H over all inputs. Raises OverflowError if a table could be left."""
-        shape = (self.n, self.head_dim)
-        qk, v = full(shape, *self.qk_range), full(shape, *self.v_range)
-        return self.evaluate(qk, qk, v, interval_lookup)
+        q = full((self.n_queries, self.head_dim), *self.qk_range)
+        k, v = (full((self.n, self.head_dim), *r) for r in (self.qk_range, self.v_range))
+        return self.evaluate(q, k, v, interval_lookup)
 
     def count_lookups(self) -> Counter[int]:
         """Return the lookups by bit width, from shapes and tables alone."""
@@ -86,16 +101,16 @@ class AttentionHead:
 
     def _lookups(self) -> list[tuple[int, int]]:
         """Return (count, bit width) of each tensor of lookups."""
-        n, d, p = self.n, self.head_dim, self.parameters
+        m, n, d, p = self.n_queries, self.n, self.head_dim, self.parameters
         if isinstance(p, WideSoftmaxParameters):
-            return _wide(p, n, d)
+            return _wide(p, m, n, d)
         if isinstance(p, NarrowSoftmaxParameters):
-            return _narrow(p, n, d)
+            return _narrow(p, m, n, d)
         sides = 2 if self.circuit == "inhibitor_signed" else 1
         return [
-            (n * n * d, p.distance.bit_width),
-            (n * n, p.inhibition.bit_width),
-            (n * n * d * sides, p.threshold.bit_width),
+            (m * n * d, p.distance.bit_width),
+            (m * n, p.inhibition.bit_width),
+            (m * n * d * sides, p.threshold.bit_width),
         ]
 
 
@@ -108,28 +123,28 @@ def keeping_sums(lookup: Lookup) -> Lookup:
     return kept
 
 
-def _wide(p: WideSoftmaxParameters, n: int, d: int) -> list[tuple[int, int]]:
+def _wide(p: WideSoftmaxParameters, m: int, n: int, d: int) -> list[tuple[int, int]]:
     widths = (p.total.bit_width, p.normalised.bit_width)
     total, normalised = (w if w <= CONVERTED_BITS else max(widths) for w in widths)
     return [
-        *_products(p.score, n * n * d),
-        (n * n, p.exponential.bit_width),
-        (n, total),
-        (n * n, normalised),
-        *_products(p.weighted, n * n * d),
+        *_products(p.score, m * n * d),
+        (m * n, p.exponential.bit_width),
+        (m, total),
+        (m * n, normalised),
+        *_products(p.weighted, m * n * d),
     ]
 
 
-def _narrow(p: NarrowSoftmaxParameters, n: int, d: int) -> list[tuple[int, int]]:
+def _narrow(p: NarrowSoftmaxParameters, m: int, n: int, d: int) -> list[tuple[int, int]]:
     return [
-        (2 * n * d, p.operand.bit_width),
-        (n * n * d, p.difference.bit_width),
-        (n * n, p.exponential.bit_width),
-        (n, p.logarithm.bit_width),
-        (n * n, p.weight.bit_width),
-        (n * n, p.weight_squared.bit_width),
+        ((m + n) * d, p.operand.bit_width),
+        (m * n * d, p.difference.bit_width),
+        (m * n, p.exponential.bit_width),
+        (m, p.logarithm.bit_width),
+        (m * n, p.weight.bit_width),
+        (m * n, p.weight_squared.bit_width),
         (n * d, p.value.bit_width),
-        (n * n * d, p.spread.bit_width),
+        (m * n * d, p.spread.bit_width),
     ]
 
 

@@ -83,8 +83,8 @@ def keys_digest(module: FheModule) -> str:
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 
-def network_digest(network: Network) -> str:
-    """Return the SHA-256 of all parameters of a network."""
+def network_digest(network: object) -> str:
+    """Return the SHA-256 of all parameters of a network, or of any other dataclass of these."""
     digest = hashlib.sha256()
     _update(digest, network)
     return digest.hexdigest()

@@ -100,22 +100,8 @@ class CompiledNetwork:
             raise InputError(f"{folder} is not empty: name a new folder or remove it")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".circuits-", dir=folder.parent) as unfinished:
-            self._write(Path(unfinished) / "new", simulated)
+            write_circuits(self.module, self.manifest, Path(unfinished) / "new", simulated)
             os.replace(Path(unfinished) / "new", folder)
-
-    def _write(self, folder: Path, simulated: bool) -> None:
-        module = self.module
-        runtime = (module.simulation_runtime if simulated else module.execution_runtime).val
-        server = folder / SERVER_FOLDER
-        server.mkdir(parents=True)
-        # Concrete saves a zip, which each load would unpack into a folder that nobody removes.
-        archive = folder / "server.zip"
-        runtime.server.save(archive)
-        shutil.unpack_archive(archive, server)
-        archive.unlink()
-        (server / "staticlib.a").unlink(missing_ok=True)
-        (folder / SPECS_FILE).write_bytes(runtime.client.specs.serialize())
-        self.manifest.write(folder)
 
 
 def build_module(
@@ -187,6 +173,23 @@ def build_module(
         ),
     )
     return CompiledNetwork(network, module, manifest, ranges, time.perf_counter() - start)
+
+
+def write_circuits(
+    module: FheModule, manifest: Manifest, folder: Path, simulated: bool = False
+) -> None:
+    """Write what `Server` and `Client` load to a new folder."""
+    runtime = (module.simulation_runtime if simulated else module.execution_runtime).val
+    server = folder / SERVER_FOLDER
+    server.mkdir(parents=True)
+    # Concrete saves a zip, which each load would unpack into a folder that nobody removes.
+    archive = folder / "server.zip"
+    runtime.server.save(archive)
+    shutil.unpack_archive(archive, server)
+    archive.unlink()
+    (server / "staticlib.a").unlink(missing_ok=True)
+    (folder / SPECS_FILE).write_bytes(runtime.client.specs.serialize())
+    manifest.write(folder)
 
 
 def configuration(p_error: float) -> fhe.Configuration:

@@ -1,4 +1,5 @@
 """One attention head, encrypted: inhibitor against dot product, timed in turns.
 
-Imports `compile` and `fhe_inhibitor.benchmark`. Begin with `circuit`, then `run`.
+Imports `compile` and `fhe_inhibitor.benchmark`, and where a cluster runs the heads
+`fhe_inhibitor.cluster`. Begin with `circuit`, then `run`.
 """

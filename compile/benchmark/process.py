@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +14,13 @@ from circuits.lookups import noisy_lookup
 from compile.benchmark.circuit import HeadCall, HeadCircuit
 from compile.benchmark.results import Quality, measure_quality
 from fhe_inhibitor.benchmark.heads import GaussianHead, make_head
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.runtime.costs import predict_seconds
+from fhe_inhibitor.system.child import ends_on_request
+from fhe_inhibitor.system.progress import Observer
+
+if TYPE_CHECKING:  # it loads Dask
+    from compile.benchmark.elsewhere import HeadElsewhere
 
 NOISE_STD = 0.1  # of encrypted rounding, in steps (`benchmark noise`)
 MODEL_VALUES = 6400  # outputs that the integer model's quality is measured on, about
@@ -34,36 +42,50 @@ class Compiled:
 
 
 class HeadProcess:
-    """A circuit, its keys, and its calls. measurable: whether it will time single lookups."""
+    """A circuit, its keys, and its calls, here or on a cluster that was joined.
+
+    measurable: whether it will time single lookups. split: as of `HeadCircuit`.
+    """
 
     def __init__(
-        self, circuit: str, n: int, head_dim: int, bits: int, p_error: float, measurable: bool
+        self,
+        circuit: str,
+        n: int,
+        head_dim: int,
+        bits: int,
+        p_error: float,
+        measurable: bool,
+        split: int = 1,
     ) -> None:
         self._gaussian = make_head(circuit, n, head_dim, bits)
-        self._p_error, self._measurable = p_error, measurable
+        self._p_error, self._measurable, self._split = p_error, measurable, split
+        self._elsewhere: HeadElsewhere | None = None
 
     def compile(self, repetitions: int) -> Compiled:
         """Compile the head alone, in turns that are timed, then beside what times its lookups."""
 
         def alone() -> float:
             start = time.perf_counter()
-            self._circuit = HeadCircuit(self._gaussian, self._p_error, measurable=False)
+            self._circuit = self._compile(measurable=False)
             return time.perf_counter() - start
 
         seconds = repeat(alone, repetitions)
         module = self._circuit.module
         compiled = Compiled(
             dict(self._circuit.lookups),
-            dict(self._gaussian.head.count_lookups()),
-            module.complexity,
+            dict(self._circuit.formula),
+            self._circuit.complexity,
             module.size_of_bootstrap_keys,
             module.size_of_keyswitch_keys,
             seconds,
             model_quality(self._gaussian),
         )
         if self._measurable:
-            self._circuit = HeadCircuit(self._gaussian, self._p_error)
+            self._circuit = self._compile(measurable=True)
         return compiled
+
+    def _compile(self, measurable: bool) -> HeadCircuit:
+        return HeadCircuit(self._gaussian, self._p_error, measurable, self._split)
 
     def generate_keys(self, repetitions: int) -> list[float]:
         """Make keys, in turns that are timed; the last ones stay."""
@@ -73,14 +95,31 @@ class HeadProcess:
         """Return the size of the evaluation keys as sent."""
         return self._circuit.evaluation_keys_bytes()
 
-    def measure_lookups(self) -> tuple[dict[int, float], float]:
+    def join(self, observer: Observer, cluster: Cluster) -> None:
+        """Have the workers of a cluster run what is called from now on.
+
+        They get circuits and evaluation keys. `Child.stop` takes back what they were told. Raises
+        InputError and ClusterError as `ClusterExecutor` does.
+        """
+        from compile.benchmark.elsewhere import HeadElsewhere
+
+        ends_on_request()
+        self._elsewhere = HeadElsewhere(self._circuit, cluster, observer)
+        Finalize(None, self._elsewhere.close, exitpriority=0)
+
+    def measure_lookups(self, observer: Observer) -> tuple[dict[int, float], float]:
         """Return the seconds of one lookup by bit width, and of the head by these."""
-        lookup_s = self._circuit.measure_lookups()
+        if self._elsewhere is None:
+            lookup_s = self._circuit.measure_lookups()
+        else:
+            lookup_s = self._elsewhere.measure_lookups(observer)
         return lookup_s, predict_seconds(self._circuit.lookups, lookup_s)
 
-    def call(self, seed: int) -> HeadCall:
+    def call(self, observer: Observer, seed: int) -> HeadCall:
         """Encrypt, run, decrypt."""
-        return self._circuit.call(seed)
+        if self._elsewhere is None:
+            return self._circuit.call(seed)
+        return self._elsewhere.call(observer, seed)
 
     def simulate(self, seed: int) -> HeadCall:
         """Simulate."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from compile.benchmark.plot import plot_attention
 from compile.benchmark.results import (
+    CALLS,
     NAME,
     PHASES,
     AttentionPoint,
@@ -42,6 +43,7 @@ POINT_COLUMNS = (
     "circuit", "n", "run", "published", "predicted", "run / predicted", "lookups", "by width",
     "formula", "complexity", "correlation", "error", "equal to exact rounding", "in bounds",
 )  # fmt: skip
+REPEATED = "n² (2 d + 3) + n (d + 1) + 2 n d for each block"  # of the rounded dot product, cut
 PHASE_COLUMNS = (
     "circuit", "n", "compile", "keygen", "encrypt", "decrypt", "evaluation keys",
     "bootstrap, keyswitch keys", "request", "response", "peak memory", "one lookup",
@@ -78,15 +80,32 @@ def _preamble(results: AttentionResults) -> str:
         "turn, one call each in every round.",
         "simulate": "Simulated: lookups, widths, complexity and quality, no times.",
     }[asked.mode]
+    where = _fleets(results) if asked.on_cluster else ""
     return (
         f"Width {asked.head_dim}, operands of {asked.bits} bits, p_error {asked.p_error:.2e} a "
         f"lookup, seeds {', '.join(map(str, asked.seeds))}. {machine.processor}, {machine.cores} "
         f"cores, {machine.memory_gb} GB, load {machine.load_average} at the start; {versions}; "
         f"circuits of version {results.circuits}, "
-        f"commit {machine.commit}, {machine.date}. {how} Complexity is the optimizer's own unit. "
+        f"commit {machine.commit}, {machine.date}. {how}{where} "
+        "Complexity is the optimizer's own unit. "
         "Quality is that of the output against the float head on the same Gaussian inputs: "
         "correlation, and root mean square error over standard deviation, of the integer model "
         "with rounding noise drawn; in brackets, of the values that were decrypted."
+    )
+
+
+def _fleets(results: AttentionResults) -> str:
+    """Say what ran the heads, and what their times are."""
+    split = results.parameters.split
+    cut = f"Each was cut into {split} blocks of queries, or one for each. " if split > 1 else ""
+    fleets = "; at other times ".join(
+        " and ".join(kind.describe() for kind in fleet) or "none" for fleet in results.fleets
+    )
+    return (
+        f" Workers of a Dask cluster ran the heads, one head at a time: {fleets or 'none'}. {cut}"
+        "A run is from sending its tasks to having all outputs; calls are the seconds of its tasks "
+        "on workers, added up. Predicted is the time of all lookups one after the other in one "
+        "task, by the time of single lookups there. All else is of this machine."
     )
 
 
@@ -119,7 +138,9 @@ def _ratio(ratio: AttentionRatio) -> str:
 
 def _points(results: AttentionResults) -> list[str]:
     rows = [_cells(point, results.parameters.head_dim) for point in _sorted(results)]
-    formulas = "; ".join(f"{TITLES[c]} {FORMULAS[c]}" for c in results.parameters.circuits)
+    cut = {"dot_product_rounded": REPEATED} if results.parameters.split > 1 else {}
+    of_heads = FORMULAS | cut
+    formulas = "; ".join(f"{TITLES[c]} {of_heads[c]}" for c in results.parameters.circuits)
     return [
         *markdown_table(POINT_COLUMNS, rows),
         "",
@@ -161,10 +182,12 @@ def _phases(results: AttentionResults) -> list[str]:
     rows = []
     for point in measured:
         phases = {phase: point.summaries.get(phase) for phase in PHASES}
+        calls = [point.summaries.get(CALLS)] if results.parameters.on_cluster else []
         rows.append(
             [
                 TITLES[point.circuit],
                 point.n,
+                *(_seconds(s) if s else "-" for s in calls),
                 *(_seconds(s) if s else "-" for name, s in phases.items() if name != "run"),
                 _megabytes(point.evaluation_keys_bytes),
                 f"{_megabytes(point.bootstrap_keys_bytes)}, "
@@ -175,7 +198,9 @@ def _phases(results: AttentionResults) -> list[str]:
                 _lookup_times(point.lookup_s),
             ]
         )
-    return markdown_table(PHASE_COLUMNS, rows)
+    circuit, n, *phase_columns = PHASE_COLUMNS
+    added = ["calls, added up"] if results.parameters.on_cluster else []
+    return markdown_table([circuit, n, *added, *phase_columns], rows)
 
 
 def _growth(results: AttentionResults) -> list[str]:
@@ -194,21 +219,22 @@ def _growth(results: AttentionResults) -> list[str]:
 
 def _write_csv(results: AttentionResults, path: Path) -> None:
     names = [name for name in AttentionPoint.model_fields if name not in ("summaries", "seconds")]
-    names = [name for name in names if name not in ("h", "expected", "equal")]
+    names = [name for name in names if name not in ("h", "expected", "equal", "fleet")]
+    phases = (*PHASES, CALLS) if results.parameters.on_cluster else PHASES
     timings = [
-        f"{phase}_{part}" for phase in PHASES for part in ("median_s", "low_s", "high_s", "n")
+        f"{phase}_{part}" for phase in phases for part in ("median_s", "low_s", "high_s", "n")
     ]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*names, *timings])
         for point in _sorted(results):
             content = point.model_dump(mode="json")
-            writer.writerow([*(content[name] for name in names), *_timings(point)])
+            writer.writerow([*(content[name] for name in names), *_timings(point, phases)])
 
 
-def _timings(point: AttentionPoint) -> list[float | None]:
+def _timings(point: AttentionPoint, phases: Sequence[str]) -> list[float | None]:
     cells: list[float | None] = []
-    for phase in PHASES:
+    for phase in phases:
         s = point.summaries.get(phase)
         cells += [s.median, s.low, s.high, s.repetitions] if s else [None] * 4
     return cells

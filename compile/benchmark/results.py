@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record, write_atomically
 from fhe_inhibitor.system.machine import Machine, describe_machine
+from fhe_inhibitor.system.pages import counted
 from fhe_inhibitor.system.statistics import Growth, Summary
 
 VERSION = 1  # of the file
 CIRCUITS = 2  # of the circuits: 2 have narrower thresholds, squares and exponentials
 NAME = "attention"
 PHASES = ("compile", "keygen", "encrypt", "run", "decrypt")
+CALLS = "calls"  # on workers, a phase beside `run`
 P_ERROR = 2.0**-20  # compile.module's default; this file is read where Concrete is not loaded
 PACKAGES = ("concrete-python", "numpy")
 
@@ -27,7 +29,9 @@ class AttentionOptions(Record):
     """What was asked for.
 
     bits: of the operands q, k, v. seeds: of the inputs; repetitions take them in turn. point_s: a
-    circuit repeats, after the second time, until it ran this long at one length.
+    circuit repeats, after the second time, until it ran this long at one length. on_cluster:
+    whether workers of a cluster run the heads. split: into how many blocks of queries a head is cut
+    for them, more than its queries being one each.
     """
 
     lengths: tuple[int, ...]
@@ -39,6 +43,40 @@ class AttentionOptions(Record):
     point_s: float
     mode: Mode
     p_error: float = P_ERROR
+    on_cluster: bool = False
+    split: int = 1
+
+
+class Workers(Record):
+    """Workers of a cluster that are alike.
+
+    processor, cores, memory_gb: of each machine. machines, workers: how many. tasks_at_once: of
+    each worker. threads: of each task.
+    """
+
+    processor: str
+    cores: int
+    memory_gb: int
+    machines: int
+    workers: int
+    tasks_at_once: int
+    threads: int
+
+    def describe(self) -> str:
+        """Return it in words.
+
+        >>> Workers(
+        ...     processor="EPYC", cores=64, memory_gb=256, machines=1, workers=2, tasks_at_once=1,
+        ...     threads=32,
+        ... ).describe()
+        '2 workers on 1 machine (EPYC, 64 cores, 256 GB), 1 task at once each, of 32 threads'
+        """
+        return (
+            f"{counted(self.workers, 'worker')} on {counted(self.machines, 'machine')} "
+            f"({self.processor}, {counted(self.cores, 'core')}, {self.memory_gb} GB), "
+            f"{counted(self.tasks_at_once, 'task')} at once each, of "
+            f"{counted(self.threads, 'thread')}"
+        )
 
 
 class Quality(Record):
@@ -60,8 +98,10 @@ class AttentionPoint(Record):
     finds no circuit, "failed" where its process ended; reason says why. complete: whether all
     repetitions are there. lookups: by bit width, as Concrete counted them; formula: the same from
     shapes. complexity: the optimizer's, of the head alone. seconds, summaries: by phase; only
-    compile and run in simulation. lookup_s: of one lookup by bit width, with the same keys.
-    predicted_s: lookups by width times that. equal: share of values that came back as with exact
+    compile and run in simulation; on a cluster also "calls", those of all tasks added up. lookup_s:
+    of one lookup by bit width, with the same keys; on a cluster in one task of a worker.
+    predicted_s: lookups by width times that. fleet: on a cluster, which of the results' fleets was
+    there at each run. equal: share of values that came back as with exact
     rounding. inside: whether all were within what rounding noise allows. h, expected: what came
     back, dequantized, and the float head's. quality: of these. model_quality: of the integer
     model with drawn noise, over many more inputs.
@@ -91,6 +131,7 @@ class AttentionPoint(Record):
     expected: list[float] = []
     quality: Quality | None = None
     model_quality: Quality | None = None
+    fleet: list[int] = []
 
     @property
     def n_lookups(self) -> int:
@@ -116,8 +157,9 @@ class AttentionRatio(Record):
 class AttentionResults(Record):
     """Everything that one run of the benchmark found.
 
-    circuits: version of the circuits; files that don't say are of the first. growth: of run time
-    and lookups.
+    circuits: version of the circuits; files that don't say are of the first. machine: that keys
+    were made on and, unless a cluster did, that ran the heads. fleets: on a cluster, all workers
+    that fitted at some run. growth: of run time and lookups.
     """
 
     version: int = VERSION
@@ -128,6 +170,7 @@ class AttentionResults(Record):
     ratios: tuple[AttentionRatio, ...] = ()
     growth: dict[str, Growth] = {}
     lookup_growth: dict[str, Growth] = {}
+    fleets: tuple[tuple[Workers, ...], ...] = ()
 
     def find(self, circuit: str, n: int) -> AttentionPoint | None:
         """Return the point of a circuit at a length, None if there is none yet."""
@@ -142,6 +185,12 @@ class AttentionResults(Record):
         """Return the results with this point in the place of the one before."""
         others = [p for p in self.points if (p.circuit, p.n) != (point.circuit, point.n)]
         return self.model_copy(update={"points": (*others, point)})
+
+    def with_fleet(self, fleet: tuple[Workers, ...]) -> AttentionResults:
+        """Return the results with these workers among the fleets."""
+        if fleet in self.fleets:
+            return self
+        return self.model_copy(update={"fleets": (*self.fleets, fleet)})
 
 
 def measure_quality(h: np.ndarray, expected: np.ndarray) -> Quality:

@@ -3,14 +3,18 @@
 At each length every circuit is compiled, gets keys and has its lookups timed; then rounds follow
 in which each circuit is called once, so that a drifting machine favours none. What is finished is
 in the results file after every round: a run that was stopped goes on from there, with new keys.
+
+With a cluster its workers run the heads, one at a time: all engines of all workers have the keys of
+all circuits of a length before anything is timed, and circuits are compared where both ran on
+workers of the same kinds and numbers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +22,7 @@ import numpy as np
 import psutil
 
 from compile.benchmark.results import (
+    CALLS,
     AttentionOptions,
     AttentionPoint,
     AttentionRatio,
@@ -27,6 +32,7 @@ from compile.benchmark.results import (
     write_results,
 )
 from fhe_inhibitor.benchmark.heads import make_head
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import Child, ChildError
 from fhe_inhibitor.system.files import make_folder
@@ -48,20 +54,32 @@ RATIOS = (
 SECONDS_PER_COMPLEXITY = 1.0e-10
 KEYGEN_SECONDS_PER_BYTE = 3e-8
 MEMORY_BYTES, MEMORY_PER_KEY_BYTE = 5e8, 1.5
+KEYS_MARGIN_BYTES = 1 << 20  # packed keys have a few bytes before them
 
 
 def benchmark_attention(
-    parameters: AttentionOptions, out: Path, budget_s: float | None, observer: Observer
+    parameters: AttentionOptions,
+    out: Path,
+    budget_s: float | None,
+    observer: Observer,
+    cluster: Cluster | None = None,
 ) -> AttentionResults:
     """Measure what the results in `out` lack; return all.
 
-    budget_s: wall time after which nothing is begun; what it left out says so. Raises InputError
-    for parameters that make no head, a folder that can't be written, or one with results of
-    another version or of other parameters.
+    budget_s: wall time after which nothing is begun; what it left out says so. cluster: whose
+    workers run the heads, cut into `parameters.split` blocks; None for this machine. Raises
+    InputError for parameters that make no head, a folder that can't be written, or one with results
+    of another version or of other parameters, ClusterError if no scheduler answers or no worker
+    fits.
     """
+    parameters = parameters.model_copy(update={"on_cluster": cluster is not None})
     _check(parameters)
+    if cluster is not None:
+        from fhe_inhibitor.cluster.connection import for_children
+
+        cluster = for_children(cluster)
     make_folder(out)
-    run = _Run(start_or_resume(out, parameters), out, budget_s, observer)
+    run = _Run(start_or_resume(out, parameters), out, budget_s, observer, cluster)
     for n in parameters.lengths:
         run.measure_length(n)
     results = _compare(run.results)
@@ -81,13 +99,22 @@ def _check(parameters: AttentionOptions) -> None:
             raise InputError(f"no {name}: pass at least one")
     if parameters.repetitions < 1:
         raise InputError(f"{parameters.repetitions} repetitions; wanted 1 or more")
+    if parameters.split < 1:
+        raise InputError(f"heads split into {parameters.split}; wanted 1 or more")
+    if parameters.on_cluster and parameters.mode != "execute":
+        raise InputError("a cluster runs encrypted heads: use --mode execute, or drop --scheduler")
+    if parameters.split > 1 and not parameters.on_cluster:
+        raise InputError("--split is for the workers of a cluster: add --scheduler, or drop it")
     for circuit in parameters.circuits:
         for n in parameters.lengths:
             make_head(circuit, n, parameters.head_dim, parameters.bits)
 
 
 class _Run:
-    """One run: its results so far, and the time that is left."""
+    """One run: its results so far, and the time that is left.
+
+    cluster: by its address, as children reach it; None for this machine.
+    """
 
     def __init__(
         self,
@@ -95,8 +122,9 @@ class _Run:
         out: Path,
         budget_s: float | None,
         observer: Observer,
+        cluster: Cluster | None,
     ) -> None:
-        self.results = results
+        self.results, self._cluster = results, cluster
         self._parameters, self._out, self._observer = results.parameters, out, observer
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
 
@@ -107,8 +135,13 @@ class _Run:
             for circuit in self._parameters.circuits:
                 found = self.results.find(circuit, n)
                 if found is None or not found.complete:
-                    children[circuit] = stack.enter_context(closing(self._start(circuit, n)))
+                    children[circuit] = self._start(circuit, n)
+                    stack.callback(children[circuit].stop)
                     self._attempt(self._prepare, children, circuit, n)
+            if self._cluster is not None:
+                sizes = [self._point(c, n).evaluation_keys_bytes or 0 for c in children]
+                for circuit in list(children):
+                    self._attempt(self._join, children, circuit, n, sum(sizes) + KEYS_MARGIN_BYTES)
             for repetition in range(self._parameters.repetitions):
                 for circuit in list(children):
                     self._attempt(self._repeat, children, circuit, n, repetition)
@@ -124,7 +157,7 @@ class _Run:
         except ChildError as error:
             self._keep(self._point(circuit, arguments[0]), status="failed", reason=str(error))
         if self._point(circuit, arguments[0]).status != "measured":
-            children.pop(circuit).close()
+            children.pop(circuit).stop()
 
     def _point(self, circuit: str, n: int) -> AttentionPoint:
         found = self.results.find(circuit, n)
@@ -133,10 +166,15 @@ class _Run:
     def _start(self, circuit: str, n: int) -> Child:
         p = self._parameters
         measurable = p.mode == "execute"
-        return Child(_make, circuit, n, p.head_dim, p.bits, p.p_error, measurable)
+        return Child(_make, circuit, n, p.head_dim, p.bits, p.p_error, measurable, p.split)
+
+    def _call(self, child: Child, method: str, *arguments: object) -> Any:
+        """Call a method that may go to the cluster, and tells an observer of it."""
+        waits = self._cluster is not None
+        return child.call(method, *arguments, observer=self._observer, may_wait=waits)
 
     def _prepare(self, child: Child, circuit: str, n: int) -> None:
-        """Compile, make keys and time lookups."""
+        """Compile and make keys; without a cluster time lookups."""
         point = self._point(circuit, n)
         self._observer.begin(f"n = {n}, {circuit}: compile")
         try:
@@ -154,15 +192,34 @@ class _Run:
         if reason := self._obstacle(compiled):
             self._leave_out(point, reason)
             return
-        self._observer.begin(f"n = {n}, {circuit}: keys, time of single lookups")
+        self._observer.begin(f"n = {n}, {circuit}: keys")
         keygen_s = child.call("generate_keys", self._parameters.repetitions)
-        lookup_s, predicted_s = child.call("measure_lookups")
         self._keep(
             point,
             seconds={**point.seconds, "keygen": keygen_s},
+            evaluation_keys_bytes=child.call("evaluation_keys_bytes"),
+        )
+        if self._cluster is None:
+            self._time_lookups(child, circuit, n)
+
+    def _join(self, child: Child, circuit: str, n: int, keys_bytes: int) -> None:
+        """Give the workers of a cluster circuits and keys, and time lookups there.
+
+        keys_bytes: of all circuits of this length, which engines are to keep ready.
+        """
+        assert self._cluster is not None
+        self._observer.begin(f"n = {n}, {circuit}: give keys to workers")
+        keys_bytes = max(keys_bytes, self._cluster.keys_bytes)
+        self._call(child, "join", replace(self._cluster, keys_bytes=keys_bytes))
+        self._time_lookups(child, circuit, n)
+
+    def _time_lookups(self, child: Child, circuit: str, n: int) -> None:
+        self._observer.begin(f"n = {n}, {circuit}: time of single lookups")
+        lookup_s, predicted_s = self._call(child, "measure_lookups")
+        self._keep(
+            self._point(circuit, n),
             lookup_s=lookup_s,
             predicted_s=predicted_s,
-            evaluation_keys_bytes=child.call("evaluation_keys_bytes"),
             peak_memory_bytes=child.peak_memory_bytes(),
         )
 
@@ -180,16 +237,24 @@ class _Run:
                 self._leave_out(point, reason)
             return
         self._observer.begin(f"n = {n}, {circuit}: repetition {repetition + 1}")
-        method = "call" if p.mode == "execute" else "simulate"
-        call: HeadCall = child.call(method, p.seeds[repetition % len(p.seeds)])
+        seed = p.seeds[repetition % len(p.seeds)]
+        call: HeadCall
+        if p.mode == "execute":
+            call = self._call(child, "call", seed)
+        else:
+            call = child.call("simulate", seed)
         self._keep_call(point, call)
 
     def _keep_call(self, point: AttentionPoint, call: HeadCall) -> None:
         phases = ("encrypt", "run", "decrypt") if self._parameters.mode == "execute" else ("run",)
-        values = asdict(call)
+        fleet = point.fleet
+        if call.calls_s is not None:
+            phases = (*phases, CALLS)
+            self.results = self.results.with_fleet(call.workers)
+            fleet = [*fleet, self.results.fleets.index(call.workers)]
         seconds = dict(point.seconds)
         for phase in phases:
-            seconds[phase] = [*seconds.get(phase, []), values[f"{phase}_s"]]
+            seconds[phase] = [*seconds.get(phase, []), getattr(call, f"{phase}_s")]
         h, expected = [*point.h, *call.h], [*point.expected, *call.expected]
         self._keep(
             point,
@@ -201,6 +266,7 @@ class _Run:
             h=h,
             expected=expected,
             quality=measure_quality(np.array(h), np.array(expected)),
+            fleet=fleet,
         )
 
     def _finish(self, child: Child, circuit: str, n: int) -> None:
@@ -240,6 +306,15 @@ class _Run:
         return changed
 
 
+def comparable(first: AttentionPoint, second: AttentionPoint) -> list[tuple[float, float]]:
+    """Return the run times of two circuits round by round, where both had the same fleet."""
+    pairs = list(zip(first.seconds["run"], second.seconds["run"], strict=False))
+    if not (first.fleet or second.fleet):
+        return pairs
+    fleets = zip(first.fleet, second.fleet, strict=False)
+    return [pair for pair, (one, other) in zip(pairs, fleets, strict=True) if one == other]
+
+
 def _compare(results: AttentionResults) -> AttentionResults:
     """Add ratios and growth; in simulation, where times mean nothing, only that of lookups."""
     timed = results.parameters.mode == "execute"
@@ -249,7 +324,9 @@ def _compare(results: AttentionResults) -> AttentionResults:
             first, second = results.find(circuit, n), results.find(other, n)
             if first is None or second is None or first.run_s is None or second.run_s is None:
                 continue
-            pairs = list(zip(first.seconds["run"], second.seconds["run"], strict=False))
+            pairs = comparable(first, second)
+            if not pairs:
+                continue
             assert first.complexity and second.complexity
             ratios.append(
                 AttentionRatio(

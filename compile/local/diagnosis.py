@@ -30,6 +30,7 @@ from fhe_inhibitor.system.diagnosis import (
     find_versions,
 )
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE, cache_root, keys_root
+from fhe_inhibitor.system.pages import counted
 from fhe_inhibitor.system.progress import Observer
 
 BITS = 3  # of the tiny circuit's lookup
@@ -72,7 +73,7 @@ def find_cache() -> Finding:
     disk = find_disk("cache", folder, CACHE_VARIABLE, runs_code=True)
     parts = [path.parent for path in folder.glob(f"*/*/{MANIFEST}")]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    found = f"{disk.found}, {_count(len(parts), 'part')} of {size / GB:.2f} GB"
+    found = f"{disk.found}, {counted(len(parts), 'part')} of {size / GB:.2f} GB"
     if disk.state == "failure":
         return disk.model_copy(update={"found": found})
     ours = [part for part in parts if part.name in (CIRCUITS_PART, SIMULATION_PART)]
@@ -103,7 +104,7 @@ def find_keys() -> Finding:
     if disk.state == "failure":
         return disk
     entries = keyring.entries()
-    found = f"{disk.found}, {_count(len(entries), 'set')}"
+    found = f"{disk.found}, {counted(len(entries), 'set')}"
     described = [_describe(keyring, entry) for entry in entries]
     found = "; ".join((found, *described)) if entries else f"{found}: made for the first text"
     files = [keyring.path(entry.circuits_hash) for entry in entries]
@@ -210,12 +211,3 @@ def _describe(keyring: Keyring, entry: KeysEntry) -> str:
     dimensions = "/".join(str(key.dimension) for key in entry.parameters or ())
     known = f"dimensions {dimensions}" if dimensions else "parameters unknown"
     return f"{entry.circuits_hash[:12]} for {entry.model}, {known}, {locked}"
-
-
-def _count(n: int, what: str) -> str:
-    """Return a number of things.
-
-    >>> _count(1, "set"), _count(2, "set")
-    ('1 set', '2 sets')
-    """
-    return f"{n} {what}{'' if n == 1 else 's'}"

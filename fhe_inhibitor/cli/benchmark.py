@@ -15,7 +15,14 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import JsonOption, QuietOption, print_json
+from fhe_inhibitor.cli.options import (
+    InsecureClusterOption,
+    JsonOption,
+    QuietOption,
+    SharedOption,
+    cluster_asked,
+    print_json,
+)
 from fhe_inhibitor.cli.scaling import scaling
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
@@ -63,6 +70,22 @@ def attention(
         bool,
         typer.Option(help="Lengths to 4, three calls of each; 280 s if no budget is set."),
     ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tls://HOST:PORT",
+            help="Have the workers of this Dask scheduler run the heads.",
+        ),
+    ] = None,
+    split: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="With --scheduler, cut each head into N blocks of queries, which run at once.",
+        ),
+    ] = 1,
+    insecure_cluster: InsecureClusterOption = False,
+    shared: SharedOption = None,
     out: OutOption = RESULTS,
     quiet: QuietOption = False,
 ) -> None:
@@ -77,6 +100,7 @@ def attention(
     silence_dependencies()
     if mode not in ("execute", "simulate"):
         raise InputError(f"mode {mode!r}; wanted execute or simulate")
+    cluster = cluster_asked(scheduler, insecure_cluster, shared)
     parameters = AttentionOptions(
         lengths=tuple(n for n in _numbers(lengths, "--lengths") if not quick or n <= QUICK_LENGTH),
         head_dim=head_dim,
@@ -86,11 +110,12 @@ def attention(
         repetitions=min(repetitions, QUICK_REPETITIONS) if quick else repetitions,
         point_s=point_s,
         mode="execute" if mode == "execute" else "simulate",
+        split=split,
     )
     if quick and budget_s is None:
         budget_s = QUICK_BUDGET_S
     with Display(quiet) as display:
-        results = benchmark_attention(parameters, out, budget_s, display)
+        results = benchmark_attention(parameters, out, budget_s, display, cluster)
     write_attention(results, out)
     print(attention_markdown(results))
 

@@ -7,11 +7,13 @@ file or in variables such as DASK_DISTRIBUTED__COMM__TLS__CA_FILE.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import dask
 from distributed import Client, Security
 
+from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError
 from fhe_inhibitor.errors import InputError, first_line
 from fhe_inhibitor.runtime.protocol import LOOPBACK
@@ -20,11 +22,11 @@ CONNECT_S = 30.0
 SCHEMES = ("tcp", "tls")
 
 
-def check_address(address: str, insecure: bool = False) -> None:
+def check_address(address: str, insecure: bool = False, security: Security | None = None) -> None:
     """Refuse an address that is none, and one whose traffic others can read and change.
 
     insecure: whether that was asked for. Whoever reaches a scheduler without TLS can run any code
-    on all its workers.
+    on all its workers. security: certificates, those of Dask's configuration if None.
 
     >>> check_address("tcp://127.0.0.1:8786")
     >>> check_address("tcp://10.0.0.1:8786", insecure=True)
@@ -38,7 +40,7 @@ def check_address(address: str, insecure: bool = False) -> None:
         raise InputError(
             f"{address!r} is no scheduler: wanted tls://HOST:PORT, or tcp://127.0.0.1:PORT here"
         )
-    if parts.scheme == "tls" and not has_certificates():
+    if parts.scheme == "tls" and security is None and not has_certificates():
         raise InputError(
             f"{address} wants certificates: name them in Dask's configuration, such as "
             "DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
@@ -55,15 +57,20 @@ def has_certificates() -> bool:
     return bool(dask.config.get("distributed.comm.tls.ca-file"))
 
 
-def connect(address: str, insecure: bool = False, timeout_s: float = CONNECT_S) -> Client:
+def connect(
+    address: str,
+    insecure: bool = False,
+    timeout_s: float = CONNECT_S,
+    security: Security | None = None,
+) -> Client:
     """Return a client of a scheduler.
 
     Raises InputError as `check_address`, ClusterError if none answers.
     """
-    check_address(address, insecure)
+    check_address(address, insecure, security)
     # What is lost is told by who loses it, in one line; Dask would show pages.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    security = Security() if address.startswith("tls:") else None
+    security = (security or Security()) if address.startswith("tls:") else None
     try:
         return Client(address, security=security, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -71,6 +78,22 @@ def connect(address: str, insecure: bool = False, timeout_s: float = CONNECT_S) 
             f"no scheduler answers at {address} ({first_line(error) or type(error).__name__}): "
             "start one with `fhe-inhibitor cluster scheduler`"
         ) from error
+
+
+def for_children(cluster: Cluster) -> Cluster:
+    """Return the same cluster as child processes can reach it: by address, with its certificates.
+
+    Raises InputError for an address as `check_address` does, ClusterError if nothing answers there.
+    """
+    client = cluster.scheduler
+    if isinstance(client, str):
+        connect(client, cluster.insecure, security=cluster.security).close()
+        return cluster
+    if client.status != "running":
+        raise ClusterError(f"the client is {client.status}: give one that is connected")
+    address = scheduler_address(client)
+    check_address(address, True, client.security)
+    return replace(cluster, scheduler=address, insecure=True, security=client.security)
 
 
 def scheduler_address(client: Client) -> str:

@@ -13,17 +13,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fhe_inhibitor.cluster.orders import KEYS_BYTES
 from fhe_inhibitor.runtime.ready_keys import ReadyKeys
 from fhe_inhibitor.runtime.server import Server, read_value
 from fhe_inhibitor.system.child import Child
 
 
 class Engine:
-    """Calls functions of circuits, each loaded once; keys_bytes: of packed keys kept ready."""
+    """Calls functions of circuits, each loaded once, with keys that are kept ready."""
 
-    def __init__(self, keys_bytes: int = KEYS_BYTES) -> None:
-        self._keys = ReadyKeys(keys_bytes)
+    def __init__(self) -> None:
+        self._keys = ReadyKeys(0)
         self._servers: dict[Path, Server] = {}
 
     def call(
@@ -33,12 +32,15 @@ class Engine:
         function: str,
         names: Sequence[str],
         arguments: Sequence[bytes],
+        keys_bytes: int,
     ) -> tuple[list[bytes], float]:
         """Return the outputs of a function, and the seconds of the call.
 
-        folder: of circuits. keys: a file whose name is its SHA-256. names: of the arguments. Raises
-        InputError for circuits, keys or ciphertexts that don't fit.
+        folder: of circuits. keys: a file whose name is its SHA-256. names: of the arguments.
+        keys_bytes: of packed keys that stay ready beside these. Raises InputError for circuits,
+        keys or ciphertexts that don't fit.
         """
+        self._keys.n_bytes = keys_bytes
         if folder not in self._servers:
             self._servers[folder] = Server(folder)
         server = self._servers[folder]
@@ -60,9 +62,9 @@ class Engine:
         return sorted(sys.modules)
 
 
-def start_engine(threads: int, keys_bytes: int = KEYS_BYTES) -> Child:
+def start_engine(threads: int) -> Child:
     """Start an engine whose calls use so many threads."""
-    return Child(Engine, keys_bytes, threads=threads)
+    return Child(Engine, threads=threads)
 
 
 def openmp_threads() -> int:

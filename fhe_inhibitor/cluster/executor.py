@@ -15,8 +15,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -34,6 +34,7 @@ from fhe_inhibitor.cluster.orders import (
     ENGINE_RESOURCE,
     ClusterError,
     EngineDiedError,
+    Equipment,
     Receipt,
     Work,
 )
@@ -42,6 +43,7 @@ from fhe_inhibitor.cluster.worker import (
     SMALL,
     UNKNOWN,
     Fit,
+    equipment,
     fetch,
     place_waiting,
     run_task,
@@ -60,12 +62,17 @@ LOST = (CancelledError, FutureCancelledError, CommClosedError, TimeoutError, OSE
 
 @dataclass
 class Connection:
-    """A client of a scheduler, with what its workers were told of these circuits and keys."""
+    """A client of a scheduler, with what its workers were told of these circuits and keys.
+
+    seen: why each worker that was compared is left out, None for those that fit. ready: by
+    function, the workers all of whose engines have called it.
+    """
 
     client: Client
     depot: Depot
     plugin: Fit
     seen: dict[str, str | None]
+    ready: dict[str, dict[str, Equipment]] = field(default_factory=dict)
 
     def close(self) -> None:
         """Take back what the workers were told."""
@@ -144,6 +151,51 @@ class ClusterExecutor:
                 self._reconnect()
         observer.note(self.placement.describe())
 
+    def make_ready(self, task: Task, values: Mapping[str, Value]) -> dict[str, Equipment]:
+        """Have every engine call a task's function once; then return all workers that fit.
+
+        For what is timed: an engine loads circuits and keys when it first needs them, and Concrete
+        unpacks a key when a function first uses it. task: one that starts from `values` alone. What
+        engines have called already they don't call again.
+        """
+        data = {name: value.serialize() for name, value in values.items()}
+        while True:
+            connection = self._connection
+            assert connection is not None
+            try:
+                ready = connection.ready.setdefault(task.function, {})
+                self._run_everywhere(connection, task, data, ready)
+                there = self._look_for_workers(connection)
+                return {name: one for name, one in ready.items() if name in there}
+            except LOST as error:
+                self._observer.note(f"the scheduler was lost ({type(error).__name__})")
+                self._reconnect()
+
+    def _run_everywhere(
+        self,
+        connection: Connection,
+        task: Task,
+        data: dict[str, bytes],
+        ready: dict[str, Equipment],
+    ) -> None:
+        """Run a task in every engine of the workers that aren't ready, on all of them at once."""
+        new = [address for address in self._look_for_workers(connection) if address not in ready]
+        if not new:
+            return
+        found = connection.client.run(equipment, workers=new, on_error="ignore")
+        with ExitStack() as stack:
+            all_sent = {}
+            for address, one in found.items():
+                run = copies(task, data, one.tasks_at_once)
+                all_sent[address] = Sent(connection, run, Placement(), [address])
+                stack.callback(all_sent[address].cancel)
+            for address, sent in all_sent.items():
+                with suppress(KilledWorker):  # it isn't there any more
+                    while sent.pending and address in self._look_for_workers(connection):
+                        sent.next()
+                    if not sent.pending:
+                        ready[address] = found[address]
+
     def _attempt(self, run: Run, observer: Observer) -> Iterator[TaskDone[Value]]:
         connection = self._connection
         assert connection is not None
@@ -174,7 +226,7 @@ class ClusterExecutor:
         cluster = self._cluster
         client = cluster.scheduler
         if isinstance(client, str):
-            client = connect(client, cluster.insecure)
+            client = connect(client, cluster.insecure, security=cluster.security)
         elif client.status != "running":
             raise ClusterError(f"the client is {client.status}: give one that is connected")
         depot = Depot(client, cluster.shared)
@@ -274,11 +326,18 @@ class Run:
 
 
 class Sent:
-    """A run's tasks as Dask has them."""
+    """A run's tasks as Dask has them. workers: addresses of those that may run them, or None."""
 
-    def __init__(self, connection: Connection, run: Run, placement: Placement) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        run: Run,
+        placement: Placement,
+        workers: list[str] | None = None,
+    ) -> None:
         self._client, self._depot = connection.client, connection.depot
         self._tasks = run.tasks
+        self._workers = workers
         self._name = uuid4().hex[:12]
         self._fit = {connection.plugin.name: 0}
         self._given: list[str] = []
@@ -367,7 +426,16 @@ class Sent:
     def _submit(
         self, function: Callable[..., Any], key: str, *arguments: Any, **options: Any
     ) -> Future:
-        return self._client.submit(function, *arguments, key=key, pure=False, **options)
+        return self._client.submit(
+            function, *arguments, key=key, pure=False, workers=self._workers, **options
+        )
+
+
+def copies(task: Task, values: dict[str, bytes], number: int) -> Run:
+    """Return a run of the same task so many times."""
+    named = [tuple(f"{name}.{k}" for name in task.outputs) for k in range(number)]
+    tasks = [replace(task, outputs=outputs) for outputs in named]
+    return Run(tasks, values, list(range(1, number + 1)), keep=False)
 
 
 def _release(futures: Iterable[Future]) -> None:

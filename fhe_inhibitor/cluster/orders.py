@@ -33,7 +33,7 @@ class Circuits:
 class Work:
     """What all tasks of one executor share. keys: SHA-256 of the evaluation keys.
 
-    keys_bytes: of packed keys that an engine keeps ready.
+    keys_bytes: of packed keys that an engine keeps ready while it runs these tasks.
     """
 
     source: Source
@@ -55,6 +55,20 @@ class Receipt:
     sizes: tuple[int, ...]
     threads: int
     packed: float
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What a worker computes with.
+
+    processor, cores, memory_gb: of its machine. tasks_at_once: how many it runs. threads: of each.
+    """
+
+    processor: str
+    cores: int
+    memory_gb: int
+    tasks_at_once: int
+    threads: int
 
 
 class EngineDiedError(RuntimeError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from fhe_inhibitor.cluster.orders import Receipt
 from fhe_inhibitor.runtime.manifest import Task
+from fhe_inhibitor.system.pages import counted
 
 
 @dataclass
@@ -81,15 +82,11 @@ class Placement:
         tasks = sorted(self.tasks.values(), reverse=True)
         how = "compressed" if self.compressed else "not compressed"
         return (
-            f"{sum(tasks)} tasks on {_count(len(tasks), 'worker')} ({_joined(tasks)}): "
+            f"{sum(tasks)} tasks on {counted(len(tasks), 'worker')} ({_joined(tasks)}): "
             f"{self.moved_bytes / 1e6:.1f} MB moved between them, {how}; compression would leave "
             f"{self.packed:.0%} of it. Each task went where it could start first, by the tasks "
             "that waited there and the inputs that lay there"
         )
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _joined(counts: Sequence[int], most: int = 8) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import current_process
 from typing import Any
 
+import psutil
 from distributed import Worker, WorkerPlugin, get_worker
 
 from fhe_inhibitor.cluster.engine import start_engine
@@ -30,6 +31,7 @@ from fhe_inhibitor.cluster.orders import (
     CORES_VARIABLE,
     ENGINE_RESOURCE,
     EngineDiedError,
+    Equipment,
     Receipt,
     Source,
     Work,
@@ -38,6 +40,7 @@ from fhe_inhibitor.cluster.store import Store
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.system.child import Child, ChildError
+from fhe_inhibitor.system.machine import processor
 
 HANDS = "fhe_inhibitor_hands"  # our part of a Dask worker
 SMALL = "fhe-inhibitor-small"  # the threads that hand out and fetch
@@ -68,12 +71,12 @@ class Hands:
         current_process().daemon = False
 
     @contextmanager
-    def engine(self, keys_bytes: int) -> Iterator[Child]:
+    def engine(self) -> Iterator[Child]:
         """Give an engine that nobody uses; one that fails in the block is ended."""
         child = self._free.get()
         try:
             if child is None:
-                child = self._starter.submit(start_engine, self.threads, keys_bytes).result()
+                child = self._starter.submit(start_engine, self.threads).result()
             yield child
         except InputError:
             raise
@@ -139,6 +142,18 @@ def verdict(name: str, dask_worker: Worker) -> str | None:
     return plugin.why_left_out if isinstance(plugin, Fit) else UNKNOWN
 
 
+def equipment(dask_worker: Worker) -> Equipment:
+    """Return what a worker computes with."""
+    hands = hands_of(dask_worker)
+    return Equipment(
+        processor=processor(),
+        cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        memory_gb=round(psutil.virtual_memory().total / 1e9),
+        tasks_at_once=hands.n_engines,
+        threads=hands.threads,
+    )
+
+
 def place_waiting(address: str, dask_scheduler: Any) -> None:
     """Have a scheduler look again at tasks that no worker could run, now that this one can."""
     if worker := dask_scheduler.workers.get(address):
@@ -161,9 +176,9 @@ def run_task(work: Work, task: Task, *arguments: bytes) -> list[Receipt | bytes]
     folder = hands.store.circuits(work.source, work.circuits)
     keys = hands.store.keys(work.source, work.keys)
     try:
-        with hands.engine(work.keys_bytes) as engine:
+        with hands.engine() as engine:
             outputs, seconds = engine.call(
-                "call", folder, keys, task.function, task.inputs, arguments
+                "call", folder, keys, task.function, task.inputs, arguments, work.keys_bytes
             )
     except ChildError as error:
         raise EngineDiedError(f"{task.stage} on the worker {worker.address}: {error}") from error

@@ -13,11 +13,11 @@ from fhe_inhibitor.runtime.server import EvaluationKeys, Server
 class ReadyKeys:
     """Keys that were read once: at least one client's, else `n_bytes` of them as they are sent.
 
-    Unpacked they take about ten times as much.
+    Unpacked they take about ten times as much. n_bytes may change: it counts when keys are read.
     """
 
     def __init__(self, n_bytes: int) -> None:
-        self._n_bytes = n_bytes
+        self.n_bytes = n_bytes
         self._kept: OrderedDict[Hashable, tuple[EvaluationKeys, int]] = OrderedDict()
 
     def get(
@@ -39,6 +39,6 @@ class ReadyKeys:
 
     def _make_room(self, n_bytes: int) -> None:
         used = sum(size for _, size in self._kept.values())
-        while self._kept and used + n_bytes > self._n_bytes:
+        while self._kept and used + n_bytes > self.n_bytes:
             _, (_, size) = self._kept.popitem(last=False)
             used -= size

@@ -148,10 +148,14 @@ class Child:
         return self.call(peak_memory_bytes.__name__)
 
     def stop(self) -> None:
-        """End the child, which has `STOP_S` seconds to take back what it has elsewhere."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, STOP)
-        self._process.join(STOP_S)
+        """End the child, which has `STOP_S` seconds to take back what it has elsewhere.
+
+        A child that has ended, or was stopped, may be stopped again.
+        """
+        if self._process.is_alive():
+            assert self._process.pid is not None
+            os.kill(self._process.pid, STOP)
+            self._process.join(STOP_S)
         self.close()
 
     def close(self) -> None:

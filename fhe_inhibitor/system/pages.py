@@ -1,4 +1,4 @@
-"""What the pages that are made from results share: tables in Markdown, sizes."""
+"""What the pages that are made from results share: tables in Markdown, counts, sizes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def markdown_table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> 
 
 def _row(cells: Sequence[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number and what there are so many of.
+
+    >>> counted(1, "core"), counted(2, "core")
+    ('1 core', '2 cores')
+    """
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def decimal_size(n_bytes: int) -> str:

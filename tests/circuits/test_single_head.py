@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from circuits.blocks import cut
 from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import interval, interval_lookup
 from circuits.lookups import (
@@ -92,6 +93,32 @@ def test_as_many_lookups_as_the_formula_says(head: AttentionHead) -> None:
         m = head.parameters.score.lookups + head.parameters.weighted.lookups
         formulas["dot_product_exact"] = n * n * (m * d + 2) + n
     assert looked_up[0] == head.count_lookups().total() == formulas[head.circuit]
+
+
+@settings(deadline=None, max_examples=40)
+@given(heads(), st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_blocks_of_queries_are_the_head(head: AttentionHead, split: int, seed: int) -> None:
+    """Row for row the same integers; the squares of k and v are looked up in each block again."""
+    q, k, v = inputs(np.random.default_rng(seed), head)
+    looked_up: Counter[int] = Counter()
+
+    def counting(x: Any, table: Table) -> Any:
+        looked_up[table.bit_width] += x.size
+        return exact_lookup(x, table)
+
+    rows = cut(head.n, split)
+    blocks = [head.block(len(block)) for block in rows]
+    whole = head.evaluate(q, k, v, exact_lookup)
+    for block, queries in zip(blocks, rows, strict=True):
+        h = block.evaluate(q[queries.start : queries.stop], k, v, counting)
+        assert (h == whole[queries.start : queries.stop]).all()
+    n, d = head.n, head.head_dim
+    repeated = (len(rows) - 1) * 2 * n * d * (head.circuit == "dot_product_rounded")
+    counted = sum((block.count_lookups() for block in blocks), Counter())
+    assert counted.total() == head.count_lookups().total() + repeated
+    # Of a wide head, Concrete may look a sum up at the width of what it is packed with.
+    assert counted == looked_up or isinstance(head.parameters, WideSoftmaxParameters)
+    assert counted.total() == looked_up.total()
 
 
 @pytest.mark.parametrize("circuit", CIRCUITS)

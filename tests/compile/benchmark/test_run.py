@@ -54,17 +54,24 @@ class InProcess:
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
         self._made = make(*arguments)
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(
+        self,
+        method: str,
+        *arguments: Any,
+        observer: Observer | None = None,
+        may_wait: bool = False,
+    ) -> Any:
         self.before_call(method)
+        told = () if observer is None else (observer,)
         try:
-            return getattr(self._made, method)(*arguments)
+            return getattr(self._made, method)(*told, *arguments)
         except RuntimeError as error:
             raise ChildError(str(error)) from error
 
     def peak_memory_bytes(self) -> int:
         return 1
 
-    def close(self) -> None:
+    def stop(self) -> None:
         pass
 
 
@@ -191,6 +198,11 @@ def test_a_process_that_ends_is_a_row(tmp_path: Path, monkeypatch: pytest.Monkey
         (["--head-dim", "0"], "head width 0"),
         (["--repetitions", "0"], "0 repetitions"),
         (["--mode", "fast"], "mode 'fast'"),
+        (["--mode", "simulate", "--scheduler", "tcp://127.0.0.1:1"], "drop --scheduler"),
+        (["--scheduler", "tcp://10.0.0.1:8786"], "any code"),
+        (["--scheduler", "tcp://127.0.0.1:8786", "--split", "0"], "heads split into 0"),
+        (["--split", "2"], "add --scheduler"),
+        (["--shared", "somewhere"], "add --scheduler"),
         (["--out", "/proc/none"], "can't write to the folder /proc/none"),
     ],
 )

@@ -26,6 +26,7 @@ class Scripted(Engine):
         function: str,
         names: Sequence[str],
         arguments: Sequence[bytes],
+        keys_bytes: int,
     ) -> tuple[list[bytes], float]:
         keys.read_bytes()
         if function == "die":
@@ -35,8 +36,8 @@ class Scripted(Engine):
         return [arguments[0]], seconds
 
 
-def _start_scripted(threads: int, keys_bytes: int = 0) -> Child:
-    return Child(Scripted, keys_bytes)
+def _start_scripted(threads: int) -> Child:
+    return Child(Scripted)
 
 
 class ScriptEngines(WorkerPlugin):

@@ -143,5 +143,5 @@ def test_a_session_s_text_runs_on_the_cluster(client: Client, tiny: Tiny, tmp_pa
 def seen_by_an_engine(dask_worker: Worker) -> tuple[int, list[str]]:
     """Return threads and modules of the process beside a worker that has run a task."""
     assert os.environ["OMP_NUM_THREADS"] == "1"
-    with hands_of(dask_worker).engine(0) as engine:
+    with hands_of(dask_worker).engine() as engine:
         return engine.call("threads"), engine.call("loaded")

@@ -15,11 +15,12 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster, Worker
+from distributed import Client, LocalCluster, Scheduler, Worker
 
 from fhe_inhibitor.cluster.executor import ClusterExecutor
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import EngineDiedError
+from fhe_inhibitor.cluster.worker import hands_of
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Request
@@ -70,6 +71,32 @@ def outputs_moved(client: Client) -> int:
 
 def each_once(done: list[TaskDone[Value]]) -> bool:
     return sorted(one.index for one in done) == list(range(1, done[0].total + 1))
+
+
+@pytest.mark.fhe
+def test_every_engine_is_made_ready_once(tiny: Tiny, value: Value) -> None:
+    """So what is timed afterwards loads nothing, whichever engine it comes to."""
+    task = Task("nap", "nap:0.2", ("0.0",), ("out",), {})
+
+    def n_called(dask_scheduler: Scheduler) -> int:
+        naps = [p for name, p in dask_scheduler.task_prefixes.items() if name.startswith("nap")]
+        return sum(prefix.state_counts["memory"] for prefix in naps)
+
+    def engines(dask_worker: Worker) -> list[bool]:
+        return [engine is not None for engine in hands_of(dask_worker)._free.queue]
+
+    given = {"0.0": value}
+    with (
+        scripted(1, threads_per_worker=2) as (_, client, cluster),
+        ClusterExecutor(cluster, tiny.circuits, KEYS) as executor,
+    ):
+        ready = executor.make_ready(task, given)
+        assert set(ready) == set(client.scheduler_info()["workers"])
+        (equipment,) = ready.values()
+        assert (equipment.tasks_at_once, equipment.threads) == (2, 1)
+        assert list(client.run(engines).values()) == [[True, True]]
+        assert executor.make_ready(task, given) == ready
+        assert client.run_on_scheduler(n_called) == 2
 
 
 @pytest.mark.fhe
