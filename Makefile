@@ -129,7 +129,7 @@ scaling: $(STAMP) ## one encrypted sentence on 1, 2, ... threads and workers: fo
 
 .PHONY: scaling-simulated
 scaling-simulated: $(STAMP) ## a full-depth sentence on many machines, simulated from its cost
-	$(BIN)/fhe-inhibitor benchmark scaling --simulate --split 64 --tokens 13 \
+	$(BIN)/fhe-inhibitor benchmark scaling --simulate --split 64 --tokens 24 \
 	    --model inhibidistilbert-full-depth-sst2 $(ARGS)
 
 .PHONY: benchmark-report

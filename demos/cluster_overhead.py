@@ -1,7 +1,7 @@
 """What a cluster costs beside one process with as many threads, and four sentences at once.
 
     python -m demos.cluster_overhead --runs 7 --out build/cluster_overhead.json
-    python -m demos.cluster_overhead --model inhibidistilbert-full-depth-sst2 --tokens 8 --layers 1
+    python -m demos.cluster_overhead --model inhibidistilbert-full-depth-sst2 --tokens 12 --layers 1
 
 A `LocalCluster` of two workers with one thread each, and a session's own process with two threads,
 run the same tasks on the same ciphertexts in turns; the ratio of their medians is the cluster's

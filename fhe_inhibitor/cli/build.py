@@ -43,7 +43,7 @@ def build(
         ),
     ] = "minilm",
     size: Annotated[
-        str, typer.Option(metavar="nano|small|full-depth", help="Of the student.")
+        str, typer.Option(metavar="nano|small|full-depth|full-size", help="Of the student.")
     ] = "nano",
     sentences: Annotated[
         Path | None,

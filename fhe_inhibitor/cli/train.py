@@ -39,7 +39,7 @@ def train(
         bool, typer.Option(help="Train the bag of words and the dot-product student too.")
     ] = True,
     size: Annotated[
-        str, typer.Option(metavar="nano|small|full-depth", help="Of the student.")
+        str, typer.Option(metavar="nano|small|full-depth|full-size", help="Of the student.")
     ] = "nano",
     held_out: Annotated[
         int, typer.Option(min=1, help="Full sentences to keep out of train, to choose by.")

@@ -49,7 +49,7 @@ SECTIONS = {
         "(`retrained`); with LayerNorm, see the students without bits above.",
     ),
     "compilable": (
-        "The full-depth student that can be compiled",
+        "The full-size student that can be compiled",
         "Integers only, rounding noise drawn; one of the tokens is [CLS].",
     ),
     "all-steps": (

@@ -1,4 +1,4 @@
-"""The best start of a full-depth student: gamma, eta and delta of each head, from its teacher.
+"""The best start of a student of full size: gamma, eta and delta of each head, from its teacher.
 
 `from_distilbert` copies every weight of a DistilBERT. With "dot_product" attention the result *is*
 the teacher. With inhibitor attention the result is wrong at first, and gamma, eta and delta decide

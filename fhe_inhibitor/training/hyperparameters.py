@@ -1,7 +1,8 @@
 """Everything that decides what `fhe-inhibitor train` makes: a student's size, and the recipe.
 
-nano is the size of the default checkpoint, small is a layer deeper and three times as wide, and
-full-depth has its teacher's sizes. All can be compiled.
+nano is the size of the default checkpoint, small is a layer deeper and three times as wide,
+full-depth has all six layers, and full-size its teacher's width and heads as well. All can be
+compiled.
 """
 
 from __future__ import annotations
@@ -68,8 +69,20 @@ SMALL: dict[str, Any] = NANO | {
     },
 }
 
+# Sums are read by 6 bits, which the windows of the lower layers pay for.
+FULL_DEPTH: dict[str, Any] = SMALL | {
+    "n_layers": 6,
+    "key_head_dim": [1] * 6,
+    "value_head_dim": [8] * 5 + [16],
+    "attention_window": [2, 2, 3, 3, 3, 0],
+    "buckets": [12, 16, 24],
+    "default_tokens": 24,
+    "quantization": SMALL["quantization"]
+    | {"activation_bits": 6, "table_bits": 6, "keys_per_sum": [0] * 5 + [4]},
+}
+
 # Sizes and activation are the teacher's.
-FULL_DEPTH: dict[str, Any] = {
+FULL_SIZE: dict[str, Any] = {
     "threshold": "head",
     "classifier_query": "cls",
     "normalization": "static",
@@ -98,7 +111,7 @@ class Size:
     """A student's shape, and what it takes to train it.
 
     student: arguments of `InhibiDistilBertConfig`. from_teacher: the student has the teacher's
-    sizes, starts from its weights and learns from its hidden states (`full_depth`); else it starts
+    sizes, starts from its weights and learns from its hidden states (`full_size`); else it starts
     at random and learns from logits. embedding_width, free_dim: of `FeatureEmbedding`.
 
     Raises InputError for a student that starts from its teacher and pools positions.
@@ -147,6 +160,19 @@ SIZES = {
     ),
     "full-depth": Size(
         FULL_DEPTH,
+        DistillationConfig(
+            steps=40_000,
+            float_fraction=0.6,
+            learning_rate=2e-3,
+            quantized_rate=0.75,
+            temperature=2.0,
+            free_weight_decay=1.0,
+            token_counts=(12, 16, 24),
+            token_weights=(0.1, 0.3, 0.6),
+        ),
+    ),
+    "full-size": Size(
+        FULL_SIZE,
         DistillationConfig(
             steps=5000,
             batch_size=64,

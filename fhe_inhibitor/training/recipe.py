@@ -33,7 +33,7 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
 from fhe_inhibitor.training.distillation import TextTable, distil, predict, text_table
 from fhe_inhibitor.training.embeddings import BagOfWords, fold_embedding, with_feature_embedding
-from fhe_inhibitor.training.full_depth import compilable_student
+from fhe_inhibitor.training.full_size import compilable_student
 from fhe_inhibitor.training.hyperparameters import Recipe
 from fhe_inhibitor.training.material import Material, make_material
 from fhe_inhibitor.training.teacher import predict_logits

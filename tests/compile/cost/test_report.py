@@ -167,7 +167,7 @@ def test_predicted_is_compiled_for_the_shipped_model() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two minutes on a quiet machine
 def test_predicted_is_compiled_at_full_depth() -> None:
-    check_agreement(IntegerModel.load(REPOSITORY_ONLY[0]).network, (9,))
+    check_agreement(IntegerModel.load(REPOSITORY_ONLY[0]).network, (12,))
 
 
 @pytest.mark.parametrize("name", [DEFAULT_MODEL, REPOSITORY_ONLY[0]])
@@ -176,7 +176,7 @@ def test_an_untrained_model_costs_what_the_trained_one_does(name: str) -> None:
         pytest.skip(f"{name} is in the repository only")
     trained = IntegerModel.load(name)
     untrained = untrained_network(read_config(CHECKPOINTS / name))
-    reports = [estimate(n, (9,), trained.p_error) for n in (trained.network, untrained)]
+    reports = [estimate(n, (trained.buckets[0],), trained.p_error) for n in (trained.network, untrained)]
     assert reports[0].lengths[0].lookups == reports[1].lengths[0].lookups
     assert reports[1].complexity == pytest.approx(reports[0].complexity, rel=TOLERANCE)
 

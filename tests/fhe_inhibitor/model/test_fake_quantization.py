@@ -1,4 +1,4 @@
-"""Fake quantization of full-depth students: few values, close to float, with gradients."""
+"""Fake quantization of students of full size: few values, close to float, with gradients."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized.network import centre_keys
-from fhe_inhibitor.training.full_depth import compilable_student
+from fhe_inhibitor.training.full_size import compilable_student
 from fhe_inhibitor.training.phrase_teacher import GROUP, PhraseTeacher, phrase_embeddings
 from fhe_inhibitor.training.phrases import add_phrases
 from fhe_inhibitor.training.teacher import Teacher

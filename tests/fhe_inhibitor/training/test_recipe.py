@@ -30,11 +30,11 @@ from tests.tiny_teacher import save_teacher, tiny_teacher
 torch.set_num_threads(1)  # tensors here are too small to share
 
 STUDENT = {
-    **SIZES["full-depth"].student,
+    **SIZES["full-size"].student,
     "n_tokens": 6,
     "default_tokens": 4,
     "buckets": [4, 6],
-    "quantization": {**SIZES["full-depth"].student["quantization"], "fan_in": 5},
+    "quantization": {**SIZES["full-size"].student["quantization"], "fan_in": 5},
 }
 SIZE = Size(
     STUDENT,

@@ -1,4 +1,4 @@
-"""A student of full depth that can be compiled, before it is trained.
+"""A student of full size that can be compiled, before it is trained.
 
 It has all weights of its teacher. Gamma, delta and the scale of each head's output are derived
 (`derivation`), and an affine map replaces each LayerNorm (`static_norm`). Unlike the teacher it
