@@ -274,13 +274,13 @@ class _Run:
         self._keep(self._point(circuit, n), complete=True, peak_memory_bytes=peak)
 
     def _obstacle(self, compiled: Compiled) -> str:
-        """Why keys aren't made: no memory, or no time for them and two calls; "" if they are."""
+        """Why keys aren't made: no memory, or no time for them and three calls; "" if they are."""
         keys = compiled.bootstrap_keys_bytes + compiled.keyswitch_keys_bytes
         needed, free = MEMORY_BYTES + MEMORY_PER_KEY_BYTE * keys, psutil.virtual_memory().available
         if needed > free:
             return f"needs about {needed / 1e9:.0f} GB with its keys, {free / 1e9:.0f} GB are free"
         run_s = compiled.complexity * SECONDS_PER_COMPLEXITY
-        return self._too_long(MIN_REPETITIONS * run_s + keys * KEYGEN_SECONDS_PER_BYTE)
+        return self._too_long((1 + MIN_REPETITIONS) * run_s + keys * KEYGEN_SECONDS_PER_BYTE)
 
     def _too_long(self, seconds: float) -> str:
         if self._deadline is None:
