@@ -2,5 +2,5 @@
 
 Imports `text`, `images`, `model` and `training`. Begin with `recipes` (the published ones and
 ours), then `settings` and `run` (one distillation), `small_tasks` and `small` (experiments of a
-minute), `language` (causal models) and `plan` (many).
+minute), `lengths` (errors by length of text), `language` (causal models) and `plan` (many).
 """

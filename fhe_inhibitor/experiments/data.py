@@ -44,11 +44,22 @@ class ExperimentData:
         drawn = random.Random(0).sample(examples, min(n_texts, len(examples)))
         return [row.ids for row in self._encode(drawn)]
 
+    def derivation_ids(self, phases: Sequence[Phase], n_texts: int) -> list[list[int]]:
+        """Return the token ids of the texts that gamma, delta and eta are derived from.
+
+        phases: that follow. If the first of them reads joined sentences, it is some of those;
+        otherwise it is `calibration_ids`.
+        """
+        text, joined = self.experiment.text, self.experiment.joined
+        if text and joined > 1 and phases and phases[0].reads == "text":
+            return [row.ids for row in self._encode(self._unlabelled(text)[:n_texts])]
+        return self.calibration_ids(n_texts)
+
     def phase_rows(self, phase: Phase) -> list[TokenRow]:
         """Return what a phase reads, no more of it than its steps need."""
         examples: Sequence[Example] = self.splits[TRAIN]
         if phase.reads == "text" and self.experiment.text:
-            examples = [Example((text,), UNKNOWN) for text in read_sentences(self.experiment.text)]
+            examples = self._unlabelled(self.experiment.text)
         needed = phase.steps(len(examples)) * phase.batch_size
         if len(examples) > needed:
             examples = random.Random(self.experiment.seed).sample(list(examples), needed)
@@ -57,8 +68,32 @@ class ExperimentData:
             examples = [*examples, *altered]
         return self._encode(examples)
 
+    def _unlabelled(self, path: str) -> list[Example]:
+        sentences = read_sentences(path)
+        return join_sentences(sentences, self.experiment.joined, self.experiment.seed)
+
     def _encode(self, examples: Sequence[Example]) -> list[TokenRow]:
         return encode_examples(self.tokenizer, examples, self.experiment.max_tokens)
+
+
+def join_sentences(sentences: Sequence[str], most: int, seed: int) -> list[Example]:
+    """Return unlabelled examples of 1 to `most` sentences each, every number drawn as often.
+
+    Of two or more sentences the last one is the second text of a pair. Each sentence is in one
+    example. They are shuffled unless `most` is 1.
+
+    >>> [e.texts for e in join_sentences(["a", "b", "c", "d", "e", "f"], 4, seed=2)]
+    [('c d', 'b'), ('e', 'f'), ('a',)]
+    """
+    if most == 1:
+        return [Example((sentence,), UNKNOWN) for sentence in sentences]
+    random_ = random.Random(seed)
+    left, examples = random_.sample(sentences, len(sentences)), []
+    while left:
+        *first, last = (left.pop() for _ in range(min(len(left), random_.randint(1, most))))
+        texts = (" ".join(first), last) if first else (last,)
+        examples.append(Example(texts, UNKNOWN))
+    return examples
 
 
 def load_data(

@@ -7,11 +7,11 @@
         each: {task: [sst2, cola], seed: [0, 1, 2]}
 
 An entry makes one experiment for each combination under `each`, of the kind that it names: a
-distillation (`settings.Experiment`) if none, language models (`language`), or a small experiment
-(`small`). `{work}`, `{data}` and the names of settings in braces are filled in. Models go to
-`<work>/<name>/<variant>`, results to `<results>/<name>/<variant>.json`: what has a result isn't run
-again, and what was interrupted goes on. A student's weights are removed once it is measured unless
-the entry says `keep: true`.
+distillation (`settings.Experiment`) if none, language models (`language`), errors by length
+(`lengths`), or a small experiment (`small`). `{work}`, `{data}` and the names of settings in braces
+are filled in. Models go to `<work>/<name>/<variant>`, results to `<results>/<name>/<variant>.json`:
+what has a result isn't run again, and what was interrupted goes on. A student's weights are removed
+once it is measured unless the entry says `keep: true`.
 
 Results are of one form, whoever made them: an object with "rows", each with recipe, task, seed,
 split, metric, value and settings, and "machine" (see `record.Row`, `record.Result`).
@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.language import LanguageExperiment, run_language
+from fhe_inhibitor.experiments.lengths import Lengths, run_lengths
 from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_settings
@@ -42,6 +43,7 @@ DISTILLATION = "distillation"
 KINDS: dict[str, tuple[type[Record], Callable[..., Any]]] = {
     DISTILLATION: (Experiment, run),
     "language": (LanguageExperiment, run_language),
+    "lengths": (Lengths, run_lengths),
     "one-layer": (OneLayer, run_one_layer),
     "vision": (Vision, run_vision),
 }

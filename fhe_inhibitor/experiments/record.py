@@ -52,10 +52,14 @@ class Result(Record):
 
 
 def check_folder(out: Path, experiment: Experiment) -> None:
-    """Raise InputError for a folder of another experiment, or of something else."""
+    """Raise InputError for a folder of another experiment, or of something else.
+
+    A setting that the folder's experiment doesn't name had its default.
+    """
     path = out / SETTINGS
     if path.exists():
-        other = json.loads(path.read_text())
+        default = {name: field.default for name, field in Experiment.model_fields.items()}
+        other = {**default, **json.loads(path.read_text())}
         now = experiment.model_dump(mode="json")
         changed = [name for name in now if other.get(name) != now[name]]
         if changed:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.language_table import describe_language
+from fhe_inhibitor.experiments.lengths_table import describe_lengths
 from fhe_inhibitor.experiments.one_layer_table import describe_one_layer
 from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.plots import new_axes, save_figure
@@ -57,6 +58,14 @@ SECTIONS = {
         "The recipes with as many steps as they have by themselves, RTE with those of the plan; "
         "section 2 has fewer. E1's teachers learned for as long as it did. `converted` and "
         "`retrained` go on from `aligned`.",
+    ),
+    "lengths": (
+        "Hidden states by length of text",
+        "E1 learns from single sentences. Here one student is aligned on them for a few steps, and "
+        "one on joined sentences, most of which are pairs. The figures are the squared error of a "
+        "layer's hidden states, over the mean square of the teacher's, on development sets. "
+        "Softmax divides by its sum over keys, and the inhibitor does not: its sum grows with the "
+        "number of keys, so what was fitted to texts of one length does not fit those of another.",
     ),
     "language": (
         "Causal language models",
@@ -115,6 +124,8 @@ def write_report(results: Path, out: Path) -> str:
             parts.append(_describe_layers(section, figures))
         elif name == "language":
             parts.append(describe_language(section))
+        elif name == "lengths":
+            parts.append(describe_lengths(section))
         elif name == "one-layer":
             parts.append(describe_one_layer(section))
         else:

@@ -90,7 +90,7 @@ def _train(
         teacher = Teacher(model.eval(), teacher.tokenizer)
     model, fits = teacher.model, list[LayerFit]()
     if recipe.makes_student:
-        model, fits = _make_student(phases.data, phases.task, teacher, device)
+        model, fits = _make_student(phases.data, phases.task, recipe, teacher, device)
         reference = from_distilbert(teacher.model).to(device).requires_grad_(False)
         for phase in recipe.phases:
             phases.run(phase, model, reference)
@@ -115,7 +115,7 @@ def _train(
 
 
 def _make_student(
-    data: ExperimentData, task: Task, teacher: Teacher, device: str
+    data: ExperimentData, task: Task, recipe: DistillationRecipe, teacher: Teacher, device: str
 ) -> tuple[Any, list[LayerFit]]:
     """Return the student before its phases, and each layer's error if it was derived."""
     experiment, fits = data.experiment, list[LayerFit]()
@@ -124,7 +124,7 @@ def _make_student(
     else:
         student = from_distilbert(teacher.model, experiment.attention_kind).to(device)
         if experiment.initial == "derived":
-            fits = derive(student, data.calibration_ids(CALIBRATION_TEXTS))
+            fits = derive(student, data.derivation_ids(recipe.phases, CALIBRATION_TEXTS))
     if experiment.normalization == "static":
         make_static(student, data.calibration_ids(CONVERSION_TEXTS))
     if experiment.bits:
@@ -169,10 +169,12 @@ def _measure(models: dict[str, Any], data: ExperimentData, task: Task) -> list[R
 
 
 def _describe(experiment: Experiment, student: Any) -> dict[str, Any]:
-    """Return what tells the student's rows apart; a float one with LayerNorm names neither."""
+    """Return what tells the student's rows apart; of most settings only if they aren't default."""
     names = ("initial", "learn_thresholds")
     settings = {name: getattr(experiment, name) for name in names}
     settings["attention_kind"] = student.config.attention_kind  # of the student that was named
     if experiment.normalization != "layer_norm":
         settings["normalization"] = experiment.normalization
+    if experiment.joined > 1:
+        settings["joined"] = experiment.joined
     return {**settings, "bits": experiment.bits} if experiment.bits else settings

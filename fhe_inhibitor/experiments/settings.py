@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.recipes import TUNING, DistillationRecipe, find_recipe
@@ -25,8 +32,11 @@ class Experiment(TrainingSettings):
 
     labels: names of the classes 0, 1, ... in texts of one's own, whose task is `own`; None for the
     task's. data: a folder of TSV files, or None for the hub. text: a file of unlabelled texts, or
-    None for the task's own. student: a folder to start from in place of the teacher's weights.
-    initial: of gamma, eta and delta; "default" is 1, 1 and the configuration's shift.
+    None for the task's own. joined: how many of its sentences are one example at most, drawn by the
+    seed; two or more are a pair. With 1, each is an example by itself. student: a folder to start
+    from in place of the teacher's weights. initial: of gamma, eta and delta; "default" is 1, 1 and
+    the configuration's shift, and "derived" reads texts of the task, or joined sentences if joined
+    is more than 1 and the recipe's first phase reads "text".
     normalization: "static" makes the student's static before its phases begin, and bits
     fake-quantizes its weights and activations (see `fake_quantization`); None is float.
     held_out: examples kept out of train, to stop early by; they are measured too. limit: train
@@ -39,6 +49,7 @@ class Experiment(TrainingSettings):
     teacher: str = OFFLINE_TEACHER
     data: str | None = None
     text: str | None = None
+    joined: PositiveInt = 1
     student: str | None = None
     attention_kind: Literal["inhibitor_signed", "inhibitor", "dot_product"] = "inhibitor_signed"
     initial: Literal["derived", "default"] = "derived"
@@ -57,6 +68,13 @@ class Experiment(TrainingSettings):
         if isinstance(content, dict) and content.get("labels") is not None:
             return {"task": OWN, **content}
         return content
+
+    @field_validator("joined")
+    @classmethod
+    def _have_text_to_join(cls, joined: int, others: ValidationInfo) -> int:
+        if joined > 1 and not others.data.get("text"):
+            raise ValueError(f"{joined} joined sentences need a file of them, as text")
+        return joined
 
     def chosen_task(self) -> Task:
         """Return the task. Raises InputError for an unknown one, and for one with other labels."""
@@ -117,4 +135,5 @@ def read_settings(kind: Any, content: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"setting {where!r}: {first['msg'].lower()}") from None
+        said = first["msg"].lower().removeprefix("value error, ")
+        raise InputError(f"setting {where!r}: {said}") from None

@@ -28,7 +28,7 @@ def alter(examples: Sequence[Example], copies: int, seed: int) -> list[Example]:
     for example in [example for example in examples for _ in range(copies)]:
         first, *second = example.texts
         if second and random_.random() < OTHER_PARTNER:
-            second = [random_.choice(examples).texts[1]]
+            second = [random_.choice(examples).texts[-1]]
         texts = tuple(_alter(text, words, random_) for text in (first, *second))
         altered.append(Example(texts, UNKNOWN))
     return altered

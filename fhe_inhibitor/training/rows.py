@@ -43,14 +43,17 @@ def encode_examples(
 ) -> list[TokenRow]:
     """Return each example's tokens, special ones included; the longer text of a pair is cut.
 
-    There are no more of them than `max_tokens`, nor than the model has positions.
+    There are no more of them than `max_tokens`, nor than the model has positions. Single texts and
+    pairs may be mixed.
     """
-    if not examples:
-        return []
-    columns = [list(texts) for texts in zip(*(e.texts for e in examples), strict=True)]
     most = min(max_tokens, tokenizer.model_max_length)
-    encoded = tokenizer(*columns, truncation=True, max_length=most)["input_ids"]
-    return [TokenRow(ids, e.label) for ids, e in zip(encoded, examples, strict=True)]
+    encoded: dict[int, list[int]] = {}
+    for n_texts in {len(example.texts) for example in examples}:
+        chosen = [i for i, example in enumerate(examples) if len(example.texts) == n_texts]
+        columns = [[examples[i].texts[column] for i in chosen] for column in range(n_texts)]
+        ids = tokenizer(*columns, truncation=True, max_length=most)["input_ids"]
+        encoded.update(zip(chosen, ids, strict=True))
+    return [TokenRow(encoded[i], example.label) for i, example in enumerate(examples)]
 
 
 def collate(rows: Sequence[TokenRow], pad_id: int) -> dict[str, Tensor]:
