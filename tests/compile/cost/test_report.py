@@ -176,7 +176,9 @@ def test_an_untrained_model_costs_what_the_trained_one_does(name: str) -> None:
         pytest.skip(f"{name} is in the repository only")
     trained = IntegerModel.load(name)
     untrained = untrained_network(read_config(CHECKPOINTS / name))
-    reports = [estimate(n, (trained.buckets[0],), trained.p_error) for n in (trained.network, untrained)]
+    reports = [
+        estimate(n, (trained.buckets[0],), trained.p_error) for n in (trained.network, untrained)
+    ]
     assert reports[0].lengths[0].lookups == reports[1].lengths[0].lookups
     assert reports[1].complexity == pytest.approx(reports[0].complexity, rel=TOLERANCE)
 

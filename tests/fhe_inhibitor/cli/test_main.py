@@ -175,7 +175,10 @@ def test_evaluate_gives_the_accuracy_of_the_integer_model(run, model: Path, tmp_
             ["evaluate", "--task", "sst2", "--tokens", "8"],
             ["float model", "drop --mode, --tokens, --long, --out and --scheduler"],
         ),
-        (["train", "--data", "d", "--out", "o", "--size", "big"], ["'big'", "small, full-depth, full-size"]),
+        (
+            ["train", "--data", "d", "--out", "o", "--size", "big"],
+            ["'big'", "small, full-depth, full-size"],
+        ),
         (["train", "--data", "d", "--out", "o", "--labels", "good"], ["'good'", "two or more"]),
         (["train", "--data", "d", "--out", "o", "--labels", "a,a"], ["'a,a'", "each once"]),
     ],
