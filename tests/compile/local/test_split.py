@@ -14,10 +14,10 @@ from compile.local.session import Session
 from fhe_inhibitor.integer.documents import document_logits, document_step
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.system.progress import Observer
+from tests.rounding import assert_within_rounding
 from tests.tiny_model import SHAPE, write_tiny_model
 
 N = 4
-MAX_DIFFERENCE = 14  # of logits, whose noise changes one or two of their roundings
 
 
 @pytest.fixture
@@ -42,8 +42,7 @@ def test_a_split_session_classifies_texts_and_documents(
         assert (blocks[0].project, blocks[0].attend, blocks[0].feed_forward) == (2, 3, 3)
         assert len(backend.manifest.program(N).tasks) == 13
         result = session.classify("a good film very bad")
-        assert result.logits is not None and result.clear_logits is not None
-        assert np.abs(np.subtract(result.logits, result.clear_logits)).max() <= MAX_DIFFERENCE
+        assert_within_rounding(model, result)
         looked_up = {cost.name: sum(cost.lookups.values()) for cost in result.stages}
         whole = {
             stage.partition(".head")[0]: of.total()

@@ -16,8 +16,6 @@ import httpx
 import numpy as np
 import pytest
 
-from circuits.intervals import interval, interval_lookup
-from circuits.network import run
 from demos.relay import DOWN, UP
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
@@ -35,6 +33,7 @@ from tests.fhe_inhibitor.conftest import Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, Wire, heeding_ctrl_c, remote_user
 from tests.fhe_inhibitor.service.serving import Serving, serve, wait_until
 from tests.fhe_inhibitor.service.test_secrets import secret_windows
+from tests.rounding import assert_within_rounding
 
 pytestmark = pytest.mark.fhe
 
@@ -57,12 +56,9 @@ def jobs(user: RemoteUser) -> list[Job]:
     return JobList.model_validate_json(ask(user, "/jobs").content).jobs[::-1]
 
 
-def assert_within_rounding(model: IntegerModel, result: Classification) -> None:
-    x, padding = model.encode(model.tokenize(result.text))
-    bounds = run(model.network, interval(x), interval(padding), interval_lookup)
+def assert_right(model: IntegerModel, result: Classification) -> None:
+    assert_within_rounding(model, result)
     assert result.logits is not None
-    assert (bounds.low <= result.logits).all() and (result.logits <= bounds.high).all()
-    assert result.label == model.labels[int(np.argmax(result.logits))]
     # Of two labels: the logistic function of the distance between their logits.
     distance = model.logit_scale * float(np.ptp(result.logits))
     assert result.probability == pytest.approx(1 / (1 + np.exp(-distance)))
@@ -74,7 +70,7 @@ def test_the_first_text_sets_up_and_later_ones_are_small(
     dave = remote_user(server, "dave", tmp_path / "dave")
     with dave.client(wire.url) as client:
         result = client.classify(TEXTS[0])
-        assert_within_rounding(tiny.model, result)
+        assert_right(tiny.model, result)
         keys_bytes = client.evaluation_keys_bytes
         setup = [step.name for step in client.cost().setup]
     again = ["check circuits", "load keys", "send evaluation keys"]
@@ -93,7 +89,7 @@ def test_the_first_text_sets_up_and_later_ones_are_small(
 
     before = dict(wire.n_bytes)
     with dave.client(wire.url) as client:
-        assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
+        assert_right(tiny.model, client.classify(TEXTS[0]))
     assert dave.observer.steps == [*again, "encrypt", *stages, "decrypt"]
     assert dave.observer.planned("bytes") == 0
     assert all(wire.n_bytes[way] - before[way] < 100_000 for way in (UP, DOWN))
@@ -116,7 +112,7 @@ def test_many_texts_keep_their_order_and_overlap(tiny: Tiny, carol: RemoteUser) 
         results = client.classify_many(texts)
     assert [result.text for result in results] == texts
     for result in results:
-        assert_within_rounding(tiny.model, result)
+        assert_right(tiny.model, result)
     made = jobs(carol)[before:]
     assert [job.n for job in made] == [result.n_positions for result in results] == [4, 2, 4] * 2
     for i in range(1, len(made)):
@@ -147,7 +143,7 @@ def test_a_text_that_is_refused_costs_nothing(
 
 def test_a_client_opens_by_itself_and_not_again_once_closed(tiny: Tiny, carol: RemoteUser) -> None:
     client = carol.client()
-    assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
+    assert_right(tiny.model, client.classify(TEXTS[0]))
     client.close()
     with pytest.raises(InputError, match="closed"):
         client.classify(TEXTS[0])
@@ -201,7 +197,7 @@ def test_a_stream_that_is_cut_goes_on(tiny: Tiny, carol: RemoteUser, wire: Wire)
         wire.cut_at = (DOWN, 0, b"event: task")
         result = client.classify(TEXTS[0])
     assert wire.n_cut == 1
-    assert_within_rounding(tiny.model, result)
+    assert_right(tiny.model, result)
     assert all(stage.seconds > 0 for stage in result.stages)
 
 
@@ -210,7 +206,7 @@ def test_a_submission_that_is_cut_is_one_job(tiny: Tiny, carol: RemoteUser, wire
     with carol.client(wire.url) as client:
         client.prepare()
         wire.cut_at = (DOWN, 0, b"202 Accepted")  # the job is there, the client never hears of it
-        assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
+        assert_right(tiny.model, client.classify(TEXTS[0]))
     assert wire.n_cut == 1
     assert len(jobs(carol)) == before + 1
 
@@ -220,7 +216,7 @@ def test_keys_that_the_server_dropped_are_sent_again(tiny: Tiny, carol: RemoteUs
         client.prepare()
         (entry,) = client.keyring.entries()
         client.delete_keys(entry.evaluation_keys)
-        assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
+        assert_right(tiny.model, client.classify(TEXTS[0]))
 
 
 def test_a_job_that_the_server_gives_up_is_an_error(carol: RemoteUser) -> None:
@@ -269,7 +265,7 @@ def test_texts_apart_are_told_when_they_are_done_whatever_the_others_do(
     for index in (3, 4):
         result = told[index].result
         assert result is not None and result.text == texts[index]
-        assert_within_rounding(tiny.model, result)
+        assert_right(tiny.model, result)
     assert len(jobs(carol)) - before == 4  # what can't be decrypted doesn't change what is sent
     assert lookups[1] < lookups[-1] == carol.observer.planned("lookups")
 
@@ -323,7 +319,7 @@ def test_cancellation_cancels_on_the_server_and_leaves_the_client_usable(
                     await task
             return await client.classify(TEXTS[0])
 
-    assert_within_rounding(tiny.model, asyncio.run(cancel_then_classify()))
+    assert_right(tiny.model, asyncio.run(cancel_then_classify()))
     made = [job for job in jobs(carol) if job.id not in known]
     assert [job.status for job in made] == [Status.CANCELLED, Status.CANCELLED, Status.DONE]
 
@@ -398,7 +394,7 @@ def test_a_server_that_dies_meanwhile_is_waited_for(tiny: Tiny, tmp_path: Path) 
             client.prepare()
             server.kill()
             threading.Timer(1.0, server.start).start()
-            assert_within_rounding(tiny.model, client.classify(TEXTS[0]))
+            assert_right(tiny.model, client.classify(TEXTS[0]))
         server.stop()
         with grace.client(patience_s=1.0) as client, pytest.raises(ServerUnreachable):
             client.connect()

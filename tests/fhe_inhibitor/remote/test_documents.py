@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from circuits.documents import MAX_PIECES, scoring
-from circuits.intervals import interval, interval_lookup
-from circuits.network import run
+from circuits.intervals import interval_lookup
 from compile.local.prepared import prepare_circuits
 from compile.local.session import Session
 from fhe_inhibitor.cli.classify import Reading
@@ -31,6 +30,7 @@ from tests.fhe_inhibitor.conftest import SEED, SHAPE, Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, remote_user
 from tests.fhe_inhibitor.service.serving import Serving
 from tests.observers import Recorder
+from tests.rounding import assert_within_rounding, piece_bounds
 from tests.tiny_model import write_tiny_model
 
 if TYPE_CHECKING:
@@ -62,16 +62,13 @@ def session(long: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield session
 
 
-def assert_within_rounding(
+def assert_sum_within_rounding(
     model: IntegerModel, result: DocumentClassification, max_tokens: int, max_pieces: int
 ) -> None:
     """The sum may not lie outside what approximate rounding allows each piece."""
     (document,) = cut_documents(model, [result.text], max_tokens, max_pieces)
     pieces, how = encode_pieces(model, document), scoring(model.network)
-    bounds = [
-        interval_lookup(run(model.network, interval(x), interval(p), interval_lookup), how.table)
-        for x, p in pieces
-    ]
+    bounds = [interval_lookup(piece_bounds(model, *piece), how.table) for piece in pieces]
     low = np.sum([b.low for b in bounds], axis=0) * how.step
     high = np.sum([b.high for b in bounds], axis=0) * how.step
     assert result.logits is not None
@@ -103,7 +100,7 @@ def test_as_many_pieces_as_there_may_be_are_added(
     assert len(result.pieces) == len(scores) == MAX_PIECES
     expected = scoring(long.model.network).step * np.sum(scores, axis=0)
     assert result.logits == tuple(expected.reshape(-1))
-    assert_within_rounding(long.model, result, 1, MAX_PIECES)
+    assert_sum_within_rounding(long.model, result, 1, MAX_PIECES)
     observer = session._observer
     assert isinstance(observer, Recorder)
     cost, read = observer.notes
@@ -119,9 +116,7 @@ def test_as_many_pieces_as_there_may_be_are_added(
 
 def test_circuits_for_long_documents_take_single_texts_too(long: Tiny, session: Session) -> None:
     result = session.classify("good film")
-    x, padding = long.model.encode(long.model.tokenize("good film"))
-    bounds = run(long.model.network, interval(x), interval(padding), interval_lookup)
-    assert (bounds.low <= result.logits).all() and (result.logits <= bounds.high).all()
+    assert_within_rounding(long.model, result)
     assert session.circuits_hash == folder_hash(long.circuits)
 
 
@@ -141,7 +136,7 @@ def test_a_document_that_was_stopped_goes_on(long: Tiny, session: Session, tmp_p
         session.classify_document(TEXT, 1, 3, folder)
     result = session.classify_document(TEXT, 1, 2, folder)
     session._observer = observer
-    assert_within_rounding(long.model, result, 1, 2)
+    assert_sum_within_rounding(long.model, result, 1, 2)
     ran = [step for step in again.steps if step.startswith(("piece", "add"))]
     assert ran == ["piece 2/2: score", "add2"]
     assert not folder.exists()
@@ -168,7 +163,7 @@ def test_a_server_adds_pieces_for_a_client_without_the_model(long: Tiny, tmp_pat
     finally:
         serving.stop()
     assert isinstance(result, DocumentClassification)
-    assert_within_rounding(long.model, result, 1, 2)
+    assert_sum_within_rounding(long.model, result, 1, 2)
     assert result.clear_logits is None
     lookups = user.observer.planned("lookups")
     assert user.observer.notes == [
