@@ -24,6 +24,7 @@ from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.runtime.costs import predict_seconds
 from fhe_inhibitor.system.files import write_atomically
+from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
 from fhe_inhibitor.system.machine import describe_machine
 from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
@@ -174,4 +175,5 @@ def plot(results: dict[str, Any], buckets: tuple[int, ...], out: Path) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     typer.run(main)

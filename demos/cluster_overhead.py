@@ -36,6 +36,7 @@ from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.server import Value
 from fhe_inhibitor.system.child import silence_dependencies
+from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
 from fhe_inhibitor.system.machine import THREADS_VARIABLE, describe_machine
 from fhe_inhibitor.system.progress import Printed
 
@@ -187,4 +188,5 @@ def repeated(
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     typer.run(main)

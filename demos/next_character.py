@@ -19,6 +19,7 @@ import typer
 from compile.local.session import Session
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.classifier import Classification
+from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
 from fhe_inhibitor.system.progress import Observer, Printed
 
 MODEL = Path("build/experiments/language/0/integers")
@@ -59,4 +60,5 @@ def describe(model: IntegerModel, context: str, result: Classification) -> str:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     typer.run(main)

@@ -32,6 +32,7 @@ from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.service.access import new_token
 from fhe_inhibitor.service.settings import load_settings
 from fhe_inhibitor.system.child import silence_dependencies
+from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
 
 START_S = 60
 
@@ -127,4 +128,5 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     typer.run(main)

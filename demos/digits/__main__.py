@@ -17,6 +17,7 @@ from demos.digits.page import to_markdown
 from demos.digits.results import KINDS, NAME, KeptResults, Results
 from fhe_inhibitor.images.data import load_digits
 from fhe_inhibitor.system.files import make_folder, write_atomically
+from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
 from fhe_inhibitor.system.progress import Printed
 from fhe_inhibitor.training.images import ImageTraining
 
@@ -63,4 +64,5 @@ def run(out: Path, work: Path, images: int, training: ImageTraining) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     typer.run(main)

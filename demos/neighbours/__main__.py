@@ -31,6 +31,7 @@ from demos.neighbours.results import (
 from demos.neighbours.students import full_texts, measure_student, time_students
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel, checkpoint_folder
 from fhe_inhibitor.system.files import make_folder, write_atomically
+from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
 from fhe_inhibitor.system.progress import Printed
 from fhe_inhibitor.system.statistics import Share, share
 from fhe_inhibitor.text.data import hold_out, load_splits
@@ -122,4 +123,5 @@ def read_training(folder: Path, rows: Rows, tokens: int) -> dict[str, dict[str, 
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     typer.run(main)

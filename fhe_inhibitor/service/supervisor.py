@@ -21,6 +21,7 @@ from fhe_inhibitor.service.logs import fields
 from fhe_inhibitor.service.orders import Order, Report
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.watchers import RETRY_S, Watchers, log_failure, repeat
+from fhe_inhibitor.system.huge_pages import to_ask
 
 LOG = logging.getLogger(__name__)
 WATCH_S = 0.5
@@ -128,7 +129,7 @@ class Supervisor:
             order.model_dump_json(),
             stdin=PIPE,
             stdout=PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": str(settings.threads)},
+            env={**os.environ, **to_ask(), "OMP_NUM_THREADS": str(settings.threads)},
             start_new_session=True,  # Ctrl-C in a terminal is for the server alone
         )
 

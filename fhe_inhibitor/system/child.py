@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -34,6 +34,7 @@ from typing import Any
 import psutil
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.huge_pages import to_ask
 from fhe_inhibitor.system.machine import THREADS_VARIABLE, check_threads, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.signals import ENDING, end_with_parent
@@ -79,7 +80,8 @@ class Child:
         self._process = context.Process(
             target=_serve, args=(theirs, self._temporary.name, make, arguments), daemon=True
         )
-        with _threads(threads):
+        own = {} if threads is None else {THREADS_VARIABLE: str(threads)}
+        with _environment(to_ask() | own):
             _start_without_interrupts(self._process)
         # At the caller's exit multiprocessing sends SIGTERM, to which the child is deaf, and waits.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=0)
@@ -178,18 +180,16 @@ def silence_dependencies() -> None:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Let what starts in the block have so many threads; None changes nothing."""
-    before = os.environ.get(THREADS_VARIABLE)
-    if number is not None:
-        os.environ[THREADS_VARIABLE] = str(number)
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let what starts in the block have these variables."""
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if number is not None:
-            os.environ.pop(THREADS_VARIABLE)
-            if before is not None:
-                os.environ[THREADS_VARIABLE] = before
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _start_without_interrupts(process: SpawnProcess) -> None:

@@ -19,6 +19,7 @@ from typing import Literal
 import psutil
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system import huge_pages
 from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.machine import check_threads, processor
 
@@ -166,6 +167,21 @@ def find_memory() -> Finding:
         remedy=f"close other programs or raise the limit: a run takes "
         f"{LEAST_MEMORY_BYTES / GB:.1f} GB with the shipped model, "
         f"{ENOUGH_MEMORY_BYTES / GB:.0f} GB with deeper ones",
+    )
+
+
+def find_huge_pages() -> Finding:
+    """Find whether Linux gives memory huge pages, which lookups are faster with."""
+    found = {"always": "for all memory", "madvise": "for memory that asks, as ours does"}
+    kind = huge_pages.mode()
+    if kind in found or kind == "unknown":
+        return Finding(name="huge pages", state="ok", found=found.get(kind, kind))
+    return Finding(
+        name="huge pages",
+        state="warning",
+        found=f"{kind}, by {huge_pages.MODES}",
+        remedy="encrypted text is some percent faster with them: as root, "
+        f"echo madvise > {huge_pages.MODES}",
     )
 
 

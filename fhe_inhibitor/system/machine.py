@@ -17,6 +17,7 @@ import psutil
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.huge_pages import has_huge_pages
 
 THREADS_VARIABLE, MAX_THREADS = "OMP_NUM_THREADS", 1024
 
@@ -25,7 +26,8 @@ class Machine(Record):
     """What a figure is bound to: processor, versions, commit and date.
 
     versions: of Python and of the packages that matter. commit: with "-dirty" if files were
-    changed since, "unknown" outside a checkout.
+    changed since, "unknown" outside a checkout. huge_pages: whether the process that measured has
+    its memory on them.
     """
 
     processor: str
@@ -35,13 +37,15 @@ class Machine(Record):
     versions: dict[str, str]
     commit: str
     date: str
+    huge_pages: bool = False
 
     def describe(self) -> str:
         """Return all but the load in words."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return (
-            f"{self.processor}, {self.cores} cores, {self.memory_gb} GB, {versions}, commit "
-            f"{self.commit}, {self.date}"
+            f"{self.processor}, {self.cores} cores, {self.memory_gb} GB"
+            f"{', huge pages' if self.huge_pages else ''}, {versions}, commit {self.commit}, "
+            f"{self.date}"
         )
 
 
@@ -55,6 +59,7 @@ def describe_machine(packages: Sequence[str]) -> Machine:
         versions={"python": platform.python_version()} | {name: version(name) for name in packages},
         commit=commit(),
         date=datetime.now(UTC).date().isoformat(),
+        huge_pages=has_huge_pages(),
     )
 
 

@@ -86,16 +86,16 @@ def test_as_many_pieces_as_there_may_be_are_added(
     long: Tiny, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The noise of 16 scores together must not change their sum."""
-    backend, start = cast("Execution", session.prepare()), Server.start
+    backend, go_on = cast("Execution", session.prepare()), Server.go_on
     scores: list[np.ndarray] = []
 
-    def start_and_decrypt(server: Server, *arguments: Any) -> Iterator[TaskDone[Value]]:
-        for done in start(server, *arguments):
+    def go_on_and_decrypt(server: Server, *arguments: Any) -> Iterator[TaskDone[Value]]:
+        for done in go_on(server, *arguments):
             if done.task.function == "score":
                 scores.extend(decrypt(backend._client, done))
             yield done
 
-    monkeypatch.setattr(Server, "start", start_and_decrypt)
+    monkeypatch.setattr(Server, "go_on", go_on_and_decrypt)
     result = session.classify_document("good . bad film . " * 18, 1, MAX_PIECES)
     assert len(result.pieces) == len(scores) == MAX_PIECES
     expected = scoring(long.model.network).step * np.sum(scores, axis=0)
