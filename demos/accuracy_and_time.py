@@ -25,7 +25,7 @@ from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.runtime.costs import predict_seconds
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
-from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
 
@@ -111,18 +111,18 @@ def measure_times(
 
 def to_markdown(results: dict[str, Any], models: dict[str, IntegerModel]) -> str:
     """Return the table, bound to machine, versions, commit and date."""
-    machine = results["machine"]
-    versions = machine["versions"]
+    machine = Machine.model_validate(results["machine"])
+    versions = machine.versions
     lines = [
         "# Accuracy against encrypted time, SST-2",
         "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB; Concrete "
-        f"{versions['concrete-python']}, Python {versions['python']}; commit {machine['commit']}, "
-        f"{machine['date']}. Accuracy: integer model, rounding noise drawn ({NOISE_DRAWS} times), "
-        "on 872 validation sentences (standard error 1.2 points) and on 1,000 sentences held out "
-        "from train; the bag of words has no lookup and no noise; a student without times is as "
-        "`train` measured it. Seconds: median, from encryption to label, keys and circuits at "
-        "hand; predicted: lookups by width times the time of one, measured in the same run.",
+        f"{machine.hardware}; Concrete {versions['concrete-python']}, Python {versions['python']}; "
+        f"commit {machine.commit}, {machine.date}. Accuracy: integer model, rounding noise drawn "
+        f"({NOISE_DRAWS} times), on 872 validation sentences (standard error 1.2 points) and on "
+        "1,000 sentences held out from train; the bag of words has no lookup and no noise; a "
+        "student without times is as `train` measured it. Seconds: median, from encryption to "
+        "label, keys and circuits at hand; predicted: lookups by width times the time of one, "
+        "measured in the same run.",
         "",
         "| tokens | attention | validation | held out | lookups | by width | seconds | predicted "
         "| request | response |",

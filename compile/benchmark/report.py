@@ -83,9 +83,8 @@ def _preamble(results: AttentionResults) -> str:
     where = _fleets(results) if asked.on_cluster else ""
     return (
         f"Width {asked.head_dim}, operands of {asked.bits} bits, p_error {asked.p_error:.2e} a "
-        f"lookup, seeds {', '.join(map(str, asked.seeds))}. {machine.processor}, {machine.cores} "
-        f"cores, {machine.memory_gb} GB, load {machine.load_average} at the start; {versions}; "
-        f"circuits of version {results.circuits}, "
+        f"lookup, seeds {', '.join(map(str, asked.seeds))}. {machine.hardware}, load "
+        f"{machine.load_average} at the start; {versions}; circuits of version {results.circuits}, "
         f"commit {machine.commit}, {machine.date}. {how}{where} "
         "Complexity is the optimizer's own unit. "
         "Quality is that of the output against the float head on the same Gaussian inputs: "

@@ -214,7 +214,7 @@ def start_or_resume(out: Path, parameters: AttentionOptions) -> AttentionResults
 
     Raises InputError for results of another version, of other circuits, commit or parameters.
     """
-    machine = describe_machine(PACKAGES)
+    machine = describe_machine(PACKAGES, in_children=True)
     path = out / f"{NAME}.json"
     if not path.exists():
         return AttentionResults(machine=machine, parameters=parameters, circuits=CIRCUITS)

@@ -172,10 +172,7 @@ def _sittings(run: Run) -> list[str]:
 def _machine(sitting: Sitting) -> str:
     machine = sitting.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    return (
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_gb} GB; {versions}; commit "
-        f"{machine.commit}; {machine.date}"
-    )
+    return f"{machine.hardware}; {versions}; commit {machine.commit}; {machine.date}"
 
 
 def _accuracy(run: Run) -> list[str]:

@@ -86,8 +86,8 @@ def describe(machine: Machine) -> str:
     """Return machine, versions, commit and date in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
-        f"{machine.processor}, {machine.cores} cores, {machine.memory_gb} GB, load "
-        f"{machine.load_average:g}; {versions}; commit {machine.commit}, {machine.date}"
+        f"{machine.hardware}, load {machine.load_average:g}; {versions}; commit {machine.commit}, "
+        f"{machine.date}"
     )
 
 

@@ -106,7 +106,7 @@ def scaling_markdown(results: ScalingResults) -> str:
             "## Measured",
             "",
             f"{options.model}, {options.tokens} tokens, {what}, split for {options.split}: "
-            f"{machine.processor}, {machine.cores} cores, {machine.memory_gb} GB, {versions}, "
+            f"{machine.hardware}, {versions}, "
             f"commit {machine.commit}, {machine.date}, load average {machine.load_average} at the "
             "start. Medians with 95% intervals (the whole range below 6 repetitions); numbers of "
             "threads in turn, each in a process of its own. *Difference*: of a decrypted logit "

@@ -141,7 +141,7 @@ def start_or_resume(out: Path, options: ScalingOptions) -> ScalingResults:
 
     Raises InputError for results of another commit, or of other options.
     """
-    machine = describe_machine(PACKAGES)
+    machine = describe_machine(PACKAGES, in_children=True)
     path = out / f"{MEASURED}.json"
     if not path.exists():
         return ScalingResults(machine=machine, options=options)

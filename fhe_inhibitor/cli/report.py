@@ -100,7 +100,7 @@ def report(
     from fhe_inhibitor.system.files import make_folder
     from fhe_inhibitor.system.machine import describe_machine
 
-    machine = describe_machine(PACKAGES)  # before our own work adds to its load
+    machine = describe_machine(PACKAGES, in_children=True)  # before our own work adds to its load
     loaded = with_p_error(IntegerModel.load(model), p_error)
     read = loaded.tokenize(text, tokens)  # whatever is wrong is said before anything is compiled
     max_tokens, n = loaded.token_limit(tokens), len(loaded.encode(read)[0])

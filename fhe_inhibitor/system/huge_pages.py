@@ -28,8 +28,10 @@ def mode() -> str:
     return "unknown"
 
 
-def has_huge_pages() -> bool:
-    """Return whether this process's memory is on huge pages."""
+def has_huge_pages(in_children: bool = False) -> bool:
+    """Return whether the memory of this process, or of its children, is on huge pages."""
+    if in_children and to_ask():
+        return True
     with suppress(OSError):
         variables = OWN_ENVIRONMENT.read_bytes().split(b"\0")
         tunables = b"".join(entry for entry in variables if entry.startswith(VARIABLE.encode()))
@@ -48,7 +50,7 @@ def to_ask() -> dict[str, str]:
 def restart_with_huge_pages() -> None:
     """Start this program again, with its arguments, if it has no huge pages but could.
 
-    To be called before anything else is loaded: it takes what Python needs to start.
+    For a program that runs circuits in its own process; a `system.child.Child` has them anyway.
     """
     if (lacking := to_ask()) and sys.executable:
         os.environ.update(lacking)

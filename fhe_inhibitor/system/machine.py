@@ -39,18 +39,23 @@ class Machine(Record):
     date: str
     huge_pages: bool = False
 
+    @property
+    def hardware(self) -> str:
+        """Processor, cores and memory in words."""
+        pages = ", huge pages" if self.huge_pages else ""
+        return f"{self.processor}, {self.cores} cores, {self.memory_gb} GB{pages}"
+
     def describe(self) -> str:
         """Return all but the load in words."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return (
-            f"{self.processor}, {self.cores} cores, {self.memory_gb} GB"
-            f"{', huge pages' if self.huge_pages else ''}, {versions}, commit {self.commit}, "
-            f"{self.date}"
-        )
+        return f"{self.hardware}, {versions}, commit {self.commit}, {self.date}"
 
 
-def describe_machine(packages: Sequence[str]) -> Machine:
-    """Return the machine as it is now, with the versions of these packages."""
+def describe_machine(packages: Sequence[str], in_children: bool = False) -> Machine:
+    """Return the machine as it is now, with the versions of these packages.
+
+    in_children: whether a `system.child.Child` of this process measures, not this process.
+    """
     return Machine(
         processor=processor(),
         cores=psutil.cpu_count(logical=False) or os.cpu_count() or 1,
@@ -59,7 +64,7 @@ def describe_machine(packages: Sequence[str]) -> Machine:
         versions={"python": platform.python_version()} | {name: version(name) for name in packages},
         commit=commit(),
         date=datetime.now(UTC).date().isoformat(),
-        huge_pages=has_huge_pages(),
+        huge_pages=has_huge_pages(in_children),
     )
 
 

@@ -1,4 +1,4 @@
-"""Who asks for huge pages: the command line, and the processes that are started from anywhere."""
+"""Who has huge pages: the processes in which circuits run, and programs that ask to have them."""
 
 from __future__ import annotations
 
@@ -86,11 +86,10 @@ def test_a_child_asks_and_the_caller_stays_as_it_is(
     with closing(Child(Asked)) as child:
         assert child.call("tunables") == ASKED
         assert "GLIBC_TUNABLES" not in os.environ
+    assert huge_pages.has_huge_pages(in_children=True)
 
 
-@pytest.mark.skipif(
-    huge_pages.mode() != "madvise", reason="Linux gives them to all memory, or none"
-)
+@only_where_asked
 def test_a_child_has_them_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     for before, has in ((None, True), ("glibc.malloc.hugetlb=0", False)):
         monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
@@ -100,9 +99,7 @@ def test_a_child_has_them_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch)
             assert child.call("has_huge_pages") == has
 
 
-@pytest.mark.skipif(
-    huge_pages.mode() != "madvise", reason="Linux gives them to all memory, or none"
-)
+@only_where_asked
 def test_a_program_starts_again_as_the_same_process() -> None:
     """With its arguments, and once."""
     restart = "from fhe_inhibitor.system.huge_pages import restart_with_huge_pages as restart"
@@ -114,16 +111,3 @@ def test_a_program_starts_again_as_the_same_process() -> None:
     ) as process:  # fmt: skip
         out, _ = process.communicate(timeout=60)
     assert out.splitlines() == ["started"] * 2 + [f"{process.pid} ['a b', '--c'] {ASKED}"]
-
-
-@pytest.mark.skipif(
-    huge_pages.mode() != "madvise", reason="Linux gives them to all memory, or none"
-)
-def test_the_command_line_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    code = "import sys; sys.argv[1:] = ['--version']; from fhe_inhibitor.__main__ import main; "
-    seen = "import atexit, os; atexit.register(lambda: print(os.environ.get('GLIBC_TUNABLES'))); "
-    done = subprocess.run(
-        [sys.executable, "-c", seen + code + "main()"], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0 and done.stdout.splitlines()[1:] == [ASKED]
