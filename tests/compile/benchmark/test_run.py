@@ -81,7 +81,7 @@ def in_process() -> Iterator[None]:
         patch.setattr(attention_benchmark, "Child", InProcess)
         patch.setattr(head_process, "MAX_MODEL_HEADS", 20)
         machine = attention_results.describe_machine(attention_results.PACKAGES)
-        patch.setattr(attention_results, "describe_machine", lambda packages: machine)
+        patch.setattr(attention_results, "describe_machine", lambda packages, in_children: machine)
         yield
 
 
