@@ -151,7 +151,8 @@ def test_all_is_looked_at_and_what_cannot_be_told_stops_nothing(
     monkeypatch.setattr("fhe_inhibitor.system.folders.user_cache_path", lambda *_, **__: homeless())
     recorder = Recorder()
     findings = {finding.name: finding for finding in diagnose(observer=recorder)}
-    names = ["versions", "extras", "processor", "cores", "memory", "cache", "keys", "concrete"]
+    machine = ["processor", "cores", "memory", "huge pages"]
+    names = ["versions", "extras", *machine, "cache", "keys", "concrete"]
     assert list(findings) == recorder.steps == names
     assert findings["cache"].state == "failure"
     assert CACHE_VARIABLE in findings["cache"].remedy
