@@ -29,7 +29,7 @@ def mode() -> str:
 
 
 def has_huge_pages(in_children: bool = False) -> bool:
-    """Return whether the memory of this process, or of its children, is on huge pages."""
+    """Return whether this process, or its children, ask for huge pages that Linux grants."""
     if in_children and to_ask():
         return True
     with suppress(OSError):

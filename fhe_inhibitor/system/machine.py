@@ -26,8 +26,8 @@ class Machine(Record):
     """What a figure is bound to: processor, versions, commit and date.
 
     versions: of Python and of the packages that matter. commit: with "-dirty" if files were
-    changed since, "unknown" outside a checkout. huge_pages: whether the process that measured has
-    its memory on them.
+    changed since, "unknown" outside a checkout. huge_pages: whether the process that measured asks
+    Linux for them, and Linux grants them.
     """
 
     processor: str
