@@ -13,6 +13,7 @@ from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response
 from fhe_inhibitor.runtime.protocol import MODEL_FILES, ModelInfo, Status, circuits_hash
+from fhe_inhibitor.system import huge_pages
 from tests.fhe_inhibitor.conftest import TEXT, User
 from tests.fhe_inhibitor.service.api import Api
 from tests.fhe_inhibitor.service.serving import Serving
@@ -39,6 +40,15 @@ def test_a_stranger_gets_all_it_needs_from_the_server(
     response = alice.result(alice.start(request))
     assert len(request) < 100_000 and len(response) < 100_000
     assert len(client.decrypt(Response.from_bytes(response))) == len(info.labels)
+
+
+@pytest.mark.skipif(
+    huge_pages.mode() != "madvise", reason="all memory has huge pages here, or none"
+)
+def test_a_worker_asks_for_huge_pages(server: Serving) -> None:
+    for worker in server.workers():
+        assert f"{huge_pages.TUNABLE}=1" in worker.environ()[huge_pages.VARIABLE]
+    assert server.workers()
 
 
 def test_a_job_is_told_of_task_by_task(alice: Api, user: User) -> None:
