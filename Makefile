@@ -137,12 +137,12 @@ benchmark-report: $(STAMP) ## docs/benchmarks.md and docs/scaling.md from the re
 	$(BIN)/fhe-inhibitor benchmark report $(ARGS)
 
 .PHONY: train
-train: $(STAMP) ## the recipe that made the shipped checkpoint, or one of SIZE=full-depth
+train: $(STAMP) ## the recipe of the shipped checkpoint; SIZE=small, full-depth or full-size of others
 	$(BIN)/fhe-inhibitor train --size $(SIZE) --data $(SST2) --sentences $(SENTENCES) \
 	    --out build/inhibidistilbert-$(SIZE)-sst2 $(ARGS)
 
 .PHONY: distill
-distill: $(STAMP) ## a student of full depth on TASK, by RECIPE: hours; see the README
+distill: $(STAMP) ## a student of full depth on TASK, by RECIPE: hours; see docs/training.md
 	$(BIN)/fhe-inhibitor distill --recipe $(RECIPE) --task $(TASK) --data $(GLUE)/$(TASK) \
 	    --out build/$(RECIPE)-$(TASK) $(ARGS)
 

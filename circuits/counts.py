@@ -4,10 +4,10 @@ With P pairs of query and key, d channels of a key, h of a value and m queries, 
 
     inhibitor           P d + P +   P h + m h
     inhibitor_signed    P d + P + 2 P h + m h
-    dot_product         a P d + e P + b P h + m + m h + c m h + m h
+    dot_product         a P d + P + b P h + m + m h + c m h + m h
 
-where a, b, c are the lookups of one product of two secrets, e those of one exponential (each 1
-or 2), and the term in d is absent for a constant query. Partial sums (`circuits.sums`) add h for
+where a, b, c are the lookups of one product of two secrets (1 or 2), and the term in d is absent
+for a constant query. Partial sums (`circuits.sums`) add h for
 each group of keys, and 1 more for the dot product. A causal layer has fewer pairs. Pooling is a
 sum, which takes none; then P and m are those of the shorter sequence. Every lookup is as wide as
 its table.
@@ -147,8 +147,7 @@ def _inhibitor(
 def _dot_product(
     p: DotProductParameters, n_pairs: int, m: int, key_dim: int, value_dim: int, constant: bool
 ) -> Counter[int]:
-    exponentials = n_pairs * (2 if p.looks_up_twice else 1)
-    count = _lookups(exponentials, p.exponential) + _product(n_pairs * value_dim, p.weighted)
+    count = _lookups(n_pairs, p.exponential) + _product(n_pairs * value_dim, p.weighted)
     if not constant:
         count += _product(n_pairs * key_dim, p.score)
     count += _lookups(m, p.total) + _lookups(m * value_dim, p.mean)

@@ -79,21 +79,6 @@ class DotProductParameters:
     partial_total: PartialSums | None = None
     partial_mean: PartialSums | None = None
 
-    @property
-    def sum_bits(self) -> int:
-        """Bits of the first sum of E over keys, before rounding."""
-        first = self.total if self.partial_total is None else self.partial_total.table
-        return bit_width(0, first.domain[1] - first.domain[0])
-
-    @property
-    def looks_up_twice(self) -> bool:
-        """Whether E is looked up once for its sum and once for its products.
-
-        A value has one encoding, as wide as the widest sum it is part of; its products with v
-        would take lookups of that width.
-        """
-        return self.sum_bits > (self.weighted.packed or self.weighted.plus).bit_width
-
 
 def make_product(
     x_range: tuple[int, int],
@@ -154,19 +139,16 @@ def dot_product(
     """Attend with one head: int `[n_queries, value_dim]`; arguments as `inhibitor`.
 
     For a constant query (q None) k holds the score itself, `[n, 1]`, since a product
-    with a constant is linear. Lookups, with m = 1 or 2 per product: m P key_dim + P (2 P if
-    `looks_up_twice`) + m P value_dim + n_queries (1 + (m + 2) value_dim), 1 for each partial sum
-    of E and value_dim for each of E v.
+    with a constant is linear. Lookups, with m = 1 or 2 per product: m P key_dim + P +
+    m P value_dim + n_queries (1 + (m + 2) value_dim), 1 for each partial sum of E and value_dim
+    for each of E v.
     """
     scores = k[pairs.j]
     if q is not None:
         scores = multiply(q[pairs.i], scores, p.score, lookup)
     score = np.sum(scores, axis=-1) + p.score_offset + padding[pairs.j] * p.padding_score
-    exponential = p.exponential.take(pairs.offset)
-    e = np.expand_dims(lookup(score, exponential), axis=-1)  # [..., P, 1]
+    e = np.expand_dims(lookup(score, p.exponential.take(pairs.offset)), axis=-1)  # [..., P, 1]
     weighted = multiply(e, v[pairs.j], p.weighted, lookup)  # [..., P, value_dim]
-    if p.looks_up_twice:
-        e = np.expand_dims(lookup(score, exponential), axis=-1)
     total = sum_over_keys(e, pairs, p.partial_total, lookup)
     reciprocal = lookup(total + p.total_offset, p.total)  # [..., n_queries, 1]
     mean = sum_over_keys(weighted, pairs, p.partial_mean, lookup)

@@ -232,9 +232,14 @@ def _compare(kind: str, row: Neighbour, inhibitor: Neighbour) -> str:
     own = row.accuracy.validation, row.accuracy.held_out
     other = inhibitor.accuracy.validation, inhibitor.accuracy.held_out
     points = [100 * (a.value - b.value) for a, b in zip(own, other, strict=True)]
-    apart = all(a.low > b.high or a.high < b.low for a, b in zip(own, other, strict=True))
+    names = "on validation", "held out"
+    overlap = [
+        name
+        for name, a, b in zip(names, own, other, strict=True)
+        if a.low <= b.high and b.low <= a.high
+    ]
     text = f"{points[0]:+.1f} points on validation, {points[1]:+.1f} held out, "
-    text += "outside the intervals." if apart else "but the intervals overlap."
+    text += f"intervals overlap {' and '.join(overlap)}." if overlap else "outside the intervals."
     factor = None
     if row.times and inhibitor.times:
         mine, others = (median(t.encrypted_s) for t in (row.times, inhibitor.times))

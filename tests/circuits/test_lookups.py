@@ -288,6 +288,6 @@ def test_lookups_of_one_head_by_hand(attention: str) -> None:
     wanted = {
         "inhibitor": 64 * (2 * 4 + 1) + 8 * 4,
         "inhibitor_signed": 64 * (3 * 4 + 1) + 8 * 4,
-        "dot_product": 64 * (2 * 4 + 2) + 8 * (1 + 3 * 4),
+        "dot_product": 64 * (2 * 4 + 1) + 8 * (1 + 3 * 4),
     }
     assert count_lookups(network, 8)["layer0.attend.head0"].total() == wanted[attention]
