@@ -102,6 +102,18 @@ class TrainingSettings(Record):
     weight_decay: NonNegativeFloat = 0.01
 
 
+class Patience(EarlyStoppingCallback):
+    """Ends a phase early. A resumed phase goes on counting: the Trainer restores the counter.
+
+    One that had no patience left is ended after its next step, which the best state undoes.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
 class Journal(TrainerCallback):
     """Appends what a phase logs to a file, one JSON object a line, and tells of each step.
 
@@ -188,9 +200,11 @@ class PhaseTrainer(Trainer):
         return terms["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        means = {name: sum(values) / len(values) for name, values in self.logged.items()}
-        self.logged.clear()
-        super().log({**logs, **means} if "loss" in logs else logs, start_time)
+        if "loss" in logs:  # an evaluation is logged too, between two losses
+            means = {name: sum(values) / len(values) for name, values in self.logged.items()}
+            self.logged.clear()
+            logs = {**logs, **means}
+        super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         assert self.evaluation is not None
@@ -237,10 +251,11 @@ def run_trainer(
         metric_for_best_model="eval_loss" if stops_early else None,
         greater_is_better=False if stops_early else None,
         remove_unused_columns=False,
+        restore_callback_states_from_checkpoint=True,
         report_to=[],
         disable_tqdm=True,
     )
-    stopping = [EarlyStoppingCallback(settings.patience)] if stops_early else []
+    stopping = [Patience(settings.patience)] if stops_early else []
     trainer = PhaseTrainer(
         model, args=arguments, callbacks=[journal, *stopping, *callbacks], **parts
     )
