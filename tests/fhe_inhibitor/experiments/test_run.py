@@ -23,7 +23,6 @@ from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_experiment
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.text.tasks import find_task, load_task
-from fhe_inhibitor.training.losses import blended
 from fhe_inhibitor.training.phases import last_whole_checkpoint
 from fhe_inhibitor.training.rows import encode_examples, measure_rows
 from fhe_inhibitor.training.teacher import Teacher, load_teacher
@@ -318,24 +317,6 @@ def test_other_recipes_learn_the_task(
     scores = {row.recipe: row.value for row in result.rows if row.metric == "score"}
     assert scores[recipe] > 0.5
     assert set(scores) == {recipe, "teacher"}
-
-
-def test_attention_fades_from_the_teacher_to_the_student() -> None:
-    teacher = tiny_teacher(initializer_range=0.3)
-    student = from_distilbert(teacher.model, "inhibitor_signed")
-    reference = from_distilbert(teacher.model, "dot_product")
-    ids = torch.randint(5, 14, (3, 7), generator=torch.manual_seed(0))
-    mask = torch.ones_like(ids)
-    alone, wanted = student(ids, mask).logits, reference(ids, mask).logits
-    share = [0.0, 0.0]
-    with blended(student, reference, share):
-        torch.testing.assert_close(student(ids, mask).logits, wanted, atol=1e-5, rtol=1e-5)
-        share[:] = [0.5, 0.0]
-        assert not torch.allclose(student(ids, mask).logits, wanted)
-        share[:] = [1.0, 1.0]
-        assert torch.equal(student(ids, mask).logits, alone)
-    share[:] = [0.0, 0.0]
-    assert torch.equal(student(ids, mask).logits, alone)
 
 
 def test_early_stopping_ends_a_phase_and_keeps_its_best(
