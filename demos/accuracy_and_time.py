@@ -5,7 +5,8 @@
 Accuracy: the integer model with rounding noise drawn, on the validation set and on the sentences
 held out from train. Time: sentences of full length, encrypted, from encryption to label. With a
 baseline the two attentions alternate, sentence by sentence, so that a drifting machine favours
-neither. Finished parts are kept in the JSON, and a repeated call goes on with what is missing.
+neither. Finished parts are kept in the JSON, and a repeated call goes on with what is missing, on
+the machine that the JSON names.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from compile.local.session import Session
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.runtime.costs import predict_seconds
@@ -60,6 +62,8 @@ def main(
     models = {"inhibitor": IntegerModel.load()}
     if baseline:
         models["dot product"] = IntegerModel.load(baseline)
+    if any(f"time/{n}" not in results for n in models["inhibitor"].buckets):
+        check_machine(Machine.model_validate(results["machine"]), describe_machine(PACKAGES), path)
     for kind, model in models.items():
         for n in model.buckets:
             for name, split in rows.items():
@@ -71,6 +75,15 @@ def main(
     once("dot_product", lambda: read_training_results()["dot_product"])
     (out / f"{FILE}.md").write_text(to_markdown(results, models), encoding="utf-8")
     plot(results, models["inhibitor"].buckets, out)
+
+
+def check_machine(measured: Machine, here: Machine, path: Path) -> None:
+    """Raise InputError where new times would stand under another machine than they are taken on."""
+    if (measured.hardware, measured.versions) != (here.hardware, here.versions):
+        raise InputError(
+            f"the times in {path} are of another machine ({measured.describe()}; this one is "
+            f"{here.describe()}): go on there, or name another --out"
+        )
 
 
 def read_training_results() -> dict[str, Any]:

@@ -189,7 +189,12 @@ def _sum_columns(x: Any) -> Any:
 
 @njit
 def _inhibit(q: Any, key_sums: Any, scores: Any, weights: Any, row: Any) -> None:
-    """Z from Manhattan distances."""
+    """Z from Manhattan distances.
+
+    The plain inhibitor shares this with the lean one and doesn't read the sums of Z: an addition a
+    pair, beside 256 of its score and mixing, which its measured times have and `operations`
+    doesn't count.
+    """
     for i in range(QUERIES):
         for j in range(weights.shape[1]):
             z = np.int16((scores[i, j] >> INHIBITION_BITS) - SHIFT)

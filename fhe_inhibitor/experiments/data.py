@@ -48,7 +48,8 @@ class ExperimentData:
         """Return the token ids of the texts that gamma, delta and eta are derived from.
 
         phases: that follow. If the first of them reads joined sentences, it is some of those;
-        otherwise it is `calibration_ids`.
+        otherwise it is `calibration_ids`. Of single sentences the measured students (E1) were
+        derived that way, and their results are to be had again.
         """
         text, joined = self.experiment.text, self.experiment.joined
         if text and joined > 1 and phases and phases[0].reads == "text":

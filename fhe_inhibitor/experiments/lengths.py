@@ -3,7 +3,9 @@
     single    aligned on single sentences for a few steps, derived from SST-2's phrases, as E1 is
     joined    aligned on as many examples of joined sentences, and derived from them
 
-Both are measured on SST-2's single sentences and on RTE's pairs, which are longer.
+Both are measured on SST-2's single sentences and on RTE's pairs, which are longer. Length isn't all
+that the two differ in: joined sentences are pairs, reach later positions, and put more tokens into
+a step.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -38,7 +38,8 @@ def describe_lengths(results: Sequence[dict[str, Any]]) -> str:
         *(f"{'last' if layer else 'first'} layer, {STUDENTS[name]}" for name, layer in columns),
     ]  # fmt: skip
     table = "\n".join(markdown_table(head, rows))
-    return "\n\n".join([_describe_texts(results[0]), table, _verdict(bands, last)])
+    said = " ".join([_verdict(bands, last), *_at_equal_length(bands, last)])
+    return "\n\n".join([_describe_texts(results[0]), table, said])
 
 
 def _describe_texts(result: dict[str, Any]) -> str:
@@ -65,3 +66,27 @@ def _verdict(bands: dict[Band, dict[tuple[str, int], list[float]]], last: int) -
         for band in dict.fromkeys((shortest, longest))
         for task, more_than, up_to, _ in [band]
     )
+
+
+def _at_equal_length(
+    bands: dict[Band, dict[tuple[str, int], list[float]]], last: int
+) -> Iterator[str]:
+    """Say how often the task with the longest texts has the larger error of texts as long."""
+    longest = max(bands, key=lambda band: band[2])[0]
+    pairs = [
+        (bands[own], bands[other], other[0])
+        for own in bands
+        for other in bands
+        if own[0] == longest != other[0] and own[1:3] == other[1:3]
+    ]
+    for task in dict.fromkeys(task for *_, task in pairs):
+        shared = [(own, other) for own, other, name in pairs if name == task]
+        further = {
+            student: sum(fmean(a[student, last]) > fmean(b[student, last]) for a, b in shared)
+            for student in STUDENTS
+        }
+        yield (
+            f"Of texts of the same length, {longest} has the larger error than {task} in "
+            f"{further['single']} of {len(shared)} rows after single sentences and in "
+            f"{further['joined']} after joined ones: length is not all that tells the tasks apart."
+        )

@@ -56,7 +56,6 @@ LAYERS = Phase(
     name="layers",
     reads="text",
     trains="layers",
-    attention=1,
     epochs=3,
     min_steps=400,
     max_steps=600,

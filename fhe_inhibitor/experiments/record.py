@@ -81,18 +81,23 @@ def claim_folder(out: Path, experiment: Experiment) -> None:
         write_atomically(out / SETTINGS, experiment.model_dump_json(indent=1) + "\n")
 
 
-def check_inputs(out: Path, weights: Iterable[Any], examples: Iterable[Any]) -> None:
-    """Refuse to go on from checkpoints of another teacher's student, or on other data."""
+def check_inputs(out: Path, models: dict[str, Any], texts: dict[str, Iterable[Any]]) -> None:
+    """Refuse to go on if a model or texts, by name, are others than when the folder was begun.
+
+    An older folder, which lacks some of the names, is not compared by them. Raises InputError.
+    """
     sums = {
-        "teacher": _checksum(weight.cpu().numpy().data for weight in weights),
-        "data": _checksum(repr(example).encode() for example in examples),
+        name: _checksum(weight.cpu().numpy().data for weight in model.state_dict().values())
+        for name, model in models.items()
     }
+    for name, examples in texts.items():
+        sums[name] = _checksum(repr(example).encode() for example in examples)
     path = out / WORK / INPUTS
-    if path.exists() and (before := json.loads(path.read_text())) != sums:
-        changed = [name for name in sums if before.get(name) != sums[name]]
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if changed := [name for name in sums if before.get(name, sums[name]) != sums[name]]:
         raise InputError(
             f"{out} has checkpoints of another model: its {changed[0]} changed since "
-            f"they were written; remove the folder or name another --out"
+            "they were written; remove the folder or name another --out"
         )
     write_atomically(path, json.dumps(sums))
 

@@ -7,6 +7,7 @@ loaded, the current one continues from its last checkpoint.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,14 +65,16 @@ def run(experiment: Experiment, out: str | Path, observer: Observer | None = Non
     torch.manual_seed(experiment.seed)
     teacher = as_distilbert(load_teacher(experiment.teacher, task.labels, may_be_untuned=True))
     data = load_data(experiment, task, teacher.tokenizer)
+    models: dict[str, Any] = {"teacher": teacher.model}
+    texts: dict[str, Iterable[Any]] = {"data": data.splits[TRAIN]}
     # What phases read later is read here already: what is refused must leave no claimed folder.
     if experiment.student:
-        _load_student(experiment.student, task, teacher)
+        models["student"] = _load_student(experiment.student, task, teacher)
     if experiment.text:
-        read_sentences(experiment.text)
+        texts["text"] = read_sentences(experiment.text)
     claim_folder(out, experiment)
     (out / WORK).mkdir(exist_ok=True)
-    check_inputs(out, teacher.model.state_dict().values(), data.splits[TRAIN])
+    check_inputs(out, models, texts)
     phases = Phases(data, task, out, observer or Observer())
     result = _train(experiment, recipe, teacher, phases)
     write_atomically(out / RESULT, result.model_dump_json(indent=1) + "\n")

@@ -103,9 +103,11 @@ def causal_mask(n_queries: int, n: int, device: torch.device | None = None) -> T
     return ones.tril(n - n_queries)
 
 
-def relative_offsets(n_queries: int, n: int, max_offset: int) -> Tensor:
+def relative_offsets(
+    n_queries: int, n: int, max_offset: int, device: torch.device | None = None
+) -> Tensor:
     """Return the row of each pair in a table per offset: int64 `[n_queries, n]`."""
-    position = torch.arange(max(n, n_queries))
+    position = torch.arange(max(n, n_queries), device=device)
     offset = position[None, :n] - position[:n_queries, None]
     return offset.clamp(-max_offset, max_offset) + max_offset
 

@@ -140,7 +140,7 @@ class SelfAttention(nn.Module):
         """Return the shift of each pair: `[n_heads, n_queries or 1, n or 1]`."""
         if self.shape.max_offset == 0:
             return self.shift[:, :, None]
-        offset = relative_offsets(n_queries, n, self.shape.max_offset)
+        offset = relative_offsets(n_queries, n, self.shape.max_offset, self.shift.device)
         return self.shift[:, offset]
 
     def mask(self, attention_mask: Tensor, n_queries: int) -> Tensor:

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """
         embedded = self.embedding(x)
         if mask is None:
-            mask = torch.ones(embedded.shape[:2], dtype=torch.int64)
+            mask = torch.ones(embedded.shape[:2], dtype=torch.int64, device=embedded.device)
         states = [embedded + self.positions.weight[: embedded.shape[1]]]
         for block in self.transformer.layer:
             states.append(block(states[-1], mask))

@@ -38,21 +38,27 @@ LAYER_NAMES = {
 def from_distilbert(
     model: PreTrainedModel, attention_kind: str = "dot_product", n_tokens: int = MAX_TOKENS
 ) -> InhibiDistilBertForSequenceClassification:
-    """Return a float InhibiDistilBERT with a teacher's weights, and gamma = eta = 1.
+    """Return a float InhibiDistilBERT with a teacher's weights.
 
     model: a DistilBERT, a BERT (see `from_bert`), or an InhibiDistilBERT with dot products. With
-    "dot_product" the result computes what the teacher does; with an inhibitor its attention is
-    wrong until it is derived or trained. n_tokens: the most tokens it reads, fewer if the teacher
-    has fewer positions. Raises InputError for any other model.
+    "dot_product" the result computes what the teacher does, with the teacher's gamma and shift if
+    it has them. With an inhibitor, gamma and eta are 1 and delta is the configuration's shift, of
+    whatever teacher; the attention is wrong until it is derived or trained. n_tokens: the most
+    tokens it reads, fewer if the teacher has fewer positions. Raises InputError for any other
+    model, and for one whose shift depends on the offset.
     """
     given: Any = model.config
     if isinstance(given, BertConfig):
         return from_bert(model, attention_kind, n_tokens)
-    own = isinstance(given, InhibiDistilBertConfig) and given.attention_kind == "dot_product"
+    own = (
+        isinstance(given, InhibiDistilBertConfig)
+        and given.attention_kind == "dot_product"
+        and given.threshold != "head_offset"
+    )
     if not (isinstance(given, DistilBertConfig) or own):
         raise InputError(
             f"the model is a {given.model_type!r}; a student's weights come from a 'distilbert', a "
-            "'bert', or an 'inhibidistilbert' with dot products"
+            "'bert', or an 'inhibidistilbert' with dot products and no shift by offset"
         )
     shape = {name: getattr(given, name) for name in SHARED} | {"threshold": "head"}
     if own:
@@ -124,10 +130,26 @@ def _student(
             label2id=given.label2id,
         )
     )
+    if attention_kind != "dot_product":
+        weights = _without_thresholds(weights)
     missing, unexpected = student.load_state_dict(weights, strict=False)
     if unexpected or any(name.rsplit(".")[-1] not in NEW_WEIGHTS for name in missing):
         raise InputError(f"the teacher's weights don't fit: {[*unexpected, *missing][:4]}")
     return student.eval()
+
+
+def _without_thresholds(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A dot-product model's weights, its gamma multiplied into the queries, its shift left out.
+
+    softmax(gamma q k^T + shift) = softmax((gamma q) k^T): it doesn't notice a shift of all keys.
+    """
+    kept = {k: tensor for k, tensor in weights.items() if k.rsplit(".")[-1] not in NEW_WEIGHTS}
+    for name in [name for name in kept if ".attention.q_lin." in name]:
+        gamma = weights.get(name.split("q_lin.")[0] + "gamma")
+        if gamma is not None:
+            heads = kept[name].unflatten(0, (len(gamma), -1))  # [H, d] or [H, d, dim]
+            kept[name] = (gamma.view(-1, *[1] * (heads.dim() - 1)) * heads).flatten(0, 1)
+    return kept
 
 
 def rename_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:

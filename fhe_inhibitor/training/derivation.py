@@ -50,8 +50,9 @@ MAX_SAMPLES = 100_000
 class LayerFit:
     """Mean squared error of one layer's attention output, and the teacher's mean square.
 
-    Both read the hidden states that the teacher has before this layer. before: with gamma = eta
-    = 1 and the configuration's shift; after: with the derived values.
+    Both read the hidden states that the teacher has before this layer. before: as
+    `from_distilbert` makes it, an inhibitor with gamma = eta = 1 and the configuration's shift;
+    after: with the derived values.
     """
 
     before: float
@@ -89,9 +90,10 @@ def derive(
 
 
 def _softmax_heads(layer: SelfAttention, x: Tensor, mask: Tensor) -> Tensor:
-    """The teacher's heads on `x`, `[B, H, n, d_v]`."""
+    """The teacher's heads on `x`, `[B, H, n, d_v]`; an inhibitor's queries hold its gamma."""
     pairs = layer.mask(mask, x.shape[1])
-    return attention_functions.dot_product(*layer.project(x), pairs, gamma=1.0, shift=0.0)
+    gamma = layer.gamma[:, :, None] if layer.kind == "dot_product" else 1.0
+    return attention_functions.dot_product(*layer.project(x), pairs, gamma=gamma, shift=0.0)
 
 
 class _Choice(NamedTuple):
@@ -157,14 +159,18 @@ def _thresholds(
     """Yield gamma and shift `[H]` of each point of the grid."""
     distance = attention_functions.inhibition(q, k, 1.0, 0.0).transpose(0, 1)  # [H, B, n, n]
     distance = distance[:, pairs[:, 0]]  # [H, pairs]
-    reach = torch.quantile(values.abs().flatten(1)[:, :MAX_SAMPLES], 0.99, dim=1)
+    reach = torch.quantile(_every_few(values.abs().flatten(1)), 0.99, dim=1)
     at = torch.tensor([*READ_IN_FULL, *NOT_READ], device=q.device)
-    # Every few pairs suffice for a quantile, which torch refuses of too many.
-    quantiles = torch.quantile(distance[:, :: 1 + distance.shape[1] // MAX_SAMPLES], at, dim=1)
+    quantiles = torch.quantile(_every_few(distance), at, dim=1)
     for near, far in itertools.product(range(len(READ_IN_FULL)), range(len(READ_IN_FULL), len(at))):
         if at[near] < at[far]:
             gamma = reach / (quantiles[far] - quantiles[near]).clamp(min=1e-6)
             yield gamma, gamma * quantiles[near]
+
+
+def _every_few(x: Tensor) -> Tensor:
+    """Of `[H, n]`, as much as a quantile needs; torch refuses one of too many."""
+    return x[:, :: 1 + x.shape[1] // MAX_SAMPLES]
 
 
 def _token_rows(heads: Tensor, read: Tensor) -> Tensor:

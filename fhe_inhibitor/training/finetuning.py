@@ -10,17 +10,21 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import claim
 from fhe_inhibitor.system.processor import autocast, flush_denormals
 from fhe_inhibitor.system.progress import Observer
-from fhe_inhibitor.system.tensors import read_tensors, write_tensors
+from fhe_inhibitor.system.tensors import fingerprint, read_tensors, write_tensors
 from fhe_inhibitor.text.batches import pad, shuffled_batches
 from fhe_inhibitor.text.data import LabelledText
 from fhe_inhibitor.training.teacher import Teacher, encode
+
+CLAIM_FILE = "finetuning.json"  # what a fine-tuned teacher is made of
 
 
 @flush_denormals()
@@ -45,9 +49,11 @@ def finetune(
     The teacher is changed in place and returned. observer: hears of each training step.
 
     Same seed, same result. Until the end all files lie in `<out_dir>.partial`; a call that was
-    interrupted goes on from its last checkpoint when it is repeated.
+    interrupted goes on from its last checkpoint when it is repeated. What the teacher is made of
+    lies beside it (`CLAIM_FILE`).
 
-    Raises InputError if `out_dir` exists, or holds the checkpoint of a call with other settings.
+    Raises InputError if `out_dir` exists, or has the checkpoint of a call with other settings,
+    texts or another base.
     """
     out_dir = Path(out_dir)
     if out_dir.exists():
@@ -57,13 +63,15 @@ def finetune(
             f"nothing to train: {len(train)} texts, {epochs} epochs, batches of {batch_size}"
         )
     n_steps = max(1, round(epochs * -(-len(train) // batch_size)))
-    run = [epochs, seed, learning_rate, batch_size, warmup, _checksum(train)]
+    made_of = origin(teacher, train, epochs, seed)
+    run = [epochs, seed, learning_rate, batch_size, warmup, made_of["train"]]
     checkpoint = _Checkpoint(_partial(out_dir) / "checkpoint.safetensors", json.dumps(run))
     for name, weight in teacher.model.named_parameters():
         weight.requires_grad_("embeddings." not in name)
     weights = {name: w for name, w in teacher.model.named_parameters() if w.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), learning_rate, weight_decay=0.01, fused=True)
     first = checkpoint.load(weights, optimizer)
+    claim(checkpoint.path.with_name(CLAIM_FILE), made_of, "a teacher", "out_dir")
     texts = [row.text for row in train]
     ids = encode(teacher, texts)
     labels = torch.tensor([row.label for row in train])
@@ -89,6 +97,14 @@ def finetune(
     checkpoint.path.unlink(missing_ok=True)
     checkpoint.path.parent.rename(out_dir)
     return teacher
+
+
+def origin(
+    teacher: Teacher, train: Sequence[LabelledText], epochs: float, seed: int
+) -> dict[str, Any]:
+    """Return what a fine-tuned teacher is made of; teacher: as it is before."""
+    base = fingerprint(teacher.model.state_dict().values())
+    return {"base": base, "train": _checksum(train), "epochs": epochs, "seed": seed}
 
 
 class _Checkpoint:

@@ -6,11 +6,8 @@ InhibiDistilBERTs: a DistilBERT becomes one with dot-product attention (`from_di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
@@ -42,40 +39,6 @@ def observe(
     return Observed(output.logits, attended, list(output.hidden_states[1:]))
 
 
-@contextmanager
-def blended(
-    student: InhibiDistilBertForSequenceClassification,
-    teacher: InhibiDistilBertForSequenceClassification,
-    share: list[float],
-) -> Iterator[None]:
-    """Mix the teacher's attention into the student's while the block runs.
-
-    Layer l attends with share[l] of its own output and 1 - share[l] of what the teacher's layer
-    says to the same input; the list may change meanwhile. A share of 1 costs nothing.
-    """
-    pairs = zip(
-        student.distilbert.transformer.layer, teacher.distilbert.transformer.layer, strict=True
-    )
-
-    def hook(index: int, attention: nn.Module) -> Callable[..., Tensor]:
-        def mix(_: nn.Module, arguments: tuple, output: Tensor) -> Tensor:
-            if share[index] == 1:
-                return output
-            return torch.lerp(attention(*arguments).to(output.dtype), output, share[index])
-
-        return mix
-
-    hooks = [
-        own.attention.register_forward_hook(hook(index, other.attention))
-        for index, (own, other) in enumerate(pairs)
-    ]
-    try:
-        yield
-    finally:
-        for handle in hooks:
-            handle.remove()
-
-
 def layer_losses(own: list[Tensor], target: list[Tensor], mask: Tensor) -> list[Tensor]:
     """Return each layer's mean squared error over the tokens that are no padding."""
     read = mask.bool()
@@ -88,6 +51,7 @@ def layer_losses(own: list[Tensor], target: list[Tensor], mask: Tensor) -> list[
 def soft_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Return T^2 KL(teacher || student) at temperature T; of a regression the squared error.
 
+    >>> import torch
     >>> soft_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]), 2.0).item()
     0.0
     """

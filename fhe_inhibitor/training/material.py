@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import claim
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import (
     LabelledText,
@@ -28,7 +29,7 @@ from fhe_inhibitor.training.corpus import (
     build_corpus,
 )
 from fhe_inhibitor.training.distillation import TextTable, text_table
-from fhe_inhibitor.training.finetuning import finetune
+from fhe_inhibitor.training.finetuning import CLAIM_FILE, finetune, origin
 from fhe_inhibitor.training.hyperparameters import Recipe
 from fhe_inhibitor.training.phrase_teacher import PhraseTeacher
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
@@ -40,7 +41,11 @@ N_SENTENCES = 128  # that gamma, eta and delta are derived from
 def make_teacher(
     recipe: Recipe, kept: list[LabelledText], work: Path, observer: Observer
 ) -> Teacher:
-    """Return the teacher: a classifier as given, all else fine-tuned in the work folder."""
+    """Return the teacher: a classifier as given, all else fine-tuned in the work folder.
+
+    Raises InputError for a folder with a teacher of other epochs, texts, seed or base. One of an
+    older version doesn't say what it is made of, and is taken.
+    """
     given = load_teacher(recipe.teacher, recipe.labels, may_be_untuned=True)
     if given.is_tuned:
         return given
@@ -48,6 +53,9 @@ def make_teacher(
     if recipe.teacher != OFFLINE_TEACHER:
         folder = work / f"teacher-{zlib.crc32(recipe.teacher.encode()):08x}"
     if folder.exists():
+        if (folder / CLAIM_FILE).exists():
+            made_of = origin(given, kept, recipe.teacher_epochs, recipe.material_seed)
+            claim(folder / CLAIM_FILE, made_of, "a teacher", "work folder")
         return load_teacher(folder, recipe.labels)
     return finetune(
         given,

@@ -35,7 +35,7 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.batches import shuffled_batches
 from fhe_inhibitor.text.metrics import compute_metrics
 from fhe_inhibitor.text.tasks import Task
-from fhe_inhibitor.training.losses import blended, hard_loss, layer_losses, observe, soft_loss
+from fhe_inhibitor.training.losses import hard_loss, layer_losses, observe, soft_loss
 from fhe_inhibitor.training.rows import TokenRow, collate, predict_rows
 
 THRESHOLDS = ("gamma", "shift", "eta")
@@ -49,14 +49,13 @@ class Phase(Record):
 
     reads: "task", the task's labelled texts; or "text", unlabelled text if the experiment names
     any, else the task's texts. trains: "layers", one layer at a time, bottom up, and of it only
-    Q, K, V, gamma, eta and delta; or "model", everything but the embeddings. attention, hidden,
-    soft, hard: weights of the losses, which are the squared error of attention outputs and of
-    hidden states (mean over layers), the distance to the teacher's probabilities, and that to the
-    labels. epochs: over what the phase reads, but at least min_steps and at most max_steps
-    training steps (of each layer). warmup: share of the steps in which the learning rate rises.
-    replaced_by: the teacher's attention is mixed in at first, and is gone after this share of the
-    steps; 0 mixes none in. augmented: how many altered copies of each text are read beside it,
-    without a label.
+    Q, K, V, gamma, eta and delta, by the squared error of its attention output; or "model",
+    everything but the embeddings. attention, hidden, soft, hard: weights of the losses of "model",
+    which are the squared error of attention outputs and of hidden states (mean over layers), the
+    distance to the teacher's probabilities, and that to the labels. epochs: over what the phase
+    reads, but at least min_steps and at most max_steps training steps (of each layer). warmup:
+    share of the steps in which the learning rate rises. augmented: how many altered copies of each
+    text are read beside it, without a label.
     """
 
     name: str
@@ -72,7 +71,6 @@ class Phase(Record):
     batch_size: PositiveInt = 32
     learning_rate: PositiveFloat = 5e-5
     warmup: Share = 0.06
-    replaced_by: Share = 0.0
     augmented: NonNegativeInt = 0
 
     def steps(self, n_rows: int) -> int:
@@ -82,7 +80,7 @@ class Phase(Record):
 
     @property
     def needs_teacher(self) -> bool:
-        return bool(self.attention or self.hidden or self.soft or self.replaced_by)
+        return bool(self.attention or self.hidden or self.soft)
 
 
 class TrainingSettings(Record):
@@ -100,6 +98,18 @@ class TrainingSettings(Record):
     save_steps: PositiveInt = 500
     log_steps: PositiveInt = 50
     weight_decay: NonNegativeFloat = 0.01
+
+
+class Patience(EarlyStoppingCallback):
+    """Ends a phase early. A resumed phase goes on counting: the Trainer restores the counter.
+
+    One that had no patience left is ended after its next step, which the best state undoes.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
 
 
 class Journal(TrainerCallback):
@@ -175,7 +185,10 @@ class PhaseTrainer(Trainer):
             self.lengths, self.args.train_batch_size, self.args.seed, self.args.max_steps
         )
         loader = DataLoader(
-            self.train_dataset, batch_sampler=list(batches), collate_fn=self.data_collator
+            self.train_dataset,
+            batch_sampler=list(batches),
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
 
@@ -188,9 +201,11 @@ class PhaseTrainer(Trainer):
         return terms["loss"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        means = {name: sum(values) / len(values) for name, values in self.logged.items()}
-        self.logged.clear()
-        super().log({**logs, **means} if "loss" in logs else logs, start_time)
+        if "loss" in logs:  # an evaluation is logged too, between two losses
+            means = {name: sum(values) / len(values) for name, values in self.logged.items()}
+            self.logged.clear()
+            logs = {**logs, **means}
+        super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         assert self.evaluation is not None
@@ -207,7 +222,6 @@ def run_trainer(
     settings: TrainingSettings,
     folder: Path,
     journal: Journal,
-    callbacks: Sequence[TrainerCallback] = (),
     **parts: Any,
 ) -> None:
     """Train a model as the phase says, from the last whole checkpoint in `folder` if there is one.
@@ -237,13 +251,12 @@ def run_trainer(
         metric_for_best_model="eval_loss" if stops_early else None,
         greater_is_better=False if stops_early else None,
         remove_unused_columns=False,
+        restore_callback_states_from_checkpoint=True,
         report_to=[],
         disable_tqdm=True,
     )
-    stopping = [EarlyStoppingCallback(settings.patience)] if stops_early else []
-    trainer = PhaseTrainer(
-        model, args=arguments, callbacks=[journal, *stopping, *callbacks], **parts
-    )
+    stopping = [Patience(settings.patience)] if stops_early else []
+    trainer = PhaseTrainer(model, args=arguments, callbacks=[journal, *stopping], **parts)
     checkpoint = last_whole_checkpoint(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     shutil.rmtree(folder, ignore_errors=True)
@@ -286,22 +299,18 @@ def train_model(
     teacher: the teacher's weights with dot-product attention, or None for a phase that learns
     from labels only. held_out: labelled rows, on whose loss an early stop depends.
     """
-    share = [1.0 if not phase.replaced_by else 0.0] * len(model.distilbert.transformer.layer)
-    losses = partial(_losses, phase=phase, teacher=teacher)
-    evaluation = partial(_evaluate, model, task, held_out) if held_out and phase.hard else None
-    parts: dict[str, Any] = {
-        "losses": losses,
-        "rows": rows,
-        "lengths": [len(row.ids) for row in rows],
-        "collator": partial(collate, pad_id=model.config.pad_token_id),
-        "evaluation": evaluation,
-    }
-    if not (teacher and phase.replaced_by):
-        run_trainer(model, phase, settings, folder, journal, **parts)
-        return
-    with blended(model, teacher, share):
-        fading = [_Fading(share, phase.replaced_by)]
-        run_trainer(model, phase, settings, folder, journal, fading, **parts)
+    run_trainer(
+        model,
+        phase,
+        settings,
+        folder,
+        journal,
+        losses=partial(_losses, phase=phase, teacher=teacher),
+        rows=rows,
+        lengths=[len(row.ids) for row in rows],
+        collator=partial(collate, pad_id=model.config.pad_token_id),
+        evaluation=partial(_evaluate, model, task, held_out) if held_out and phase.hard else None,
+    )
 
 
 def _evaluate(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[str, float]:
@@ -309,17 +318,6 @@ def _evaluate(model: nn.Module, task: Task, rows: Sequence[TokenRow]) -> dict[st
     outputs, labels = predict_rows(model, rows), np.array([row.label for row in rows], np.float32)
     loss = hard_loss(torch.from_numpy(outputs), torch.from_numpy(labels))
     return {"loss": loss.item(), **compute_metrics(task.metrics, outputs, labels)}
-
-
-class _Fading(TrainerCallback):
-    """Raises the student's own share of attention from 0 to 1, in all layers alike."""
-
-    def __init__(self, share: list[float], replaced_by: float) -> None:
-        self.share, self.replaced_by = share, replaced_by
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        reached = state.global_step / (self.replaced_by * state.max_steps)
-        self.share[:] = [min(1.0, reached)] * len(self.share)
 
 
 def _losses(

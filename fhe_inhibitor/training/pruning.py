@@ -20,8 +20,9 @@ def prune(model: nn.Module, progress: float, ids: Tensor, mask: Tensor) -> None:
     progress: at 0 all inputs are kept; at 1 only the quantization's `fan_in` are, and of the
     classifier `classifier_fan_in`, the same ones for all labels. Between, the number of inputs to
     remove falls with (1 - progress)^3. The heaviest inputs have the largest |weight| times root
-    mean square of the input, over the texts `ids`, `mask` `[B, n]`. Between calls a weight can
-    come back. Inputs beyond fan_in that remain in the end are cut when the student is quantized.
+    mean square of the input, over all positions of the texts `ids`, `mask` `[B, n]`, padding too.
+    Between calls a weight can come back. Inputs beyond fan_in that remain in the end are cut when
+    the student is quantized.
     """
     bits = model.config.quantization_config_or_none
     for linear, deviation in _input_deviations(model, ids, mask).items():

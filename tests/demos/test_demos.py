@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from demos import local_round_trip, server
+from demos import accuracy_and_time, local_round_trip, server
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.system.machine import Machine
 from tests.conftest import REPOSITORY
 from tests.fhe_inhibitor.conftest import SEED, SHAPE
 from tests.tiny_model import write_tiny_model
@@ -62,3 +65,24 @@ def test_the_round_trip_in_one_file_ends_with_the_model_s_label(
     # 1 / (1 + exp(-0.01 d)) for a distance d of 11 to 20 steps of 0.01.
     assert 0.527 <= float(found["negative"]) <= 0.550
     assert float(found["negative"]) + float(found["positive"]) == pytest.approx(1, abs=0.0011)
+
+
+def test_times_are_not_added_to_those_of_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored file is that of a machine; another day and commit don't make it another one."""
+    stored = json.loads((REPOSITORY / "docs" / "accuracy_and_time.json").read_text())
+    own = Machine.model_validate(stored["machine"])
+    path = tmp_path / "accuracy_and_time.json"
+    accuracy_and_time.check_machine(own, own.model_copy(update={"date": "", "commit": ""}), path)
+    for changes in ({"processor": "other"}, {"versions": {}}, {"huge_pages": not own.huge_pages}):
+        with pytest.raises(InputError, match="of another machine"):
+            accuracy_and_time.check_machine(own, own.model_copy(update=changes), path)
+    del stored["time/16"]
+    path.write_text(json.dumps(stored))
+    monkeypatch.setattr(accuracy_and_time, "load_splits", lambda _: {"train": [], "validation": []})
+    monkeypatch.setattr(accuracy_and_time, "hold_out", lambda _: ([], []))
+    other = own.model_copy(update={"processor": "other"})
+    monkeypatch.setattr(accuracy_and_time, "describe_machine", lambda _: other)
+    with pytest.raises(InputError, match="go on there, or name another --out"):
+        accuracy_and_time.main(tmp_path, tmp_path)

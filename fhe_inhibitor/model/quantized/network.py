@@ -4,6 +4,7 @@
 quantization configuration and arranges them as project, attend, feed_forward and classify.
 Calling it trains (integers, straight-through gradients, rounding noise while the model is in
 training mode or `noisy`); `to_circuit` gives the integer parameters, equal entry by entry.
+It all runs on the processor: what takes longest are kernels for it (`functions`).
 """
 
 from __future__ import annotations
@@ -61,9 +62,18 @@ class QuantizedLayer:
 
 
 class QuantizedNetwork:
-    """The quantized stages of a model, rebuilt from its parameters for each training step."""
+    """The quantized stages of a model, rebuilt from its parameters for each training step.
+
+    Raises InputError for a model that isn't on the processor.
+    """
 
     def __init__(self, model: nn.Module) -> None:
+        device = model.classifier.weight.device
+        if device.type != "cpu":
+            raise InputError(
+                f"the model is on {device.type}, and a quantized one runs on the processor alone: "
+                'move it there with model.to("cpu"), or set model.quantized = False'
+            )
         self.model = model
         self.config = model.config
         self.bits: QuantizationConfig = self.config.quantization_config_or_none
@@ -382,7 +392,9 @@ def centre_keys(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> 
 def calibrate(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> None:
     """Fit all step sizes of a float-trained model to one batch and switch quantization on.
 
-    Steps are fitted in the order of evaluation, each on values that are already quantized.
+    Steps are fitted in the order of evaluation, each on values that are already quantized. They
+    are fitted to padding as well, although `centre_keys` and fake quantization leave it out: so
+    were those of the shipped models.
     """
     training = model.training
     model.train(False)

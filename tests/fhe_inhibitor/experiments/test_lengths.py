@@ -208,6 +208,28 @@ def test_the_table_has_both_layers_and_says_what_the_ends_are() -> None:
     assert "With 25 to 48 tokens of rte, the error of the last layer is 75%" in lines[1]
 
 
+def test_tasks_are_compared_at_equal_length() -> None:
+    """Of two lengths that both have, rte is further off at one, and of joined sentences at none."""
+    errors = {
+        ("sst2", 0): (0.2, 0.3), ("sst2", 24): (0.3, 0.3),
+        ("rte", 0): (0.3, 0.2), ("rte", 24): (0.2, 0.3), ("rte", 48): (0.9, 0.9),
+    }  # fmt: skip
+    rows = [
+        {
+            "recipe": student, "task": task, "value": value,
+            "settings": {"layer": 0, "more_than": least, "up_to": 2 * least or 24, "n_texts": 3},
+        }
+        for (task, least), values in errors.items()
+        for student, value in zip(("single", "joined"), values, strict=True)
+    ]  # fmt: skip
+    n_tokens = {"sst2": 9.0, "rte": 30.5, "single": 12.0, "joined": 40.0}
+    result = {"rows": rows, "experiment": {"steps": 5, "joined": 3}, "n_tokens": n_tokens}
+    assert (
+        "rte has the larger error than sst2 in 1 of 2 rows after single sentences and in 0 after"
+        in describe_lengths([result])
+    )
+
+
 def test_data_that_is_missing_is_refused(base: dict[str, Any], tmp_path: Path) -> None:
     plan = read_plan(REPOSITORY / "demos" / "experiments.yaml")
     (entry,) = (entry for entry in plan.experiments if entry.name == "lengths")

@@ -113,6 +113,24 @@ def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
     assert "| recipes a | layers 1.5, task 0.5 | 2.0 |" in page
 
 
+def test_a_teacher_of_one_class_is_named_and_its_task_left_out_of_a_second_mean(
+    tmp_path: Path,
+) -> None:
+    """Of WNLI's 71 texts, 40 have the most frequent label."""
+    rows = [row("teacher", "wnli", 0, 40 / 71), row("teacher", "sst2", 0, 0.9)]
+    rows += [row("aligned", "wnli", seed, 40 / 71 + 0.03) for seed in (0, 1)]
+    rows += [row("aligned", "sst2", seed, 0.88 + seed / 100) for seed in (0, 1)]
+    rows += [row("fine", "sst2", 0, 0.88), row("lost", "wnli", 0, 40 / 71)]
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.json").write_text(json.dumps({"rows": rows}))
+    page = write_report(tmp_path, tmp_path)
+    assert "The teacher of wnli has 56.34, no more than" in page
+    between = " ± 0.71 (2)"  # of 0.88 and 0.89; half of it over both tasks
+    assert f"- aligned: +0.75 ± 0.35 (2) points over wnli, sst2; -1.50{between} over sst2\n" in page
+    assert "- fine: -2.00 points over sst2\n- lost: +0.00 points over wnli\n" in page
+    assert "The teacher of sst2" not in page
+
+
 def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no plan of experiments"):
         read_plan(tmp_path / "none.yaml")

@@ -18,12 +18,11 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.experiments.record import Result
+from fhe_inhibitor.experiments.record import Result, check_inputs
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_experiment
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.text.tasks import find_task, load_task
-from fhe_inhibitor.training.losses import blended
 from fhe_inhibitor.training.phases import last_whole_checkpoint
 from fhe_inhibitor.training.rows import encode_examples, measure_rows
 from fhe_inhibitor.training.teacher import Teacher, load_teacher
@@ -320,24 +319,6 @@ def test_other_recipes_learn_the_task(
     assert set(scores) == {recipe, "teacher"}
 
 
-def test_attention_fades_from_the_teacher_to_the_student() -> None:
-    teacher = tiny_teacher(initializer_range=0.3)
-    student = from_distilbert(teacher.model, "inhibitor_signed")
-    reference = from_distilbert(teacher.model, "dot_product")
-    ids = torch.randint(5, 14, (3, 7), generator=torch.manual_seed(0))
-    mask = torch.ones_like(ids)
-    alone, wanted = student(ids, mask).logits, reference(ids, mask).logits
-    share = [0.0, 0.0]
-    with blended(student, reference, share):
-        torch.testing.assert_close(student(ids, mask).logits, wanted, atol=1e-5, rtol=1e-5)
-        share[:] = [0.5, 0.0]
-        assert not torch.allclose(student(ids, mask).logits, wanted)
-        share[:] = [1.0, 1.0]
-        assert torch.equal(student(ids, mask).logits, alone)
-    share[:] = [0.0, 0.0]
-    assert torch.equal(student(ids, mask).logits, alone)
-
-
 def test_early_stopping_ends_a_phase_and_keeps_its_best(
     base: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -396,15 +377,41 @@ def test_a_folder_of_another_experiment_is_refused(base: dict[str, Any], agnosti
         run(make(base, "task-agnostic"), agnostic.parent)
 
 
-def test_checkpoints_of_another_model_are_refused(base: dict[str, Any], tmp_path: Path) -> None:
-    """The same settings, but under the teacher's name now lies another one."""
-    folder = save_teacher(tiny_teacher(), tmp_path / "teacher")
-    experiment = make(base, "task-agnostic", teacher=str(folder))
+@pytest.mark.parametrize("changed", ["teacher", "student", "text"])
+def test_checkpoints_of_another_model_are_refused(
+    base: dict[str, Any], tmp_path: Path, changed: str
+) -> None:
+    """The same settings, but under the teacher's name, or another's, now lies another one."""
+    teacher = tiny_teacher()
+    save_teacher(teacher, tmp_path / "teacher")
+    student = Teacher(from_distilbert(teacher.model, "inhibitor_signed"), teacher.tokenizer)
+    save_teacher(student, tmp_path / "student")
+    (tmp_path / "text").write_text("a fine film\na poor film\n" * 20)
+    inputs = {name: str(tmp_path / name) for name in ("teacher", "student", "text")}
+    experiment = make(base, "task-agnostic", **inputs)
     with pytest.raises(KeyboardInterrupt):
-        run(experiment, tmp_path / "student", interrupt_at("layers, layer 0", 15))
-    save_teacher(tiny_teacher(hidden_dim=16), folder)
-    with pytest.raises(InputError, match="checkpoints of another model: its teacher changed"):
-        run(experiment, tmp_path / "student")
+        run(experiment, tmp_path / "out", interrupt_at("layers, layer 0", 1))
+    if changed == "text":
+        (tmp_path / "text").write_text("a fine film\na dull film\n" * 20)
+    else:
+        other = tiny_teacher(seed=1)
+        kind = "inhibitor_signed" if changed == "student" else "dot_product"
+        model = from_distilbert(other.model, kind)
+        save_teacher(Teacher(model, other.tokenizer), tmp_path / changed)
+    with pytest.raises(InputError, match=f"of another model: its {changed} changed"):
+        run(experiment, tmp_path / "out")
+
+
+def test_an_older_folder_is_not_compared_by_what_it_lacks(tmp_path: Path) -> None:
+    """It has the sums of teacher and data; from now on it has those of the text as well."""
+    (tmp_path / "work").mkdir()
+    model, texts = torch.nn.Linear(2, 2), {"data": [("a", 1)], "text": ["b"]}
+    check_inputs(tmp_path, {"teacher": model}, {"data": texts["data"]})
+    check_inputs(tmp_path, {"teacher": model}, texts)
+    with pytest.raises(InputError, match="its text changed"):
+        check_inputs(tmp_path, {"teacher": model}, {**texts, "text": ["c"]})
+    with pytest.raises(InputError, match="its teacher changed"):
+        check_inputs(tmp_path, {"teacher": torch.nn.Linear(2, 2)}, texts)
 
 
 def test_a_student_of_another_shape_is_refused(base: dict[str, Any], tmp_path: Path) -> None:

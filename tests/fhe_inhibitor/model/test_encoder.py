@@ -35,3 +35,10 @@ def test_the_head_reads_each_token_or_their_mean() -> None:
     ids = torch.tensor([[3, 4, 5, 6]])
     each, pooled = (encoder("inhibitor", pools)(ids) for pools in (False, True))
     torch.testing.assert_close(each.mean(dim=1), pooled)
+
+
+def test_a_mask_of_its_own_is_where_the_input_is() -> None:
+    """A tensor on "meta" has a shape and no values; one on the processor doesn't mix with it."""
+    model, ids = encoder("dot_product").to("meta"), torch.ones(2, 4, dtype=torch.int64)
+    states, mask = model.states(ids.to("meta"))
+    assert mask.is_meta and states[-1].is_meta

@@ -117,6 +117,24 @@ def test_a_window_hides_what_lies_outside() -> None:
     assert not torch.equal(model(near).logits, logits)
 
 
+def test_a_layer_makes_no_tensor_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that comes from the processor would make a GPU wait in each layer."""
+    made: list[torch.Tensor] = []
+
+    def arange(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made.append(whole(*args, **kwargs))
+        return made[-1]
+
+    whole = torch.arange
+    monkeypatch.setattr(torch, "arange", arange)
+    shape = {"threshold": "head_offset", "max_relative_offset": 2, "attention_window": 3}
+    model = make(**shape).to("meta")
+    made.clear()
+    ids = torch.ones(2, 6, dtype=torch.int64, device="meta")
+    assert model.distilbert(ids).last_hidden_state.is_meta
+    assert len(made) > 2 and all(tensor.is_meta for tensor in made)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.from_distilbert import from_distilbert
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.text.batches import pad
-from fhe_inhibitor.training.derivation import derive
+from fhe_inhibitor.training.derivation import _thresholds, derive
 from fhe_inhibitor.training.losses import observe
-from fhe_inhibitor.training.teacher import Teacher
+from fhe_inhibitor.training.teacher import Teacher, as_distilbert
 from tests.tiny_teacher import WORDS, tiny_teacher
 
 torch.set_num_threads(1)  # tensors here are too small to share
@@ -41,6 +43,54 @@ def test_a_dot_product_student_is_its_teacher(teacher: Teacher) -> None:
     plain = student(tokens, mask)
     assert plain.hidden_states is None
     torch.testing.assert_close(plain.logits, output.logits, atol=1e-5, rtol=1e-5)
+
+
+def with_gamma(teacher: Teacher) -> InhibiDistilBertForSequenceClassification:
+    """The teacher with dot products, each head's gamma another one, and a shift."""
+    model = from_distilbert(teacher.model)
+    with torch.no_grad():
+        for block in model.distilbert.transformer.layer:
+            block.attention.gamma.copy_(torch.tensor([[0.3], [2.5]]))
+            block.attention.shift.fill_(1.5)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["inhibitor_signed", "inhibitor"])
+def test_every_teacher_s_student_starts_from_the_same_thresholds(kind: str) -> None:
+    """A BERT becomes a model that has a gamma of 1 and a shift of 0, which aren't a student's."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(WORDS), intermediate_size=64, **shape)
+    bert = Teacher(BertForSequenceClassification(config).eval(), tiny_teacher().tokenizer)
+    for given in (bert.model, as_distilbert(bert).model, with_gamma(tiny_teacher())):
+        student = from_distilbert(given, kind)
+        for block in student.distilbert.transformer.layer:
+            assert block.attention.gamma.tolist() == [[1.0], [1.0]]
+            assert block.attention.shift.tolist() == [[0.5], [0.5]]
+
+
+@pytest.mark.parametrize("kind", ["inhibitor_signed", "inhibitor", "dot_product"])
+def test_a_student_is_derived_from_its_teacher_s_own_gamma(teacher: Teacher, kind: str) -> None:
+    """The errors are those against what the teacher's layers give when they are observed."""
+    model = with_gamma(teacher)
+    tokens, mask = pad(rows(), 0)
+    fits = derive(from_distilbert(model, kind), rows())
+    with torch.no_grad():
+        wanted = observe(model, tokens, mask).attended
+    for fit, attended in zip(fits, wanted, strict=True):
+        square = float(attended[mask.bool()].square().mean())
+        assert fit.teacher == pytest.approx(square, rel=1e-4)
+        assert fit.after < (1e-8 if kind == "dot_product" else 0.8 * fit.before)
+
+
+def test_a_quantile_is_of_all_values_however_many() -> None:
+    """Of 300,000 values the first third is 0, and the others 1: so is their 99% quantile."""
+    q, k = torch.zeros(1, 1, 4, 2), torch.arange(8.0).view(1, 1, 4, 2)
+    values = (torch.arange(300_000) >= 100_000).float().view(1, -1, 1)
+    pairs = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    gammas = [float(gamma) for gamma, _ in _thresholds(q, k, values, pairs)]
+    # Keys are 1, 5, 9 and 13 from a query, over sqrt(2): the widest range is the least gamma.
+    assert min(gammas) == pytest.approx(1 / ((13 - 1) / 2**0.5))
 
 
 @pytest.mark.parametrize("kind", ["inhibitor_signed", "inhibitor"])
@@ -108,3 +158,7 @@ def test_a_teacher_of_another_kind_is_refused() -> None:
     inhibitor = from_distilbert(tiny_teacher().model, "inhibitor")
     with pytest.raises(InputError, match="is a 'inhibidistilbert'.*with dot products"):
         from_distilbert(inhibitor, "inhibitor_signed")
+    biased = from_distilbert(tiny_teacher().model)
+    biased.config.threshold = "head_offset"
+    with pytest.raises(InputError, match="no shift by offset"):
+        from_distilbert(biased, "inhibitor_signed")

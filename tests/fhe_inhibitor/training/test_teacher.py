@@ -14,6 +14,8 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.from_distilbert import from_bert, from_distilbert
 from fhe_inhibitor.text.data import LabelledText
 from fhe_inhibitor.training.finetuning import finetune
+from fhe_inhibitor.training.hyperparameters import Recipe
+from fhe_inhibitor.training.material import make_teacher
 from fhe_inhibitor.training.teacher import (
     Teacher,
     as_distilbert,
@@ -212,10 +214,40 @@ def test_an_interrupted_fine_tuning_ends_like_one_that_was_not(
     assert not (tmp_path / "cut").exists()
     with pytest.raises(InputError, match="checkpoint of other settings"):
         run("cut", tiny_teacher(), learning_rate=1e-3)
+    with pytest.raises(InputError, match="holds a teacher with other base; remove it"):
+        run("cut", tiny_teacher(seed=1))
     observer = Recording()
     np.testing.assert_array_equal(run("cut", tiny_teacher(), observer=observer), whole)
     n_left = 3 * 7 - 10  # of 3 epochs of 7 batches
     assert observer.planned == observer.finished == {"fine-tune the teacher": n_left}
+
+
+def test_a_finished_teacher_is_taken_only_for_what_it_is_made_of(tmp_path: Path) -> None:
+    def save_base(seed: int) -> None:
+        base = tiny_teacher(seed=seed)
+        headless: Any = base.model.distilbert
+        headless.save_pretrained(tmp_path / "base")
+        base.tokenizer.save_pretrained(tmp_path / "base")
+
+    def make(**changes: Any) -> Teacher:
+        settings = {"teacher": str(tmp_path / "base"), "teacher_epochs": 1, **changes}
+        return make_teacher(Recipe("no data", **settings), TRAIN, tmp_path, Recording())
+
+    def logits(teacher: Teacher) -> np.ndarray:
+        return predict_logits(teacher, [row.text for row in TRAIN])
+
+    save_base(0)
+    expected = logits(make())
+    np.testing.assert_array_equal(logits(make()), expected)
+    for changes, name in (({"teacher_epochs": 2}, "epochs"), ({"material_seed": 1}, "seed")):
+        with pytest.raises(InputError, match=f"holds a teacher with other {name}; remove it"):
+            make(**changes)
+    save_base(1)
+    with pytest.raises(InputError, match="holds a teacher with other base; remove it"):
+        make()
+    (claimed,) = tmp_path.glob("teacher-*/finetuning.json")
+    claimed.unlink()  # as an older version left it
+    np.testing.assert_array_equal(logits(make()), expected)
 
 
 def test_logits_do_not_depend_on_the_batch() -> None:
