@@ -205,7 +205,7 @@ def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
     """Open a file to go on with, made where it is missing; hold it for this process alone.
 
     Nothing is written to it before `begin`. Raises InputError for a file that can't be written,
-    that another process writes to, that is damaged, or that is something else.
+    that another process writes to or removes meanwhile, that is damaged, or that is something else.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -214,17 +214,28 @@ def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
             f"can't write to {path} ({error.strerror}): name another file with --out"
         ) from None
     try:
+        _lock(handle, path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another process writes to {path}: let it finish") from None
-        content = path.read_bytes()
-        found = _parse(content, path)
-        yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
+            content = path.read_bytes()
+            found = _parse(content, path)
+            yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
+        finally:
+            # For who has the lock alone: the file of another process is empty until it begins, too.
+            if os.fstat(handle).st_size == 0:
+                path.unlink(missing_ok=True)
     finally:
-        if os.fstat(handle).st_size == 0:
-            path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Hold a file for this process alone; refuse one that is no longer the file at `path`."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"another process writes to {path}: let it finish") from None
+    # Who had the lock before may have removed the file, and what is written to it would be lost.
+    if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+        raise InputError(f"{path} was removed or replaced just now: start again")
 
 
 def _parse(content: bytes, path: Path) -> Evaluation:

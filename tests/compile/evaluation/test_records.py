@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import re
@@ -140,6 +141,34 @@ def test_two_processes_do_not_write_to_one_file(path: Path) -> None:
         other.join()
     with open_evaluation(path):
         pass
+
+
+def test_a_refused_process_leaves_a_file_that_is_not_begun(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    with open_evaluation(path) as file:
+        with pytest.raises(InputError, match="another process writes"), open_evaluation(path):
+            pass
+        file.begin(header(), sitting())
+    assert read_evaluation(path)[0] == header()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_goes_away_before_it_is_locked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    path, other = tmp_path / "file.jsonl", write(tmp_path / "other.jsonl", header(), TEXTS)
+    lock = fcntl.flock
+
+    def remove_and_lock(handle: int, how: int) -> None:
+        path.unlink()
+        if replaced:
+            other.rename(path)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    with pytest.raises(InputError, match="removed or replaced"), open_evaluation(path):
+        pass
+    assert path.exists() == replaced
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
