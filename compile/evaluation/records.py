@@ -29,6 +29,7 @@ from fhe_inhibitor.system.machine import Machine
 VERSION = 1
 BEGINNING = b'{"format":"fhe-inhibitor evaluation"'
 NAMES = ("model", "data")  # of the same things under another name
+OPTIONAL = ("circuits_hash", "tokenizer_sha256")  # compared where both are known
 HASH_DIGITS = 12  # that a message shows
 
 Mode = Literal["disable", "simulate", "execute"]
@@ -41,7 +42,8 @@ class Header(Record):
     texts, of which `n_texts` can be read. max_tokens: read of a text. labels, logit_scale,
     noise_std: the model's. n_draws: of rounding noise, for each text. float_sha256: of the float
     student's weights, None without one. max_pieces: that are read of a long text, None if each text
-    is read as one; neutral_logits: the model's, for long texts.
+    is read as one; neutral_logits: the model's, for long texts. tokenizer_sha256: of the model's
+    tokenizer, which its hash does not cover; None in files that are older than this field.
     """
 
     format: Literal["fhe-inhibitor evaluation"] = "fhe-inhibitor evaluation"
@@ -62,6 +64,7 @@ class Header(Record):
     float_sha256: str | None
     max_pieces: int | None = None
     neutral_logits: tuple[float, ...] = ()
+    tokenizer_sha256: str | None = None
 
 
 class Sitting(Record):
@@ -155,16 +158,19 @@ class EvaluationFile:
     def check(self, header: Header) -> None:
         """Raise InputError if the file holds an evaluation of something else.
 
-        A circuits hash is compared where both have one: it is known late.
+        A circuits hash is compared where both have one: it is known late. So is a tokenizer's:
+        older files have none.
         """
         found = self.found.header
         if found is None:
             return
-        late = [] if found.circuits_hash and header.circuits_hash else ["circuits_hash"]
+        unknown = [
+            name for name in OPTIONAL if not (getattr(found, name) and getattr(header, name))
+        ]
         changes = [
             f"{name} {_short(getattr(found, name))}, now {_short(getattr(header, name))}"
             for name in Header.model_fields
-            if name not in (*NAMES, *late) and getattr(found, name) != getattr(header, name)
+            if name not in (*NAMES, *unknown) and getattr(found, name) != getattr(header, name)
         ]
         if changes:
             raise InputError(

@@ -85,6 +85,7 @@ def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path, content: byte
         ({"mode": "simulate"}, "mode execute, now simulate"),
         ({"n_draws": 3}, "n_draws 2, now 3"),
         ({"float_sha256": None}, "float_sha256 dddddddddddd, now None"),
+        ({"tokenizer_sha256": "e" * 64}, f"tokenizer_sha256 {'f' * 12}, now {'e' * 12})"),
     ],
 )
 def test_an_evaluation_of_something_else_is_refused(path: Path, changes: dict, words: str) -> None:
@@ -97,6 +98,14 @@ def test_an_evaluation_of_something_else_is_refused(path: Path, changes: dict, w
 def test_other_names_of_the_same_are_none_of_something_else(path: Path) -> None:
     with open_evaluation(path) as file:
         file.check(header(model="renamed", data="copy.tsv", circuits_hash=None))
+
+
+def test_a_file_from_before_tokenizers_were_compared_goes_on(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(f',"tokenizer_sha256":"{"f" * 64}"'.encode(), b""))
+    assert read_evaluation(path)[0] == header(tokenizer_sha256=None)
+    with open_evaluation(path) as file:
+        assert file.begin(header(), sitting()) == 1
+    assert list(read_evaluation(path)[1].texts) == [0, 2]
 
 
 @pytest.mark.parametrize(
