@@ -95,7 +95,8 @@ class CompileCircuits:
                 from fhe_inhibitor.onnx.reader import read_exported
 
             model = read_exported(self.from_onnx)
-        compiled = compile_model(with_p_error(model, self.p_error), observer, split=self.split)
+        model = with_p_error(model, self.p_error)
+        compiled = compile_model(model, observer, split=self.split)
         compiled.save(self.out)
         report = describe(compiled)
         if self.measured:
