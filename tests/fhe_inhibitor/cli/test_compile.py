@@ -10,6 +10,7 @@ import pytest
 
 from circuits.network import Network
 from fhe_inhibitor.cli.compile import CompileCircuits
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.system.progress import Observer
 from tests.tiny_model import write_tiny_model
@@ -52,3 +53,18 @@ def test_noise_is_measured_at_the_probability_that_was_asked_for(
     model = write_tiny_model(tmp_path / "tiny")
     CompileCircuits(str(model), None, tmp_path / "circuits", True, name).run(Observer())
     assert compiled_with == [p_error, p_error]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_place_that_is_taken_is_refused_before_anything_is_compiled(
+    tmp_path: Path, compiled_with: list[float], full: bool
+) -> None:
+    taken = tmp_path / "taken"
+    if full:
+        taken.mkdir()
+    (taken / "notes" if full else taken).write_text("mine")
+    words = "is not empty: name a new folder" if full else "is no folder: name a new one"
+    work = CompileCircuits(str(write_tiny_model(tmp_path / "tiny")), None, taken, False, None)
+    with pytest.raises(InputError, match=words):
+        work.run(Observer())
+    assert compiled_with == []
