@@ -95,7 +95,7 @@ def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[
 
     Raises VerificationError as `verify` does.
     """
-    wires = {**network_wires(network, 1), SCORE: score_wire(network)}
+    wires = {**network_wires(network, network.stride), SCORE: score_wire(network)}
     return [_verify_stage(stage, wires, max_bits) for stage in document_stages(network)]
 
 
