@@ -60,6 +60,19 @@ def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_dec
     assert seen == [(5, 5, 9, 5), (3, 5, 3, 3), (3, 6, 5, 3)]
 
 
+@pytest.mark.parametrize("n_labels", [2, 4])  # fewer than features, and as many
+@pytest.mark.parametrize("plain", [False, True])
+def test_logits_are_those_sums_that_no_lookup_reads(n_labels: int, plain: bool) -> None:
+    shape = NetworkShape(dim=4, n_labels=n_labels, plain_logits=plain)
+    network = random_network(np.random.default_rng(0), shape)
+    *_, call = trace_network(network, [4])[4]
+    logits = call.outputs["logits"]
+    assert (logits.bit_width == 0) == plain
+    features = call.function.lookups[0]
+    norm = int(np.square(network.classifier.weight).sum(axis=0).max())
+    assert call.function.lookups[-1] is logits and logits.terms == {features: norm}
+
+
 @pytest.mark.parametrize(
     "shape",
     [
