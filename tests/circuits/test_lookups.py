@@ -279,7 +279,7 @@ def test_pairs(n: int, window: int, single: bool, causal: bool) -> None:
 def test_a_causal_layer_takes_about_half_of_the_lookups() -> None:
     """n = 8, full attention, d = 4: 36 pairs instead of 64, so P (2 d + 1) + n d is 356."""
     shape = NetworkShape(
-        n_layers=1, last_query="all", n_heads=1, last_key_dim=4, value_dim=4, causal=True
+        last_query="first", n_heads=1, key_dim=4, value_dim=4, window=0, causal=True
     )
     network = random_network(np.random.default_rng(0), shape)
     assert count_lookups(network, 8)["layer0.attend.head0"].total() == 36 * (2 * 4 + 1) + 8 * 4
