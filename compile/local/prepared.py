@@ -40,18 +40,20 @@ OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 k
 # The modules whose code decides what is compiled: an edit of one makes circuits anew.
 CODE = (
     *(f"circuits.{name}" for name in (
-        "network", "plan", "blocks", "stages", "documents", "linear", "inhibitor", "dot_product",
-        "pairs", "sums", "lookups", "encrypted", "intervals",
+        "network", "plan", "counts", "blocks", "stages", "documents", "linear", "inhibitor",
+        "dot_product", "pairs", "sums", "lookups", "encrypted", "intervals",
     )),
     *(f"compile.{name}" for name in (
         "functions", "lookup_counts", "lookup_times", "manifests", "module", "options", "verifier",
     )),
 )  # fmt: skip
 
-SPLIT_CODE = tuple(  # and those whose code decides how
-    f"compile.cost.{name}"
-    for name in ("blocks", "classes", "report", "sketch", "speed", "tasks", "trace")
-)
+SPLIT_CODE = (  # and those whose code decides how
+    "compile.complexity",
+    *(f"compile.cost.{name}" for name in (
+        "blocks", "classes", "report", "sketch", "speed", "tasks", "trace",
+    )),
+)  # fmt: skip
 
 
 class Compilable(Protocol):
