@@ -70,8 +70,8 @@ def inhibitor(
     """Attend with one head: int `[n_queries, value_dim]`.
 
     q: int `[n_queries, key_dim]`, or None if the query is a constant; then k holds the
-    distances to it. k: `[n, key_dim]`. v: `[n, value_dim]`, unsigned. padding:
-    `[n]`, 1 for a padded key. Lookups, with P pairs: P key_dim (0 for a constant query)
+    distances to it. k: `[n, key_dim]`. v: `[n, value_dim]`, unsigned, or less a constant as Z is.
+    padding: `[n]`, 1 for a padded key. Lookups, with P pairs: P key_dim (0 for a constant query)
     + P + P value_dim + n_queries value_dim, and value_dim for each partial sum.
     """
     z = _inhibition(q, k, padding, pairs, p, lookup)  # [P, 1]
