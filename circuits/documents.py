@@ -48,12 +48,20 @@ class Scoring:
 
 
 def scoring(network: Network) -> Scoring:
-    """Return how a network's logits become scores; the lookup is no wider than `classify`'s."""
+    """Return how a network's logits become scores; the lookup is no wider than `classify`'s.
+
+    Raises ValueError if that is too narrow for any score but 0.
+    """
     largest = _largest_logit(network)
     level = _largest(max(FREE_BITS, bit_width(-largest, largest))) // MAX_PIECES
     lsbs = max(1, largest // (2 * level)).bit_length() - 1
     bits = network.classifier.pre_classifier.table.bit_width
     while (table := _score_table(largest, level, lsbs, bits)) is None:
+        if 1 << lsbs > largest:
+            raise ValueError(
+                f"a lookup of {bits} bit can't tell scores of long documents apart: wanted a "
+                "pre_classifier of 2 bits or more"
+            )
         lsbs += 1
     return Scoring(table, 1 << lsbs, level)
 

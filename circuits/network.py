@@ -28,7 +28,8 @@ class Network:
     the one that is read.
 
     Raises ValueError if the first layer pools; and for a causal network that pools, whose queries
-    would read what comes after them, or that has a layer with a query of its own that isn't causal.
+    would read what comes after them, that has a layer with a query of its own that isn't causal, or
+    whose last layer asks for all positions: the first one would be classified.
     """
 
     layers: tuple[Layer, ...]
@@ -50,6 +51,11 @@ class Network:
             )
         if self.causal and not all(x.causal or x.constant_query for x in self.layers):
             raise ValueError("some layers are causal and some aren't; wanted all, or none")
+        if self.causal and not self.layers[-1].single_query:
+            raise ValueError(
+                "the last layer of a causal network asks for all positions, of which the first one "
+                "would be classified; wanted single_query"
+            )
 
     @property
     def causal(self) -> bool:

@@ -11,6 +11,8 @@ from math import log2
 
 from fhe_inhibitor.runtime.specifications import BootstrapParams, KeyswitchParams
 
+BYTES_PER_WORD = 8  # of ciphertexts and keys, whose integers are modulo 2^64
+
 
 def bootstrap_units(key: BootstrapParams) -> float:
     """Return the complexity of one bootstrap.

@@ -97,7 +97,7 @@ def trace_documents(
     """
     if not proved:
         return []
-    wires = {**network_wires(network, 1), SCORE: score_wire(network)}
+    wires = {**network_wires(network, network.stride), SCORE: score_wire(network)}
     calls = []
     for stage, stage_range in zip(document_stages(network), proved, strict=True):
         function = _function(stage.name, stage, stage_range, wires, exact_rounding)

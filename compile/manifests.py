@@ -18,8 +18,8 @@ from circuits.plan import Wire
 from compile.functions import StageCall
 from fhe_inhibitor.runtime.manifest import Documents, Encryption, Program, Task
 
-# Fields that came after the first circuits were published: without effect on the hash of a network
-# where they have their default, so that circuits and keys of older networks are still found.
+# Later fields: without effect on the hash of a network where they have their default, so that
+# circuits and keys of older networks are still found.
 LATER = ("causal",)
 
 
@@ -106,3 +106,4 @@ def _update(digest: Any, value: Any) -> None:
         digest.update(f"{value.shape}".encode() + value.astype("<i8").tobytes())
     else:
         digest.update(repr(value).encode())
+    digest.update(b";")  # or 1, 12 would be 11, 2

@@ -84,15 +84,19 @@ def measure_model_noise(
 
 
 def largest_norms(network: Network) -> dict[int, float]:
-    """Return the largest 2-norm of weights before a rounded lookup, by the lookup's width."""
-    layers: list[Linear | None] = [network.classifier.pre_classifier]
+    """Return the largest 2-norm of weights before a rounded lookup, by the lookup's width.
+
+    Projections of a layer that pools read sums: each weight is of `pooled` positions.
+    """
+    read: list[tuple[Linear | None, int]] = [(network.classifier.pre_classifier, 1)]
     for layer in network.layers:
-        layers += [layer.attention_output, layer.hidden, layer.output]
-        layers += [p for head in layer.heads for p in (head.query, head.key, head.value)]
+        read += [(part, 1) for part in (layer.attention_output, layer.hidden, layer.output)]
+        for head in layer.heads:
+            read += [(part, layer.pooled) for part in (head.query, head.key, head.value)]
     norms: dict[int, float] = {}
-    for part in layers:
+    for part, positions in read:
         if part is not None and part.table.lsbs:
-            norm = float(np.linalg.norm(part.weight, axis=0).max())
+            norm = float(np.linalg.norm(part.weight, axis=0).max()) * math.sqrt(positions)
             width = part.table.bit_width
             norms[width] = max(norm, norms.get(width, 0.0))
     return dict(sorted(norms.items()))

@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 from circuits.counts import count_lookups
-from compile.complexity import bootstrap_units, keyswitch_units
+from compile.complexity import BYTES_PER_WORD, bootstrap_units, keyswitch_units
 from compile.lookup_times import measure_lookups
 from compile.module import CompiledNetwork
 from compile.noise import ModelNoise
@@ -34,8 +34,6 @@ from fhe_inhibitor.runtime.security import check, parse
 from fhe_inhibitor.runtime.server import EvaluationKeys, Server
 from fhe_inhibitor.runtime.specifications import Function, Keyset, Value
 from fhe_inhibitor.system.pages import markdown_table
-
-BYTES_PER_WORD = 8
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def trace_head(head: SentenceHead) -> DeclaredFunction:
 def sample_inputs(head: SentenceHead) -> list[np.ndarray]:
     """Return inputs `[1, inputs]` that show Concrete the range of x, none longer than `max_norm`.
 
-    A sample at both ends of the range has its ends in as many places as its norm allows.
+    A sample at both ends of the range has its ends in as many places as its norm allows. Raises
+    VerificationError if that is none.
     """
     rng = np.random.default_rng(0)
     low, high = head.input_range
@@ -79,6 +80,11 @@ def sample_inputs(head: SentenceHead) -> list[np.ndarray]:
     places = n
     if head.max_norm is not None:
         places = min(n, int(head.max_norm**2 // max(low**2, high**2)))
+        if not places:
+            raise VerificationError(
+                f"{FUNCTION}: a max_norm of {head.max_norm:g} reaches no end of the inputs' range "
+                f"{low}..{high}: take a range of what such inputs have, or a larger norm"
+            )
     for ends in ([low], [high], *([low, high],) * N_SAMPLES):
         x = np.zeros((1, n), dtype=np.int64)
         x[0, rng.permutation(n)[:places]] = rng.choice(ends, places)

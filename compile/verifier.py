@@ -93,9 +93,12 @@ def verify(
 def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
     """Prove the ranges of what long documents need: the score, then the sums of 2 pieces and more.
 
-    Raises VerificationError as `verify` does.
+    Raises VerificationError as `verify` does, and where no score has a table.
     """
-    wires = {**network_wires(network, 1), SCORE: score_wire(network)}
+    try:
+        wires = {**network_wires(network, network.stride), SCORE: score_wire(network)}
+    except ValueError as error:
+        raise VerificationError(f"{SCORE}: {error}") from error
     return [_verify_stage(stage, wires, max_bits) for stage in document_stages(network)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compile.local.prepared import CODE
+from compile.local.prepared import CODE, SPLIT_CODE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Each room may import itself and those before it, nothing else. A module is in the room with the
@@ -155,14 +155,21 @@ def test_oracle_finds_what_it_should() -> None:
 
 def test_circuits_are_made_anew_when_any_code_that_they_come_from_changes() -> None:
     """What is named as such has with it all of `circuits` that it imports."""
-    named = set(CODE)
     for name in CODE:
-        path = REPOSITORY / Path(*name.split(".")).with_suffix(".py")
-        froms = [
-            n.module or ""
-            for n in ast.walk(ast.parse(path.read_text("utf-8")))
-            if isinstance(n, ast.ImportFrom)
-        ]
-        missing = {m for m in froms if m.startswith("circuits.")} - named
-        # Counts are only compared with what was compiled.
-        assert missing <= {"circuits.counts"}, (name, missing)
+        missing = {m for m in froms(name) if m.startswith("circuits.")} - {*CODE}
+        assert not missing, (name, missing)
+
+
+def test_tasks_are_cut_anew_when_any_code_that_decides_how_changes() -> None:
+    named = {*CODE, *SPLIT_CODE}
+    assert froms("compile.cost.sketch") >= {"compile.complexity", "compile.options"}
+    for name in SPLIT_CODE:
+        missing = {m for m in froms(name) if m.startswith(("circuits.", "compile."))} - named
+        assert not missing, (name, missing)
+
+
+def froms(name: str) -> set[str]:
+    """Return the modules that a module imports names from."""
+    path = REPOSITORY / Path(*name.split(".")).with_suffix(".py")
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}

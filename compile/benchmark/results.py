@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError
 
+from compile.options import DEFAULT_P_ERROR
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record, write_atomically
 from fhe_inhibitor.system.machine import Machine, describe_machine
@@ -19,7 +20,6 @@ CIRCUITS = 2  # of the circuits: 2 have narrower thresholds, squares and exponen
 NAME = "attention"
 PHASES = ("compile", "keygen", "encrypt", "run", "decrypt")
 CALLS = "calls"  # on workers, a phase beside `run`
-P_ERROR = 2.0**-20  # compile.module's default; this file is read where Concrete is not loaded
 PACKAGES = ("concrete-python", "numpy")
 
 Mode = Literal["execute", "simulate"]
@@ -42,7 +42,7 @@ class AttentionOptions(Record):
     repetitions: int
     point_s: float
     mode: Mode
-    p_error: float = P_ERROR
+    p_error: float = DEFAULT_P_ERROR
     on_cluster: bool = False
     split: int = 1
 

@@ -17,6 +17,7 @@ from math import ceil, prod
 
 from circuits.blocks import LayerBlocks
 from circuits.network import Network
+from compile.complexity import BYTES_PER_WORD
 from compile.cost.classes import Classes, classify_lookups
 from compile.cost.sketch import Optimum, optimize
 from compile.cost.trace import (
@@ -28,8 +29,6 @@ from compile.cost.trace import (
 )
 from compile.options import BENCHMARK_SIZE
 from fhe_inhibitor.runtime.specifications import Value
-
-BYTES_PER_WORD = 8
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ def _trace(name: str, stage: Stage, wires: Mapping[str, Wire]) -> TracedFunction
     outputs: dict[str, TracedLookup] = {}
     for position, (value, result) in enumerate(zip(stage.outputs, results, strict=True)):
         last = next(iter(result.terms))
-        if isinstance(last, TracedLookup) and (value in wires or last.count == prod(result.shape)):
+        of_all = isinstance(last, TracedLookup) and last.count == prod(result.shape)
+        if of_all and dict(result.terms) == {last: 1}:
             outputs[value] = last
         else:  # logits that no table declares
             bits = _proved_bits(stage, wires, position)

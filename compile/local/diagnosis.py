@@ -6,10 +6,13 @@ for finding in diagnose():
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from compile.local.prepared import CIRCUITS_PART, SIMULATION_PART
 from fhe_inhibitor.errors import InputError
@@ -73,13 +76,13 @@ def find_cache() -> Finding:
     """Find the cache's folder, what is in it, and whether that is whole."""
     folder = cache_root()
     disk = find_disk("cache", folder, CACHE_VARIABLE, runs_code=True)
-    parts = [path.parent for path in folder.glob(f"*/*/{MANIFEST}")]
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    found = f"{disk.found}, {counted(len(parts), 'part')} of {size / GB:.2f} GB"
+    sizes = _sizes(folder)
+    manifests = [path for path in sizes if path.name == MANIFEST]
+    parts = [path.parent for path in manifests if path.parents[2] == folder]
+    found = f"{disk.found}, {counted(len(parts), 'part')} of {sum(sizes.values()) / GB:.2f} GB"
     if disk.state == "failure":
         return disk.model_copy(update={"found": found})
-    ours = [part for part in parts if part.name in (CIRCUITS_PART, SIMULATION_PART)]
-    damaged = [part for part in ours if why_unfit(part, {})]
+    damaged = [part for part in parts if _is_ours(part) and why_unfit(part, {})]
     if damaged:
         return Finding(
             name="cache",
@@ -97,6 +100,21 @@ def find_cache() -> Finding:
             "it now",
         )
     return disk.model_copy(update={"found": found})
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """Return the bytes of each file below a folder, without those that go away meanwhile."""
+    sizes: dict[Path, int] = {}
+    for inside, _, names in os.walk(folder):
+        for path in (Path(inside, name) for name in names):
+            with suppress(OSError):
+                sizes[path] = path.stat().st_size
+    return sizes
+
+
+def _is_ours(part: Path) -> bool:
+    """Whether a part is of circuits: also those for long documents, or cut for workers."""
+    return part.name.split("-")[0] in (CIRCUITS_PART, SIMULATION_PART)
 
 
 def find_keys() -> Finding:

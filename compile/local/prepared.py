@@ -40,18 +40,20 @@ OLD_KEYS = Path("keys") / KEYS_FILE  # in the cache, where versions before 0.2 k
 # The modules whose code decides what is compiled: an edit of one makes circuits anew.
 CODE = (
     *(f"circuits.{name}" for name in (
-        "network", "plan", "blocks", "stages", "documents", "linear", "inhibitor", "dot_product",
-        "pairs", "sums", "lookups", "encrypted", "intervals",
+        "network", "plan", "counts", "blocks", "stages", "documents", "linear", "inhibitor",
+        "dot_product", "pairs", "sums", "lookups", "encrypted", "intervals",
     )),
     *(f"compile.{name}" for name in (
         "functions", "lookup_counts", "lookup_times", "manifests", "module", "options", "verifier",
     )),
 )  # fmt: skip
 
-SPLIT_CODE = tuple(  # and those whose code decides how
-    f"compile.cost.{name}"
-    for name in ("blocks", "classes", "report", "sketch", "speed", "tasks", "trace")
-)
+SPLIT_CODE = (  # and those whose code decides how
+    "compile.complexity",
+    *(f"compile.cost.{name}" for name in (
+        "blocks", "classes", "report", "sketch", "speed", "tasks", "trace",
+    )),
+)  # fmt: skip
 
 
 class Compilable(Protocol):
@@ -192,6 +194,15 @@ def cache_entry(model: Encryptable, cache_dir: str | Path | None = None) -> Path
     return cache_root(cache_dir) / name
 
 
+def tokenizer_sha256(model: object) -> str | None:
+    """Return the SHA-256 of a model's tokenizer as JSON, None for one that reads no texts.
+
+    The tokenizer is in the public part of the model, and not among the integers of its hash.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    return None if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
 def _refuse_noexec(entry: Path) -> None:
     """Refuse a file system whose mount forbids to run what lies there: circuits are native code."""
     if os.statvfs(entry).f_flag & getattr(os, "ST_NOEXEC", 0):
@@ -202,7 +213,7 @@ def _refuse_noexec(entry: Path) -> None:
 
 
 def _made_from(model: Encryptable, documents: bool, split: int) -> dict[str, object]:
-    """Return what compiled circuits depend on, the code that compiles them included."""
+    """Return what circuits and the public part beside them depend on, code included."""
     code = hashlib.sha256()
     for name in (*CODE, *(SPLIT_CODE if split > 1 else ())):
         spec = find_spec(name)
@@ -214,6 +225,7 @@ def _made_from(model: Encryptable, documents: bool, split: int) -> dict[str, obj
         "format": FORMAT_VERSION,
         "code": code.hexdigest()[:16],
         "model": model.hash,
+        "tokenizer": tokenizer_sha256(model),
         "buckets": list(model.buckets),
         "p_error": model.p_error,
         "split": split,

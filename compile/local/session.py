@@ -294,6 +294,7 @@ class Session:
                 documents,
                 self._split,
             )
+            self._backend = None  # it runs on the cluster that is left; joining may fail
             self._leave_cluster()
             if self._cluster is not None:
                 with needs("cluster"):
@@ -319,7 +320,10 @@ class Session:
         return self._executor.placement if self._executor else None
 
     def cost(self) -> SessionCost:
-        """Return what the session cost so far beyond its texts."""
+        """Return what preparing cost, and the most memory that this process held.
+
+        Of the circuits and keys that are in use now: those for long documents replace the others.
+        """
         backend = self._backend
         return SessionCost(
             backend.setup if backend else (),

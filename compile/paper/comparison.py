@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compile.evaluation.analysis import DECRYPTED, DRAWN, FLOAT, INTEGERS
 from compile.paper.cells import missing, number, percent, seconds, words
-from compile.paper.inputs import Decrypted, Inputs
+from compile.paper.inputs import DecryptedEvaluation, Inputs
 from compile.paper.records import Plot, Row, Section, Table
 from compile.paper.runs import summary_of
 from compile.paper.sources import EVALUATE, REPORT, TRAIN, decrypted_name, peer_name
@@ -108,7 +108,7 @@ def _missing_row(name: str, source: str) -> Row:
     return Row(cells=(words(name), missing(), words(""), words("")), source=source)
 
 
-def _decrypted_rows(evaluation: Decrypted, source: str) -> list[Row]:
+def _decrypted_rows(evaluation: DecryptedEvaluation, source: str) -> list[Row]:
     found, header = evaluation.analysis, evaluation.header
     names = {DECRYPTED: "decrypted", INTEGERS: "integer model, exact", FLOAT: "float student"}
     names[DRAWN] = f"integer model, noise drawn {header.n_draws} times"

@@ -80,7 +80,7 @@ class IntegerAccuracy:
 
 
 @dataclass(frozen=True)
-class Decrypted:
+class DecryptedEvaluation:
     """What a file of `evaluate --out` holds, with its figures."""
 
     file: str
@@ -109,7 +109,7 @@ class Inputs:
     measured: Measured
     predictions: Predictions
     accuracy: IntegerAccuracy | None = None
-    evaluations: tuple[Decrypted, ...] = ()
+    evaluations: tuple[DecryptedEvaluation, ...] = ()
     trained: Trained | None = None
     price: CorePrice | None = None
     peers: tuple[Peer, ...] = field(default_factory=read_peers)
@@ -123,7 +123,7 @@ def read_compiled(content: str) -> Compiled:
         raise InputError(f"this isn't a report of this version's `compile`: {error}") from error
 
 
-def read_decrypted(path: Path, model: str, model_hash: str) -> Decrypted:
+def read_decrypted(path: Path, model: str, model_hash: str) -> DecryptedEvaluation:
     """Return an evaluation of this model, with its figures.
 
     Raises InputError for a file that can't be read, holds nothing decrypted, or is of another
@@ -140,7 +140,7 @@ def read_decrypted(path: Path, model: str, model_hash: str) -> Decrypted:
             f"{path} was made in mode {header.mode}: wanted decrypted logits, so run evaluate with "
             "--mode execute and --out"
         )
-    return Decrypted(path.name, header, found, analyse(header, found))
+    return DecryptedEvaluation(path.name, header, found, analyse(header, found))
 
 
 def parse_price(text: str) -> CorePrice:

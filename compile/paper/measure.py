@@ -8,7 +8,6 @@ is no part of the seconds.
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.system.child import Child
+from fhe_inhibitor.system.machine import usable_cores
 from fhe_inhibitor.system.progress import Observer
 
 
@@ -114,6 +114,6 @@ def measure(
                 for width, value in timed.items()
                 if time_lookups
             },
-            processors=len(os.sched_getaffinity(0)),
+            processors=usable_cores(),
             no_energy=no_energy,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from compile.evaluation.plots import OTHER_COLOUR, STAGE_COLOURS, draw_accuracy
 from compile.paper.comparison import evaluation_plot
-from compile.paper.inputs import Decrypted, Inputs
+from compile.paper.inputs import DecryptedEvaluation, Inputs
 from compile.paper.peers import Peer
 from compile.paper.prices import Predictions
 from compile.paper.records import Measured
@@ -88,7 +88,7 @@ def plot_peers(model: str, seconds: float, peers: Sequence[Peer]) -> Any:
     return figure
 
 
-def plot_accuracy(evaluation: Decrypted) -> Any:
+def plot_accuracy(evaluation: DecryptedEvaluation) -> Any:
     """Return accuracies with their intervals, one below the other; small marks are draws."""
     found = evaluation.analysis
     figure, axes = new_column(0.6 + ROW_INCHES * len(found.accuracy))

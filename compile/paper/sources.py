@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compile.paper.cells import sentence
-from compile.paper.inputs import Decrypted, Inputs
+from compile.paper.inputs import DecryptedEvaluation, Inputs
 from compile.paper.records import Source
 
 REPORT, COMPILE, COST, EVALUATE, TRAIN = "report", "compile", "cost", "evaluate", "train"
@@ -66,7 +66,7 @@ def _evaluate(inputs: Inputs) -> str:
     return " ".join(words)
 
 
-def _decrypted_source(evaluation: Decrypted) -> Source:
+def _decrypted_source(evaluation: DecryptedEvaluation) -> Source:
     header, sittings = evaluation.header, evaluation.found.sittings
     dates = sorted({sitting.machine.date for sitting in sittings})
     note = f"{len(sittings)} sittings, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"

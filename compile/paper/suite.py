@@ -24,7 +24,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from compile.evaluation.analysis import DECRYPTED, FLOAT, INTEGERS
-from compile.paper.inputs import Decrypted, Inputs
+from compile.paper.inputs import DecryptedEvaluation, Inputs
 from compile.paper.records import Measured, Sentence
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.statistics import Share
@@ -117,7 +117,7 @@ def single(inputs: Inputs, dataset: str, sentence: Sentence) -> Results:
     )
 
 
-def batch(inputs: Inputs, evaluation: Decrypted) -> Results:
+def batch(inputs: Inputs, evaluation: DecryptedEvaluation) -> Results:
     """Return an evaluation of many texts.
 
     Its times are in it if the machine was quiet for all of them. The harness's model, in the clear,
@@ -170,7 +170,7 @@ def _bandwidth(measured: Measured, request_bytes: int, response_bytes: int) -> d
     }
 
 
-def _batch_bandwidth(inputs: Inputs, evaluation: Decrypted) -> dict[str, str]:
+def _batch_bandwidth(inputs: Inputs, evaluation: DecryptedEvaluation) -> dict[str, str]:
     """Return the sizes of all texts, by their lengths; nothing for circuits of other parameters."""
     if evaluation.header.p_error != inputs.compiled.p_error:
         return {}

@@ -113,7 +113,8 @@ class Goal(Record):
 class SimulatedResults(Record):
     """What was simulated: nothing of it was measured but, where it says so, seconds of tasks.
 
-    seconds_from: where the seconds of a task come from, in words. largest_bytes: of one value.
+    seconds_from: where the seconds of a task come from, in words. lookups, tasks: of the sentence.
+    one_core_s: of all lookups. value_bytes: of the ciphertexts of all values, each once.
     """
 
     version: int = 1

@@ -7,7 +7,6 @@ is finished is in the results file after every run: a benchmark that was stopped
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -27,7 +26,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.system.child import Child
 from fhe_inhibitor.system.files import make_folder
-from fhe_inhibitor.system.machine import MAX_THREADS
+from fhe_inhibitor.system.machine import MAX_THREADS, usable_cores
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.statistics import summarize
 
@@ -39,8 +38,7 @@ CACHE = "circuits"  # in the folder of results: those of a session have all leng
 
 def all_threads() -> list[int]:
     """Return 1, 2, 4, ... and the number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = usable_cores()
     powers = [1 << bit for bit in range(cores.bit_length())]
     return sorted({power for power in powers if power <= cores} | {cores})
 

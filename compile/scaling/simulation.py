@@ -54,12 +54,14 @@ def simulate_fleet(
     fleet: Fleet,
     observer: Observer,
     measured: ScalingResults | None = None,
+    model_hash: str | None = None,
 ) -> SimulatedResults:
     """Return the seconds of one sentence of n tokens, cut for `split` workers, on each fleet.
 
     measured: whose seconds of tasks on one core to take, of the same model, length and split; the
-    cost model's if None. Raises InputError for results of something else, for a fleet of nothing,
-    and as `choose_blocks` does.
+    cost model's if None. model_hash: of the model that this is the network of, None for one that
+    isn't trained. Raises InputError for results of something else, for a fleet of nothing, and as
+    `choose_blocks` does.
     """
     goal = Goal()
     wanted = fleet.combinations(goal)
@@ -69,7 +71,7 @@ def simulate_fleet(
     speed, task_s = USUAL_CORE, dict[str, float]()
     seconds_from = f"the cost model, for {speed.measured}; not measured"
     if measured is not None:
-        task_s = _measured_seconds(measured, name, n, split)
+        task_s = _measured_seconds(measured, name, model_hash, n, split)
         seconds_from = f"tasks measured on one core of {measured.machine.processor}"
     graph = task_graph(program, speed, task_s)
     without: dict[Machines, float] = {}
@@ -157,12 +159,19 @@ def _limit(seconds: float, even_s: float, chain_s: float, no_network_s: float) -
     return "uneven tasks"
 
 
-def _measured_seconds(measured: ScalingResults, name: str, n: int, split: int) -> dict[str, float]:
+def _measured_seconds(
+    measured: ScalingResults, name: str, model_hash: str | None, n: int, split: int
+) -> dict[str, float]:
     options = measured.options
     if (options.model, options.tokens, options.split) != (name, n, split):
         raise InputError(
             f"measured was {options.model} with {options.tokens} tokens, split for "
             f"{options.split}; wanted {name}, {n} and {split}"
+        )
+    if options.model_hash != model_hash:
+        raise InputError(
+            f"measured was another {name} (hash {options.model_hash[:12]}, wanted "
+            f"{(model_hash or 'none')[:12]}): measure this one, or drop --measured"
         )
     one = measured.find("threads", 1)
     if one is None or not one.task_s:

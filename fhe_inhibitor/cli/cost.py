@@ -62,12 +62,16 @@ def cost(
 
 @dataclass(frozen=True)
 class CostedModel:
-    """What is asked for: a network, its lengths, and the most tokens that its tables allow."""
+    """What is asked for: a network, its lengths, and the most tokens that its tables allow.
+
+    hash: of the model, None for one that isn't trained.
+    """
 
     network: Network
     buckets: tuple[int, ...]
     max_tokens: int
     p_error: float
+    hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def load_costed(name: str, config: Path | None) -> CostedModel:
     """Return a model by name or folder, or the one that a config.json describes."""
     if config is None:
         model = IntegerModel.load(name)
-        return CostedModel(model.network, model.buckets, model.max_tokens, model.p_error)
+        how = model.network, model.buckets, model.max_tokens, model.p_error
+        return CostedModel(*how, model.hash)
     with needs("train"):
         from fhe_inhibitor.model.untrained import read_config, untrained_network
     read = read_config(config)

@@ -159,7 +159,7 @@ class SimulateScaling:
         name = Path(self.model).name if self.config is None else str(self.config)
         fleet = Fleet(self.machines, self.cores, self.gbit_per_s)
         how = costed.network, n, costed.p_error, self.split
-        return simulate_fleet(name, *how, fleet, observer, found)
+        return simulate_fleet(name, *how, fleet, observer, found, costed.hash)
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ import psutil
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system import huge_pages
 from fhe_inhibitor.system.files import Record
-from fhe_inhibitor.system.machine import check_threads, processor
+from fhe_inhibitor.system.machine import check_threads, processor, usable_cores
 
 PACKAGE = "fhe-inhibitor"
 GB = 10**9
@@ -132,14 +132,13 @@ def find_processor() -> Finding:
 
 def find_cores() -> Finding:
     """Find how many cores this process may use, and whether its threads' settings let it work."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = psutil.getloadavg()[0]
+    usable, load = usable_cores(), psutil.getloadavg()[0]
     found = f"{usable} usable of {os.cpu_count()}, load {load:.1f}"
     try:
         check_threads()
     except InputError as error:
         return Finding(name="cores", state="failure", found=found, remedy=str(error))
-    if load > 1.5 * (usable or 1):
+    if load > 1.5 * usable:
         return Finding(
             name="cores",
             state="warning",

@@ -95,6 +95,13 @@ def commit() -> str:
     return outputs[-1]
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use: all where a process has no set of its own."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def check_threads() -> None:
     """Refuse a number of threads that would crash Concrete's native code, with no word of why.
 

@@ -86,6 +86,13 @@ def test_taken_channels_keep_the_kind_of_their_table() -> None:
     assert exact_lookup(np.stack([x, x], axis=-1), rows)[:, 1].tolist() == [1, 0, -1, -2, -1, 0, 1]
 
 
+@pytest.mark.parametrize("entries", [1, 3, 6, 12])
+def test_a_period_that_no_bootstrap_has_is_refused(entries: int) -> None:
+    """Six entries are read with 3 bits, and a bootstrap of 3 bits goes on after eight."""
+    with pytest.raises(ValueError, match=rf"has {entries} entries: wanted 2\^b"):
+        AntiperiodicTable(np.arange(entries))
+
+
 def steps(*rows: list[int], first: int = 0, lsbs: int = 0) -> SaturatingTable:
     """A table that saturates, one row of entries for each channel."""
     return SaturatingTable(np.array(rows), first, lsbs)
@@ -272,7 +279,7 @@ def test_pairs(n: int, window: int, single: bool, causal: bool) -> None:
 def test_a_causal_layer_takes_about_half_of_the_lookups() -> None:
     """n = 8, full attention, d = 4: 36 pairs instead of 64, so P (2 d + 1) + n d is 356."""
     shape = NetworkShape(
-        n_layers=1, last_query="all", n_heads=1, last_key_dim=4, value_dim=4, causal=True
+        last_query="first", n_heads=1, key_dim=4, value_dim=4, window=0, causal=True
     )
     network = random_network(np.random.default_rng(0), shape)
     assert count_lookups(network, 8)["layer0.attend.head0"].total() == 36 * (2 * 4 + 1) + 8 * 4

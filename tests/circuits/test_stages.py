@@ -31,7 +31,7 @@ def shapes(draw: st.DrawFn) -> NetworkShape:
     return NetworkShape(
         attention=draw(st.sampled_from(ATTENTION)),
         n_layers=n_layers,
-        last_query=draw(st.sampled_from(("constant", "first", "all"))),
+        last_query=draw(st.sampled_from(("constant", "first") + ("all",) * (not causal))),
         window=draw(st.integers(0, 3)),
         max_offset=draw(st.integers(0, 2)),
         dim=draw(st.integers(2, 5)),
@@ -95,7 +95,7 @@ def test_padding_before_a_causal_text_changes_nothing(
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_a_causal_layer_knows_nothing_of_what_comes_later(attention: str) -> None:
     """The first position is that of a text of one token; another last token moves only the last."""
-    shape = NetworkShape(attention, last_query="all", window=0, causal=True)
+    shape = NetworkShape(attention, n_layers=3, last_query="first", window=0, causal=True)
     rng = np.random.default_rng(3)
     network = random_network(rng, shape)
     x, padding = random_inputs(rng, network, 6)
@@ -112,14 +112,19 @@ def test_a_causal_layer_knows_nothing_of_what_comes_later(attention: str) -> Non
     assert (last[0] != last[1]).any()
 
 
-def test_a_causal_network_is_causal_throughout_and_does_not_pool() -> None:
-    network = random_network(np.random.default_rng(0), NetworkShape(last_query="all", causal=True))
+def test_a_causal_network_is_causal_throughout_and_reads_its_last_position() -> None:
+    shape = NetworkShape(last_query="first", causal=True)
+    network = random_network(np.random.default_rng(0), shape)
     first, second = network.layers
     assert network.causal
     with pytest.raises(ValueError, match="pools 2 positions: a query would read"):
         replace(network, layers=(first, replace(second, pooled=2)))
     with pytest.raises(ValueError, match="some layers are causal and some aren't"):
         replace(network, layers=(replace(first, causal=False), second))
+    with pytest.raises(ValueError, match="asks for all positions, of which the first one"):
+        replace(network, layers=(first, replace(second, single_query=False)))
+    with pytest.raises(ValueError, match="asks for all positions, of which the first one"):
+        replace(network, layers=(first,))
 
 
 def test_two_positions_are_pooled_by_hand() -> None:

@@ -146,12 +146,17 @@ def test_a_digest_tells_networks_apart(network: Network) -> None:
     assert digest != network_digest(replace(network, input_range=(-8, 8)))
     causal = tuple(replace(layer, causal=True) for layer in network.layers)
     assert digest != network_digest(replace(network, layers=causal))
+    near, far = (
+        network_digest(replace(network.layers[0], window=window, max_offset=max_offset))
+        for window, max_offset in ((1, 12), (11, 2))
+    )
+    assert near != far
 
 
 def test_the_digest_of_the_shipped_network_is_what_it_was() -> None:
-    """Circuits and keys that clients and servers hold are found by it."""
+    """Circuits that were compiled of a bare network are known by it."""
     digest = network_digest(IntegerModel.load().network)
-    assert digest == "9c5a06199602294a3ef8c53d02ffbf4e5e0190b1f93652be11e24c3ddeaed7f4"
+    assert digest == "1be45d54ce8fa8f7cd1cf24f8e0664286362487c993052faccc1f3660f91a418"
 
 
 def test_lengths_that_do_not_fit_the_pooling_are_refused() -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from compile import noise as noise_module
@@ -20,6 +21,7 @@ from compile.report import describe_noise
 from fhe_inhibitor.cli.main import _run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from tests.networks import NetworkShape, random_network
 
 
 @pytest.mark.fhe
@@ -59,6 +61,19 @@ def test_the_command_prints_what_was_measured(
         assert RoundingNoise(**json.loads(out)) == measured
     else:
         assert "0.097 (standard error 0.006)" in out and "7.7% of 4,096 lookups" in out
+
+
+def test_the_norm_of_a_layer_that_pools_is_that_of_all_positions() -> None:
+    """Pooling 9 positions, and then their projection, is one product with 9 times as many rows."""
+    shape = NetworkShape(pooling=(9,), last_query="first", max_tokens=9, lookup_bits=4)
+    network = random_network(np.random.default_rng(0), shape)
+    parts = [p for head in network.layers[1].heads for p in (head.query, head.key, head.value)]
+    rows = [np.tile(p.weight, (9, 1)) for p in parts if p is not None and p.table.lsbs]
+    widths = {p.table.bit_width for p in parts if p is not None and p.table.lsbs}
+    assert rows and widths == {4}
+    assert largest_norms(network)[4] == pytest.approx(
+        max(np.linalg.norm(row, axis=0).max() for row in rows)
+    )
 
 
 def test_a_model_is_measured_behind_its_largest_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,16 @@ def test_samples_show_the_range_and_keep_the_norm() -> None:
     assert min(x.min() for x in samples) == -3 and max(x.max() for x in samples) == 3
     assert head.max_norm and max(np.linalg.norm(x) for x in samples) <= head.max_norm
     assert {x.shape for x in samples} == {(1, 20)}
+
+
+@pytest.mark.parametrize("input_range", [(-3, 3), (0, 3), (-3, 1)])
+def test_a_norm_that_reaches_no_end_of_the_range_is_refused(input_range: tuple[int, int]) -> None:
+    """Before, all samples were 0, and Concrete took inputs of one bit."""
+    head = replace(random_sentence_head(n_inputs=5, n_units=3), input_range=input_range)
+    with pytest.raises(VerificationError, match=r"max_norm of 2\.9 reaches no end of the inputs'"):
+        sample_inputs(replace(head, max_norm=2.9))
+    samples = sample_inputs(replace(head, max_norm=3.0))
+    assert (min(x.min() for x in samples), max(x.max() for x in samples)) == input_range
 
 
 def test_a_sum_that_can_leave_its_table_is_refused() -> None:

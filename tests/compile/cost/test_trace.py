@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_dec
     assert seen == [(5, 5, 9, 5), (3, 5, 3, 3), (3, 6, 5, 3)]
 
 
+@pytest.mark.parametrize("n_labels", [2, 4])  # fewer than features, and as many
+@pytest.mark.parametrize("plain", [False, True])
+def test_logits_are_those_sums_that_no_lookup_reads(n_labels: int, plain: bool) -> None:
+    shape = NetworkShape(dim=4, n_labels=n_labels, plain_logits=plain)
+    network = random_network(np.random.default_rng(0), shape)
+    *_, call = trace_network(network, [4])[4]
+    logits = call.outputs["logits"]
+    assert (logits.bit_width == 0) == plain
+    features = call.function.lookups[0]
+    norm = int(np.square(network.classifier.weight).sum(axis=0).max())
+    assert call.function.lookups[-1] is logits and logits.terms == {features: norm}
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -70,8 +84,9 @@ def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_dec
         NetworkShape("dot_product", causal=True, window=0, last_query="first"),
     ],
 )
-def test_counts_are_those_of_the_formula(shape: NetworkShape) -> None:
-    network = random_network(np.random.default_rng(0), shape)
+@pytest.mark.parametrize("boundary", ["embedding", "projection"])
+def test_counts_are_those_of_the_formula(shape: NetworkShape, boundary: str) -> None:
+    network = replace(random_network(np.random.default_rng(0), shape), client_boundary=boundary)
     lengths = [fitting_length(network, n) for n in (4, 7)]
     for n, calls in trace_network(network, lengths).items():
         counted = {call.stage.name: Counter[int]() for call in calls}

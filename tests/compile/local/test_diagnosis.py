@@ -8,10 +8,11 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from compile.local import diagnosis
+from compile.local import diagnosis, prepared
 from compile.local.diagnosis import (
     TinyCircuit,
     diagnose,
@@ -20,6 +21,8 @@ from compile.local.diagnosis import (
     find_keys,
     find_server,
 )
+from compile.local.prepared import prepare_circuits
+from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system.cache import locked, published
@@ -27,6 +30,7 @@ from fhe_inhibitor.system.diagnosis import Finding
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE
 from fhe_inhibitor.system.private_files import write_private
 from tests.observers import Recorder
+from tests.tiny_model import write_tiny_model
 
 HASH = "ab" * 32
 ABOUT = {"circuits_hash": HASH, "model": "tiny", "evaluation_keys": "0" * 64, "created": 0}
@@ -54,12 +58,18 @@ def test_an_empty_cache_is_well_and_stays_away(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_cache_is_whole_damaged_or_unfinished(cache: Path) -> None:
+def fill(cache: Path, part: str) -> Path:
+    """Put a part of circuits into the cache; return the file that it has."""
     with (
         locked(cache / "tiny", lambda message: None),
-        published(cache / "tiny" / "circuits", {"model": "tiny"}) as folder,
+        published(cache / "tiny" / part, {"model": "tiny"}) as folder,
     ):
         (folder / "code").write_bytes(b"native")
+    return cache / "tiny" / part / "code"
+
+
+def test_a_cache_is_whole_damaged_or_unfinished(cache: Path) -> None:
+    fill(cache, "circuits")
     assert find_cache().state == "ok" and "1 part " in find_cache().found
     (cache / "tiny" / ".unfinished-1").mkdir()
     assert find_cache().state == "warning" and "unfinished" in find_cache().found
@@ -67,6 +77,45 @@ def test_a_cache_is_whole_damaged_or_unfinished(cache: Path) -> None:
     finding = find_cache()
     assert finding.state == "warning"
     assert f"damaged: {cache / 'tiny' / 'circuits'}" in finding.found and finding.remedy
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("split", [1, 4])
+@pytest.mark.parametrize("simulated", [False, True])
+def test_every_part_of_circuits_is_checked(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    documents: bool,
+    split: int,
+    simulated: bool,
+) -> None:
+    """Of the names that `prepare_circuits` really gives them."""
+    nothing = SimpleNamespace(save=lambda folder, simulated: folder.mkdir())
+    monkeypatch.setattr(prepared, "compile_model", lambda *arguments: nothing)
+    model = IntegerModel.load(write_tiny_model(tmp_path / "tiny"))
+    folder = prepare_circuits(model, simulated=simulated, documents=documents, split=split)
+    assert find_cache().state == "ok"
+    (folder.parent / "manifest.json").write_text("{}")
+    finding = find_cache()
+    assert finding.state == "warning" and f"damaged: {folder.parent}" in finding.found
+
+
+def test_files_that_go_away_meanwhile_are_no_fault(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, look = fill(cache, "circuits-long"), Path.stat
+    (cache / "tiny" / "gone").symlink_to("nowhere")
+
+    def look_and_remove(path: Path, **options: bool) -> os.stat_result:
+        found = look(path, **options)
+        if path == code:
+            code.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", look_and_remove)
+    finding = find_cache()
+    assert finding.state == "warning" and f"damaged: {code.parent}" in finding.found
 
 
 def test_no_keys_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

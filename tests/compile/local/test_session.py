@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +24,8 @@ from circuits.counts import count_lookups
 from compile.evaluation.run import evaluate_encrypted
 from compile.local.session import Session
 from fhe_inhibitor.cli.main import main
+from fhe_inhibitor.cluster.options import Cluster
+from fhe_inhibitor.cluster.orders import ClusterError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.classifier import Classification, Outcome
@@ -398,6 +402,36 @@ def test_an_unwritable_cache_folder_is_an_input_error(folder: Path, tmp_path: Pa
     assert (process.returncode, out) == (2, "")
     assert err.count("\n") == 1
     assert "cannot be written" in err
+
+
+def test_a_cluster_that_cannot_be_joined_again_is_told_at_the_next_text_too(
+    model: IntegerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Circuits for long documents make a session leave the cluster, and join it with other keys."""
+    joined: list[object] = []
+
+    class Executor:
+        def __init__(self, *arguments: object) -> None:
+            if joined:
+                raise ClusterError("no scheduler answers")
+            joined.append(self)
+
+        def close(self) -> None:
+            pass
+
+    backend: Any = SimpleNamespace(manifest=SimpleNamespace(documents=None))
+    client = SimpleNamespace(evaluation_keys=lambda: b"")
+    prepared = SimpleNamespace(client=client, folder=Path())
+    monkeypatch.setattr("fhe_inhibitor.cluster.executor.ClusterExecutor", Executor)
+    monkeypatch.setattr("compile.local.prepared.prepare", lambda *arguments: prepared)
+    monkeypatch.setattr("compile.local.backends.Execution", lambda *arguments: backend)
+    session = Session(model, cluster=Cluster("tcp://127.0.0.1:9"))
+    assert session.prepare() is backend
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="no scheduler answers"):
+            session.classify_document("good . " * 40, 2, 3)
+        with pytest.raises(ClusterError, match="no scheduler answers"):
+            session.classify("a good film")
 
 
 def test_an_unknown_mode_is_refused(model: IntegerModel) -> None:

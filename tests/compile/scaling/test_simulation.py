@@ -92,7 +92,19 @@ def test_measured_seconds_take_the_place_of_predicted_ones(
     results = measured(program, 3.0)
     other = results.model_copy(update={"options": results.options.model_copy(update={"split": 4})})
     with pytest.raises(InputError, match="split for 4; wanted random, 4 and 1"):
-        simulate_fleet("random", network, N, P_ERROR, 1, FLEET, Observer(), other)
+        simulate_fleet("random", network, N, P_ERROR, 1, FLEET, Observer(), other, "ab")
+
+
+@pytest.mark.parametrize("model_hash", ["cd", None])
+def test_seconds_of_another_model_of_the_same_name_are_refused(
+    network: Network, program: ProgramEstimate, model_hash: str | None
+) -> None:
+    results, how = measured(program, 3.0), ("random", network, N, P_ERROR, 1, FLEET, Observer())
+    words = rf"another random \(hash ab, wanted {model_hash or 'none'}\)"
+    with pytest.raises(InputError, match=words):
+        simulate_fleet(*how, results, model_hash)
+    found = simulate_fleet(*how, results, "ab")
+    assert found.seconds_from == "tasks measured on one core of a processor"
 
 
 def test_a_fleet_of_nothing_is_refused(network: Network) -> None:

@@ -82,6 +82,20 @@ def assert_sum_within_rounding(
 
 
 @pytest.mark.slow
+def test_a_model_that_pools_reads_long_texts(tmp_path: Path) -> None:
+    shape = replace(SHAPE, n_layers=2, max_tokens=4, pooling=(2,))
+    folder = write_tiny_model(tmp_path / "tiny", SEED, buckets=(2, 4), shape=shape)
+    model = replace(IntegerModel.load(folder), neutral_logits=NEUTRAL)
+    cache, keys = tmp_path / "cache", tmp_path / "keys"
+    with Session(model, cache_dir=cache, keys_dir=keys, observer=Recorder()) as session:
+        session.prepare(documents=True)
+        session._lookup_s = dict.fromkeys(range(1, 7), 1e-6)
+        for max_tokens in (2, 4):
+            result = session.classify_document(TEXT, max_tokens, 2)
+            assert_sum_within_rounding(model, result, max_tokens, 2)
+
+
+@pytest.mark.slow
 def test_as_many_pieces_as_there_may_be_are_added(
     long: Tiny, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

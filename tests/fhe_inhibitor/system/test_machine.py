@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import pytest
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import Child
-from fhe_inhibitor.system.machine import check_threads
+from fhe_inhibitor.system.machine import check_threads, usable_cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no sets of cores")
+def test_usable_cores_are_those_that_the_process_is_bound_to() -> None:
+    before = os.sched_getaffinity(0)
+    assert usable_cores() == len(psutil.Process().cpu_affinity())
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_usable_cores_are_all_where_processes_have_no_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    assert usable_cores() == psutil.cpu_count()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "+2", "", "two", "2,0", "100000", "1025"])
