@@ -65,6 +65,8 @@ MODEL = ModelInfo(
         job_ttl_s=1,
     ),
 )
+# Named a second time: of two digests under one name, the last one makes the right hash.
+OTHER_FILE = MODEL.files[0].model_copy(update={"sha256": "9" * 64})
 JOB = Job(
     id="j",
     circuits_hash=MODEL.circuits_hash,
@@ -239,6 +241,7 @@ def test_the_only_model_is_taken_or_the_one_that_is_named(server: Scripted) -> N
     [
         ({"circuits_hash": "0" * 64}, "don't have its hash"),
         ({"files": MODEL.files[1:]}, "don't have its hash"),
+        ({"files": [OTHER_FILE, *MODEL.files]}, "don't have its hash"),
         ({"protocol_version": PROTOCOL_VERSION + 1}, "install the same version"),
     ],
 )
