@@ -116,6 +116,26 @@ def test_the_counts_are_true_and_say_nothing_of_anybody(
     asyncio.run(run())
 
 
+def test_methods_that_are_made_up_are_counted_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pair of a path and a method is kept for ever, and anybody can send one."""
+
+    async def run() -> None:
+        async with running(tmp_path, monkeypatch) as (service, client):
+            for method in ("GET", "PUT", "BREW", "STEEP", "GETS"):
+                await client.request(method, "/health")
+            counted = [
+                (sample.labels["method"], sample.labels["status"], sample.value)
+                for metric in service.metrics.registry.collect()
+                for sample in metric.samples
+                if sample.name == "fhe_inhibitor_request_seconds_count"
+            ]
+            assert sorted(counted) == [("GET", "200", 1), ("OTHER", "405", 3), ("PUT", "405", 1)]
+
+    asyncio.run(run())
+
+
 def test_strangers_learn_whether_jobs_run_and_no_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
