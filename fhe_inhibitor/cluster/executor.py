@@ -37,6 +37,7 @@ from fhe_inhibitor.cluster.orders import (
     Equipment,
     Receipt,
     Work,
+    WorkerFailedError,
 )
 from fhe_inhibitor.cluster.placement import Placement
 from fhe_inhibitor.cluster.worker import (
@@ -49,6 +50,7 @@ from fhe_inhibitor.cluster.worker import (
     run_task,
     verdict,
 )
+from fhe_inhibitor.errors import first_line
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.server import Value, read_value
@@ -57,6 +59,7 @@ from fhe_inhibitor.system.progress import Observer
 LOOK_S = 1.0  # between looks for workers that came
 ENGINES_TRIED = 2  # of one task: a forged ciphertext ends each one
 WORKERS_LOST = 3  # times that a program begins anew because Dask gave a task up
+SCHEDULERS_LOST = 5  # times in a row that it begins anew before another task was done
 LOST = (CancelledError, FutureCancelledError, CommClosedError, TimeoutError, OSError)
 
 
@@ -125,7 +128,8 @@ class ClusterExecutor:
 
         Outputs are those of the last task; of all if they are to be kept. Raises InputError for
         what the circuits refuse, EngineDiedError for what ended two engines, or workers again and
-        again.
+        again, WorkerFailedError for what two workers could not do, ClusterError for a scheduler
+        that doesn't come back or is lost again and again.
         """
         observer = observer or Observer()
         run = Run(
@@ -135,16 +139,19 @@ class ClusterExecutor:
             keep,
         )
         self.placement = Placement(compressed=bool(dask.config.get("distributed.comm.compression")))
-        n_lost = 0
+        n_workers = n_schedulers = 0
         while run.left:
+            n_left = len(run.left)
             try:
                 yield from self._attempt(run, observer)
             except KilledWorker as error:
-                n_lost += 1
-                if n_lost == WORKERS_LOST:
+                n_workers += 1
+                if n_workers == WORKERS_LOST:
                     raise EngineDiedError(f"workers died again and again: {error}") from error
                 observer.note(f"workers died, so what is left begins anew: {error}")
             except LOST as error:
+                n_schedulers = 1 if len(run.left) < n_left else n_schedulers + 1
+                _refuse_too_many(n_schedulers, error)
                 observer.note(
                     f"the scheduler was lost ({type(error).__name__}): what is left begins anew"
                 )
@@ -159,6 +166,7 @@ class ClusterExecutor:
         engines have called already they don't call again.
         """
         data = {name: value.serialize() for name, value in values.items()}
+        n_lost = 0
         while True:
             connection = self._connection
             assert connection is not None
@@ -168,6 +176,8 @@ class ClusterExecutor:
                 there = self._look_for_workers(connection)
                 return {name: one for name, one in ready.items() if name in there}
             except LOST as error:
+                n_lost += 1
+                _refuse_too_many(n_lost, error)
                 self._observer.note(f"the scheduler was lost ({type(error).__name__})")
                 self._reconnect()
 
@@ -381,12 +391,7 @@ class Sent:
                 raise CommClosedError("the connection is closed") from None
             return []
         finished = sorted(waited.done, key=lambda future: self.pending[future])
-        for future in finished:
-            if future.status == "error":
-                error = future.exception()
-                assert error is not None
-                raise error
-        receipts = self._client.gather(finished)
+        receipts = self._gather(finished)
         indices = [self.pending.pop(future) for future in finished]
         _release(finished)
         return list(zip(indices, receipts, strict=True))
@@ -397,7 +402,7 @@ class Sent:
             return {}
         names = self._tasks[index - 1].outputs
         futures = self._outputs.pop(index)
-        found = self._client.gather(futures)
+        found = self._gather(futures)
         _release(futures)
         return dict(zip(names, found, strict=True))
 
@@ -410,6 +415,20 @@ class Sent:
         _release([*self.pending, *(one for futures in self._outputs.values() for one in futures)])
         self.pending.clear()
         self._outputs.clear()
+
+    def _gather(self, futures: list[Future]) -> list[Any]:
+        """Return what tasks gave, or raise what one of them raised."""
+        try:
+            return list(self._client.gather(futures))
+        except LOST as error:
+            if not any(future.status == "error" for future in futures):
+                raise
+            # A task's own, such as of a full disk: raised as it is, it would say that the
+            # scheduler was lost.
+            raise WorkerFailedError(
+                f"a worker could not run a task ({type(error).__name__}: {first_line(error)}): "
+                "look at its disk and its log"
+            ) from error
 
     def _give(self, work: Work, name: str, data: bytes) -> Future:
         sha256 = self._depot.add(data)
@@ -436,6 +455,15 @@ def copies(task: Task, values: dict[str, bytes], number: int) -> Run:
     named = [tuple(f"{name}.{k}" for name in task.outputs) for k in range(number)]
     tasks = [replace(task, outputs=outputs) for outputs in named]
     return Run(tasks, values, list(range(1, number + 1)), keep=False)
+
+
+def _refuse_too_many(n_lost: int, error: BaseException) -> None:
+    """Raise ClusterError if the scheduler was lost that often, and nothing got done meanwhile."""
+    if n_lost == SCHEDULERS_LOST:
+        raise ClusterError(
+            f"the scheduler was lost {n_lost} times in a row ({type(error).__name__}: "
+            f"{first_line(error)}): look at its log"
+        ) from error
 
 
 def _release(futures: Iterable[Future]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fhe_inhibitor.cluster.options import Cluster
-from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError
+from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError, WorkerFailedError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.executor import Executor, InProcess
@@ -36,7 +36,7 @@ from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
 from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
-from fhe_inhibitor.service.storage import DiskFullError, Storage
+from fhe_inhibitor.service.storage import FULL, DiskFullError, Storage
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Worker:
             self._fail(claim, Failure.REFUSED, str(error))
         except EngineDiedError as error:
             self._fail(claim, Failure.WORKER_DIED, str(error))
+        except WorkerFailedError as error:
+            self._fail(claim, _failure_of(error), str(error))
         except MemoryError:
             self._fail(claim, Failure.REFUSED, "the request asks for more memory than there is")
         except FileNotFoundError:  # of a job that was cancelled meanwhile, or lost its files
@@ -196,6 +198,12 @@ def in_order(running: Running, first: int) -> Iterator[TaskDone[Value]]:
             while first in early:
                 yield early.pop(first)
                 first += 1
+
+
+def _failure_of(error: WorkerFailedError) -> Failure:
+    """Return what a job fails for where a worker of the cluster could not run its task."""
+    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+    return Failure.DISK_FULL if full else Failure.INTERNAL
 
 
 def _load(digest: str, folder: Path) -> Server:

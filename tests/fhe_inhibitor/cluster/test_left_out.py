@@ -16,22 +16,9 @@ from fhe_inhibitor.cluster.machines import Machine, this_machine
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError
 from fhe_inhibitor.cluster.store import Store
-from fhe_inhibitor.runtime.manifest import DIGESTS_FILE, MANIFEST_FILE, SERVER_FOLDER
-from fhe_inhibitor.runtime.protocol import MODEL_FILES
-from tests.fhe_inhibitor.cluster.conftest import OPTIONS
+from fhe_inhibitor.runtime.manifest import MANIFEST_FILE
+from tests.fhe_inhibitor.cluster.conftest import KEYS, OPTIONS
 from tests.fhe_inhibitor.cluster.sentences import Notes
-
-KEYS = b"of nobody"
-
-
-@pytest.fixture
-def circuits(tmp_path: Path) -> Path:
-    """Files as a folder of circuits has them; nobody loads these."""
-    folder = tmp_path / "circuits"
-    for name in (*MODEL_FILES, DIGESTS_FILE, f"{SERVER_FOLDER}/sharedlib.so"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"the content of {name}")
-    return folder
 
 
 def test_one_worker_of_two_differs(
