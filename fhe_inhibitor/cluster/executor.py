@@ -41,11 +41,14 @@ from fhe_inhibitor.cluster.orders import (
 )
 from fhe_inhibitor.cluster.placement import Placement
 from fhe_inhibitor.cluster.worker import (
+    PLUGINS,
     SMALL,
     UNKNOWN,
     Fit,
     equipment,
     fetch,
+    knows,
+    left_behind,
     place_waiting,
     run_task,
     verdict,
@@ -78,10 +81,12 @@ class Connection:
     ready: dict[str, dict[str, Equipment]] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Take back what the workers were told."""
-        self.depot.close()
+        """Take back what the workers were told; what is gone has nothing to take back."""
+        with suppress(*LOST):
+            self.depot.close()
         if self.client.status == "running":
-            self.client.unregister_worker_plugin(self.plugin.name)
+            with suppress(*LOST, ValueError):
+                self.client.unregister_worker_plugin(self.plugin.name)
 
 
 class ClusterExecutor:
@@ -112,8 +117,7 @@ class ClusterExecutor:
         """Leave the cluster; its workers keep files and engines for the next time."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*LOST, ValueError):  # what is gone has nothing to take back
-                connection.close()
+            connection.close()
             self._close_client(connection.client)
 
     def go_on(
@@ -239,18 +243,24 @@ class ClusterExecutor:
             client = connect(client, cluster.insecure, security=cluster.security)
         elif client.status != "running":
             raise ClusterError(f"the client is {client.status}: give one that is connected")
-        depot = Depot(client, cluster.shared)
-        work = Work(
-            depot.source,
-            depot.add_circuits(self._folder),
-            depot.add(self._keys, lasting=True),
-            cluster.keys_bytes,
-        )
-        plugin = Fit(f"fhe-inhibitor-{uuid4().hex[:12]}", work, this_machine())
-        connection = Connection(client, depot, plugin, {})
-        with suppress(Exception):  # of a worker without this package; the others have it
-            client.register_plugin(plugin)
-        self._wait_for_workers(connection)
+        with ExitStack() as undo:
+            undo.callback(self._close_client, client)
+            forget_the_gone(client)
+            depot = Depot(client, cluster.shared)
+            undo.callback(depot.close)
+            work = Work(
+                depot.source,
+                depot.add_circuits(self._folder),
+                depot.add(self._keys, lasting=True),
+                cluster.keys_bytes,
+            )
+            plugin = Fit(f"{PLUGINS}{client.id}/{uuid4().hex[:12]}", work, this_machine())
+            connection = Connection(client, depot, plugin, {})
+            undo.callback(connection.close)
+            with suppress(Exception):  # of a worker without this package; the others have it
+                client.register_plugin(plugin)
+            self._wait_for_workers(connection)
+            undo.pop_all()
         return connection
 
     def _wait_for_workers(self, connection: Connection) -> None:
@@ -261,7 +271,6 @@ class ClusterExecutor:
             left_out = [f"{name}: {reason}" for name, reason in connection.seen.items()]
             if left_out or time.monotonic() > end:
                 address = scheduler_address(connection.client)
-                self._close_client(connection.client)
                 if left_out:
                     why = "; ".join(left_out)
                     raise ClusterError(f"no worker of {address} can run these circuits ({why})")
@@ -275,8 +284,14 @@ class ClusterExecutor:
             time.sleep(LOOK_S / 4)
 
     def _look_for_workers(self, connection: Connection) -> list[str]:
-        """Compare workers that have come; return those that fit."""
+        """Compare workers that have come; return those that fit.
+
+        Raises CommClosedError if no worker will be: whoever took the scheduler, or this client,
+        for gone has no more of what it was told.
+        """
         client = connection.client
+        if not client.run_on_scheduler(knows, connection.plugin.name):
+            raise CommClosedError("the scheduler knows nothing of these circuits any more")
         there = list(client.scheduler_info(n_workers=-1)["workers"])
         new = [address for address in there if address not in connection.seen]
         if new:
@@ -302,6 +317,7 @@ class ClusterExecutor:
         """Wait for the scheduler, and tell its workers of the circuits again."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            connection.close()
             self._close_client(connection.client)
         end = time.monotonic() + self._cluster.patience_s
         while self._connection is None:
@@ -448,6 +464,16 @@ class Sent:
         return self._client.submit(
             function, *arguments, key=key, pure=False, workers=self._workers, **options
         )
+
+
+def forget_the_gone(client: Client) -> None:
+    """Take back what workers were told by clients that were killed, or lost their connection.
+
+    Each worker that comes would ask the depot of each of them for its circuits, and wait.
+    """
+    for name in client.run_on_scheduler(left_behind):
+        with suppress(Exception):  # another client was faster
+            client.unregister_worker_plugin(name)
 
 
 def copies(task: Task, values: dict[str, bytes], number: int) -> Run:
