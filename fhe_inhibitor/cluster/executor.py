@@ -376,7 +376,7 @@ class Sent:
         futures = {}
         for name, data in run.values.items():
             if name in read:
-                futures[name] = self._give(work, name, data)
+                futures[name] = self._give(name, data)
                 placement.give(name, len(data))
         for index in indices:
             task = run.tasks[index - 1]
@@ -446,10 +446,10 @@ class Sent:
                 "look at its disk and its log"
             ) from error
 
-    def _give(self, work: Work, name: str, data: bytes) -> Future:
+    def _give(self, name: str, data: bytes) -> Future:
         sha256 = self._depot.add(data)
         self._given.append(sha256)
-        return self._small(fetch, f"given-{self._name}-{name}", work.source, sha256)
+        return self._small(fetch, f"given-{self._name}-{name}", self._depot.requests, sha256)
 
     def _part(self, done: Future, index: int, k: int) -> Future:
         return self._small(take, f"part-{self._name}-{index}-{k}", done, k)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,13 @@ from distributed import Client, Scheduler
 from distributed.comm import CommClosedError
 
 from fhe_inhibitor.cluster import executor as cluster_executor
+from fhe_inhibitor.cluster.depot import Depot
 from fhe_inhibitor.cluster.executor import ClusterExecutor, Connection
 from fhe_inhibitor.cluster.machines import this_machine
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError
+from fhe_inhibitor.cluster.store import Store
+from fhe_inhibitor.errors import InputError
 from tests.fhe_inhibitor.cluster.conftest import KEYS
 
 
@@ -77,6 +83,51 @@ def test_a_client_that_was_taken_for_gone_notices(here: Client, circuits: Path) 
         here.unregister_worker_plugin(connection.plugin.name)
         with pytest.raises(CommClosedError, match="knows nothing of these circuits"):
             executor._look_for_workers(connection)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_request_leaves_a_shared_folder_when_it_is_dropped(here: Client, tmp_path: Path) -> None:
+    """Also one that was there already, of a process that was killed; keys stay."""
+    killed = Depot(here, tmp_path)
+    names = [killed.add(b"keys", lasting=True), killed.add(b"request"), killed.add(b"another")]
+    worker = next(iter(here.cluster.workers.values()))  # type: ignore[union-attr]
+    depot = Depot(here, tmp_path)
+    assert depot.add(b"request") == names[1]
+    depot.add(b"third")
+    assert Store(worker).fetch(depot.requests, names[1]) == b"request"
+    assert Store(worker).fetch(depot.source, names[0]) == b"keys"
+    depot.drop(names[1])
+    assert names[1] not in files(tmp_path)
+    depot.close()
+    assert files(tmp_path) == sorted([names[0], names[2]])
+
+
+def test_requests_that_were_left_go_when_nobody_can_want_them(here: Client, tmp_path: Path) -> None:
+    killed = Depot(here, tmp_path)
+    keys, old, young = (killed.add(b"keys", lasting=True), killed.add(b"old"), killed.add(b"young"))
+    for name, days in ((keys, 30), (f"requests/{old}", 8), (f"requests/{young}", 6)):
+        then = time.time() - days * 24 * 3600
+        os.utime(tmp_path / name, (then, then))
+    Depot(here, tmp_path)
+    assert files(tmp_path) == sorted([keys, young])
+
+
+def test_a_shared_folder_that_is_full_is_named(
+    here: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised as it is, it would be taken for a lost scheduler."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    depot = Depot(here, tmp_path)
+    monkeypatch.setattr("fhe_inhibitor.cluster.depot.write_atomically", full)
+    for lasting in (False, True):
+        with pytest.raises(InputError, match=f"folder {tmp_path} has no space left.*--shared"):
+            depot.add(b"request", lasting)
 
 
 def _add_plugin(name: str, dask_scheduler: Scheduler) -> None:
