@@ -170,6 +170,17 @@ def test_a_request_that_cannot_be_stored_is_no_job(jobs: Jobs) -> None:
     assert jobs.statuses() == {}
 
 
+def test_what_failed_is_told_where_sqlite_has_rolled_back(tmp_path: Path) -> None:
+    """It does by itself on a full disk; here a statement asks for it, which fails by a key."""
+    database = Database(tmp_path / "service.db")
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
+        for turn in (1, 2):
+            connection.execute("INSERT OR ROLLBACK INTO served VALUES ('ann', ?)", (turn,))
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO served VALUES ('bob', 1)")
+    assert [row["user"] for row in database.rows("SELECT user FROM served")] == ["bob"]
+
+
 def test_many_workers_never_share_a_job(jobs: Jobs) -> None:
     for _ in range(40):
         add(jobs, "alice")
