@@ -183,6 +183,15 @@ def test_patience_ends(server: Scripted) -> None:
     assert 2 <= server.count("POST /jobs") <= 4
 
 
+@pytest.mark.parametrize("wait", ["3600", "1e999", "nan"])
+def test_no_server_makes_a_client_wait_beyond_its_patience(server: Scripted, wait: str) -> None:
+    server.answers["POST /jobs"] = [refusal(503, "not_ready", Retry_After=wait)]
+    start = time.perf_counter()
+    with pytest.raises(ServerUnreachable, match="503"):
+        ask(server, submit, patience_s=0.3)
+    assert time.perf_counter() - start < 3
+
+
 def test_a_server_that_never_answered_is_given_up_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
