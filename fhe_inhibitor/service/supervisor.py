@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from fhe_inhibitor.service.orders import Order, Report
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.watchers import RETRY_S, Watchers, log_failure, repeat
 from fhe_inhibitor.system.huge_pages import to_ask
+from fhe_inhibitor.system.programs import program
 
 LOG = logging.getLogger(__name__)
 WATCH_S = 0.5
@@ -123,9 +123,7 @@ class Supervisor:
             cluster_shared=settings.cluster_shared,
         )
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "fhe_inhibitor.service.worker",
+            *program("fhe_inhibitor.service.worker"),
             order.model_dump_json(),
             stdin=PIPE,
             stdout=PIPE,
