@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
     without either there are no metrics to be seen. open_status: the counts of the page `/` are for
     all who reach it, and not for users with a token alone.
-    max_*: of one user. reserved_bytes: of the disk, left free.
+    max_*: of one user. max_streams: of events, which stay open until a job ends. reserved_bytes: of
+    the disk, left free.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     max_request_bytes: PositiveInt = 4 * MEBIBYTE
     max_chunk_bytes: PositiveInt = 8 * MEBIBYTE
     max_unfinished_jobs: PositiveInt = 32
+    max_streams: PositiveInt = 64
     requests_per_s: PositiveFloat = 50.0
     burst_requests: PositiveInt = 200
     reserved_bytes: int = Field(256 * MEBIBYTE, ge=0)
