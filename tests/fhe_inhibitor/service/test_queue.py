@@ -161,6 +161,32 @@ def test_jobs_expire_and_are_forgotten(jobs: Jobs) -> None:
     assert jobs.statuses() == {waiting: Status.QUEUED}
 
 
+def test_a_list_has_the_newest_jobs(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.MAX_LISTED", 3)
+    ids = [add(jobs, user) for user in ("alice", "bob", "alice", "alice", "alice")]
+    assert [job.id for job in jobs.list_of("alice")] == [ids[4], ids[3], ids[2]]
+    assert [job.id for job in jobs.list_of("bob")] == [ids[1]]
+
+
+def test_who_submits_and_cancels_all_day_is_not_remembered_for_ever(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor forgotten: what is done stays until it expires, and so does what others had."""
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.MAX_WITHOUT_RESULT", 3)
+    done, others = add(jobs, "alice"), add(jobs, "bob")
+    claimed(jobs, "worker")
+    finish(jobs, "worker", done, 1, 2, 3)
+    jobs.remove("bob", others)
+    cancelled = [add(jobs, "alice") for _ in range(5)]
+    for job in cancelled:
+        jobs.remove("alice", job)
+    failed = add(jobs, "alice")
+    assert claimed(jobs, "worker")[0] == failed
+    jobs.fail("worker", Failure.REFUSED, "")
+    waiting = add(jobs, "alice")
+    assert set(jobs.statuses()) == {done, others, *cancelled[3:], failed, waiting}
+
+
 def test_a_request_that_cannot_be_stored_is_no_job(jobs: Jobs) -> None:
     def full(_: str) -> None:
         raise OSError
