@@ -188,10 +188,19 @@ class Jobs:
                     self._end(connection, job, Status.DONE)
         return bool(held)
 
-    def fail(self, lease: str, failure: Failure, message: str) -> str | None:
-        """End the job of a lease as failed; return it, or None if the lease is gone."""
+    def fail(
+        self, lease: str, failure: Failure, message: str, timeout_s: float = 0.0
+    ) -> str | None:
+        """End the job of a lease as failed; return it, or None if the lease is gone.
+
+        timeout_s: only if its task takes longer than that. Meanwhile its worker may have gone on
+        to the next one.
+        """
         with self._database.transaction() as connection:
-            row = connection.execute("SELECT id FROM jobs WHERE lease = ?", (lease,)).fetchone()
+            row = connection.execute(
+                "SELECT id FROM jobs WHERE lease = ? AND task_started_at <= ?",
+                (lease, time.monotonic() - timeout_s),
+            ).fetchone()
             if row is None:
                 return None
             self._end(connection, row["id"], Status.FAILED, failure=failure, message=message)

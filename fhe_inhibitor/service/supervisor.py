@@ -167,16 +167,18 @@ class Supervisor:
         """Kill workers whose task takes too long; their job ends."""
         timeout_s = self._settings.task_timeout_s
         for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
-            await self._time_out(lease, f"a task took more than {timeout_s:g} s")
+            await self._time_out(lease, timeout_s)
 
-    async def _time_out(self, lease: str, message: str) -> None:
-        job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message)
+    async def _time_out(self, lease: str, timeout_s: float) -> None:
+        message = f"a task took more than {timeout_s:g} s"
+        job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message, timeout_s)
+        if job is None:
+            return  # it was done meanwhile, and the worker is at its next one
         if worker := self._workers.get(lease):
             with suppress(ProcessLookupError):
                 worker.kill()
-        if job is not None:
-            LOG.warning("job timed out", extra=fields(job=job))
-            self._failed(job, Failure.TIMED_OUT, message)
+        LOG.warning("job timed out", extra=fields(job=job))
+        self._failed(job, Failure.TIMED_OUT, message)
 
     def _failed(self, job: str, error: Failure | None, message: str | None) -> None:
         self._on_report(Report(kind="failed", job=job, error=error, message=message))

@@ -152,6 +152,24 @@ def test_a_clock_that_is_set_times_nothing_out(jobs: Jobs, monkeypatch, jump_s: 
     assert jobs.overdue(60.0) == ["worker"]
 
 
+def test_a_job_that_ends_in_time_leaves_the_next_one_alone(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a look for overdue tasks and their end, a worker may have gone on."""
+    job, following = add(jobs, "alice"), add(jobs, "alice")
+    now = [1000.0]
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.time.monotonic", lambda: now[0])
+    assert claimed(jobs, "worker") == (job, 0)
+    now[0] += 61
+    assert jobs.overdue(60.0) == ["worker"]
+    finish(jobs, "worker", job, 1, 2, 3)
+    assert claimed(jobs, "worker") == (following, 0)
+    assert jobs.fail("worker", Failure.TIMED_OUT, "", 60.0) is None
+    assert jobs.get("alice", following).status is Status.RUNNING
+    now[0] += 61
+    assert jobs.fail("worker", Failure.TIMED_OUT, "", 60.0) == following
+
+
 def test_jobs_expire_and_are_forgotten(jobs: Jobs) -> None:
     job = add(jobs, "alice")
     waiting = add(jobs, "alice")
