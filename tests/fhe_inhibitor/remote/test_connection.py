@@ -216,6 +216,12 @@ def test_a_token_that_is_none_is_refused_and_not_shown(token: str) -> None:
     assert not token or token not in str(caught.value)
 
 
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_request_at_once_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"in_flight is {n}: pass 1 or more"):
+        RemoteOptions(in_flight=n)
+
+
 def test_certificates_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     for path in (tmp_path / "ca.pem", tmp_path / "missing.pem"):
