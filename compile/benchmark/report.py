@@ -143,7 +143,8 @@ def _points(results: AttentionResults) -> list[str]:
     return [
         *markdown_table(POINT_COLUMNS, rows),
         "",
-        f"Formulas: {formulas}; a product takes m = 2 lookups, 1 where both operands together have at most 5 bits.",
+        f"Formulas: {formulas}; a product takes m = 2 lookups, 1 where both operands together have "
+        "at most 5 bits.",
     ]
 
 

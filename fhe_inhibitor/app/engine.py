@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fhe_inhibitor.app.run import Crossing, Run
@@ -34,7 +34,7 @@ class Here:
 
     model: str
     p_error: str | None = None
-    passphrase: str | None = None
+    passphrase: str | None = field(default=None, repr=False)
 
     def open(self, observer: Observer) -> Session:
         """Return a session. Raises InputError as it does."""
@@ -50,7 +50,7 @@ class There:
     """The layers on a server. Arguments as those of `RemoteClient`."""
 
     server: str
-    token: str | None
+    token: str | None = field(repr=False)
     options: RemoteOptions
 
     def open(self, observer: Observer) -> RemoteClient:
@@ -118,6 +118,7 @@ class Engine:
         self._child: Child | None = None
         self._running: Run | None = None
         self._waiting: dict[Run, Future[None]] = {}
+        self._closed = False
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classifier")
 
@@ -143,6 +144,7 @@ class Engine:
     def close(self) -> None:
         """End all of it."""
         with self._lock:
+            self._closed = True
             child = self._child
         if child is not None:
             child.stop()
@@ -150,6 +152,8 @@ class Engine:
 
     def _prepare(self, observer: Observer) -> None:
         with self._lock:
+            if self._closed:  # a text that waited, and whose process was stopped
+                raise ChildError("the page was closed")
             self._child = Child(Classifying, self.source)
         passing = _Keys(observer)
         n_bytes = self._call("prepare", observer=passing)

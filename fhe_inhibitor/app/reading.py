@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,28 +38,44 @@ def read(public: PublicModel, text: str, max_tokens: int | None = None) -> Readi
     """Return what the model reads of a text. Raises InputError as `PublicModel.tokenize` does.
 
     That gives the tokens that are read, not their places. Equal tokens are equally important, and
-    of those the first are read, so the places follow.
+    of those the first are read, of a causal model the last, so the places follow.
     """
     tokens = public.tokenize(text, max_tokens)
     plain = without_markup(text)
     encoding = public.tokenizer.encode(plain, add_special_tokens=False)
-    left = Counter(tokens.ids[len(tokens.ids) - len(tokens.tokens) :].tolist())
+    n_first = len(tokens.ids) - len(tokens.tokens)
+    places = _places(encoding.ids, tokens.ids[n_first:].tolist(), public.causal)
     parts: list[Part] = []
     end = 0
-    for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+    for place, (start, stop) in enumerate(encoding.offsets):
         start = max(start, end)  # tokens of one character can share it
         token = plain[start:stop]
         start += len(token) - len(token.lstrip())  # some take the space before them along
         stop = start + len(token.strip())
         if start > end:
             parts.append(Part(plain[end:start], "between"))
-        is_read = left[token_id] > 0
-        left[token_id] -= is_read
         if stop > start:
-            parts.append(Part(plain[start:stop], "read" if is_read else "cut"))
+            parts.append(Part(plain[start:stop], "read" if place in places else "cut"))
             end = stop
     if end < len(plain):
         parts.append(Part(plain[end:], "between"))
     bucket = public.bucket(len(tokens.ids))
     is_longest = bucket == public.bucket(public.token_limit(max_tokens))
     return Reading(tuple(parts), tokens, bucket, is_longest)
+
+
+def _places(ids: Sequence[int], read: Sequence[int], last: bool) -> set[int]:
+    """Return the places of the tokens that are read: of equal ones the first, or the last.
+
+    >>> sorted(_places([5, 7, 5, 5], [5, 5], last=False))
+    [0, 2]
+    >>> sorted(_places([5, 7, 5, 5], [5, 5], last=True))
+    [2, 3]
+    """
+    left = Counter(read)
+    places = set()
+    for place in reversed(range(len(ids))) if last else range(len(ids)):
+        if left[ids[place]] > 0:
+            left[ids[place]] -= 1
+            places.add(place)
+    return places

@@ -7,7 +7,6 @@ elsewhere.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,8 +18,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhe_inhibitor.app.page import CSS, gradio, theme
-from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import LOOPBACK
+from fhe_inhibitor.system.listening import listen
 
 OPEN = (
     "/assets/", "/static/", "/theme.css", "/favicon.ico", "/manifest.json", "/config",
@@ -96,7 +95,7 @@ def serve(page: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
     port: 0 for a free one. tell: is told the address once it answers there. Raises InputError if it
     can't.
     """
-    listener = _listen(host, port)
+    listener = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listener.getsockname()[1]}"
     names = [*LOOPBACK, "[::1]", host] if host in LOOPBACK else ["*"]
@@ -109,17 +108,6 @@ def serve(page: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
     )
     tell(url)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"can't listen on {host}, port {port} ({reason}): name others with --host and --port"
-        ) from error
 
 
 def _is_ours(origin: str, host: str) -> bool:

@@ -21,6 +21,7 @@ from fhe_inhibitor.cli.options import (
     QuietOption,
     SharedOption,
     cluster_asked,
+    numbers,
     print_json,
 )
 from fhe_inhibitor.cli.scaling import scaling
@@ -102,11 +103,11 @@ def attention(
         raise InputError(f"mode {mode!r}; wanted execute or simulate")
     cluster = cluster_asked(scheduler, insecure_cluster, shared)
     parameters = AttentionOptions(
-        lengths=tuple(n for n in _numbers(lengths, "--lengths") if not quick or n <= QUICK_LENGTH),
+        lengths=tuple(n for n in numbers(lengths, "--lengths") if not quick or n <= QUICK_LENGTH),
         head_dim=head_dim,
         bits=bits,
         circuits=tuple(name for name in circuits.split(",") if name),
-        seeds=tuple(_numbers(seeds, "--seeds")),
+        seeds=numbers(seeds, "--seeds"),
         repetitions=min(repetitions, QUICK_REPETITIONS) if quick else repetitions,
         point_s=point_s,
         mode="execute" if mode == "execute" else "simulate",
@@ -148,10 +149,10 @@ def plaintext(
     from fhe_inhibitor.system.files import make_folder
 
     names = DEFAULT_KERNELS if kernels is None else [name for name in kernels.split(",") if name]
-    numbers = _numbers(lengths, "--lengths")
+    asked = numbers(lengths, "--lengths")
     make_folder(out)
     with Display(quiet) as display:
-        results = benchmark_plaintext(numbers, names, repetitions, seed, display)
+        results = benchmark_plaintext(asked, names, repetitions, seed, display)
         if ablate:
             display.begin("ablations")
             results = add_ablations(results)
@@ -210,11 +211,3 @@ def noise(
     print(f"mean                 {measured.mean:.3f} (standard error {measured.mean_error:.3f})")
     print(f"the entry beside     {measured.flip_rate:.1%} of {measured.n_lookups:,} lookups")
     print(f"another wrong entry  {measured.far_rate:.1%}")
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    """Return the integers of a comma-separated list."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise InputError(f"{option} {text}: pass integers with commas, such as 32,64") from None

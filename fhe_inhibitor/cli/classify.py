@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -275,7 +275,7 @@ class ClassifyThere:
 
     reading: Reading
     server: str
-    token: str | None
+    token: str | None = field(repr=False)
     options: RemoteOptions
 
     def run(self, observer: Observer) -> Classified:

@@ -17,8 +17,8 @@ import typer
 
 from fhe_inhibitor.cluster.orders import CORES_VARIABLE
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.protocol import LOOPBACK
 from fhe_inhibitor.system.extras import needs
+from fhe_inhibitor.system.programs import program
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -58,10 +58,9 @@ def scheduler(
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(ALLOWED_FAILURES),
         "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": WORKER_TTL,
     }
-    arguments = ["--host", f"{scheme}://{_bracketed(host)}:{port}", "--dashboard-address", ":0"]
-    if host in LOOPBACK:
-        arguments[-1] = "127.0.0.1:0"
-    _run("scheduler", [*arguments, *context.args], settings)
+    arguments = ["--host", f"{scheme}://{_bracketed(host)}:{port}"]
+    dashboard = ["--dashboard-address", "127.0.0.1:0"]  # it has no TLS, whatever the scheduler has
+    _run("scheduler", [*arguments, *dashboard, *context.args], settings)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -95,7 +94,7 @@ def worker(
 
 def _run(what: str, arguments: list[str], settings: dict[str, str]) -> None:
     """Run one of Dask's commands until it ends. What the environment sets goes before."""
-    command = [sys.executable, "-m", "distributed.cli.dask_" + what, *arguments]
+    command = [*program("distributed.cli.dask_" + what), *arguments]
     process = subprocess.Popen(command, env={**settings, **os.environ})
     try:
         code = process.wait()

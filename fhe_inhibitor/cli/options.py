@@ -13,7 +13,7 @@ import typer
 
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL
+from fhe_inhibitor.integer.model import DEFAULT_MODEL, shipped
 from fhe_inhibitor.system.extras import needs
 
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
@@ -24,8 +24,15 @@ P_ERRORS = ("2^-20", "2^-40", "2^-64", "2^-128")
 
 def shipped_models(incomplete: str) -> list[str]:
     """Return the checkpoints that a shell may complete a name to; it adds folders by itself."""
-    names = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Return the integers of a comma-separated list."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"{option} {text}: pass integers with commas, such as 32,64") from None
 
 
 def _one_of(names: Sequence[str]) -> Callable[[str], list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import stamina.instrumentation
@@ -84,7 +84,7 @@ class MakeKeys:
     """Makes keys for a server's model."""
 
     server: str
-    token: str | None
+    token: str | None = field(repr=False)
     options: RemoteOptions
 
     def run(self, observer: Observer) -> KeysEntry:

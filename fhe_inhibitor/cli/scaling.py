@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fhe_inhibitor.cli.cost import load_costed
-from fhe_inhibitor.cli.options import JsonOption, ModelOption, QuietOption, SplitOption, print_json
+from fhe_inhibitor.cli.options import (
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    SplitOption,
+    numbers,
+    print_json,
+)
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -88,9 +95,9 @@ def scaling(
             config,
             tokens,
             split,
-            _numbers(machines, "--machines"),
-            _numbers(cores, "--cores"),
-            tuple(float(rate) for rate in _numbers(network, "--network")),
+            _positive(machines, "--machines"),
+            _positive(cores, "--cores"),
+            tuple(float(rate) for rate in _positive(network, "--network")),
             measured,
         )
         make_folder(out)
@@ -107,14 +114,14 @@ def scaling(
     from compile.scaling.run import all_threads, measure_scaling
 
     loaded = IntegerModel.load(model)
-    numbers = all_threads() if threads is None else _numbers(threads, "--threads")
-    members = () if workers is None else _numbers(workers, "--workers")
+    asked = all_threads() if threads is None else _positive(threads, "--threads")
+    members = () if workers is None else _positive(workers, "--workers")
     if members:
         with needs("cluster"):
             import distributed  # noqa: F401
     with Display(quiet) as display:
         results = measure_scaling(
-            loaded, tokens or loaded.default_tokens, numbers, split, layers, repetitions, out,
+            loaded, tokens or loaded.default_tokens, asked, split, layers, repetitions, out,
             display, members,
         )  # fmt: skip
     report.write_scaling(results, out)
@@ -162,9 +169,9 @@ class SimulateScaling:
         return simulate_fleet(name, *how, fleet, observer, found, costed.hash)
 
 
-def _numbers(text: str, option: str) -> tuple[int, ...]:
+def _positive(text: str, option: str) -> tuple[int, ...]:
     """Return the positive integers of a comma-separated list."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    found = numbers(text, option)
+    if min(found, default=0) < 1:
         raise InputError(f"{option} {text}: pass positive integers with commas, such as 1,2,4")
-    return tuple(map(int, parts))
+    return found

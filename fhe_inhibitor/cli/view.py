@@ -209,9 +209,8 @@ def _accuracy(accuracy: dict[str, Any]) -> str:
 
 def _print_classification(console: Console, result: Classification, labels: Sequence[str]) -> None:
     long = isinstance(result, DocumentClassification)
-    console.print(
-        Text(shorten(result.text, BEGINNING, placeholder=" ...") if long else result.text)
-    )
+    text = shorten(result.text, BEGINNING, placeholder=" ...") if long else result.text
+    console.print(Text(printable(" ".join(text.split()))))
     label = printable(result.label)
     console.print(f"  {label}, probability {result.probability:.3f}", style="bold")
     read = f"  read {len(result.tokens)} of {result.n_tokens} tokens"

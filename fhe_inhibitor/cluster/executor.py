@@ -37,18 +37,23 @@ from fhe_inhibitor.cluster.orders import (
     Equipment,
     Receipt,
     Work,
+    WorkerFailedError,
 )
 from fhe_inhibitor.cluster.placement import Placement
 from fhe_inhibitor.cluster.worker import (
+    PLUGINS,
     SMALL,
     UNKNOWN,
     Fit,
     equipment,
     fetch,
+    knows,
+    left_behind,
     place_waiting,
     run_task,
     verdict,
 )
+from fhe_inhibitor.errors import first_line
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.server import Value, read_value
@@ -57,6 +62,7 @@ from fhe_inhibitor.system.progress import Observer
 LOOK_S = 1.0  # between looks for workers that came
 ENGINES_TRIED = 2  # of one task: a forged ciphertext ends each one
 WORKERS_LOST = 3  # times that a program begins anew because Dask gave a task up
+SCHEDULERS_LOST = 5  # times in a row that it begins anew before another task was done
 LOST = (CancelledError, FutureCancelledError, CommClosedError, TimeoutError, OSError)
 
 
@@ -75,10 +81,12 @@ class Connection:
     ready: dict[str, dict[str, Equipment]] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Take back what the workers were told."""
-        self.depot.close()
+        """Take back what the workers were told; what is gone has nothing to take back."""
+        with suppress(*LOST):
+            self.depot.close()
         if self.client.status == "running":
-            self.client.unregister_worker_plugin(self.plugin.name)
+            with suppress(*LOST, ValueError):
+                self.client.unregister_worker_plugin(self.plugin.name)
 
 
 class ClusterExecutor:
@@ -109,8 +117,7 @@ class ClusterExecutor:
         """Leave the cluster; its workers keep files and engines for the next time."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*LOST, ValueError):  # what is gone has nothing to take back
-                connection.close()
+            connection.close()
             self._close_client(connection.client)
 
     def go_on(
@@ -125,7 +132,8 @@ class ClusterExecutor:
 
         Outputs are those of the last task; of all if they are to be kept. Raises InputError for
         what the circuits refuse, EngineDiedError for what ended two engines, or workers again and
-        again.
+        again, WorkerFailedError for what two workers could not do, ClusterError for a scheduler
+        that doesn't come back or is lost again and again.
         """
         observer = observer or Observer()
         run = Run(
@@ -135,16 +143,19 @@ class ClusterExecutor:
             keep,
         )
         self.placement = Placement(compressed=bool(dask.config.get("distributed.comm.compression")))
-        n_lost = 0
+        n_workers = n_schedulers = 0
         while run.left:
+            n_left = len(run.left)
             try:
                 yield from self._attempt(run, observer)
             except KilledWorker as error:
-                n_lost += 1
-                if n_lost == WORKERS_LOST:
+                n_workers += 1
+                if n_workers == WORKERS_LOST:
                     raise EngineDiedError(f"workers died again and again: {error}") from error
                 observer.note(f"workers died, so what is left begins anew: {error}")
             except LOST as error:
+                n_schedulers = 1 if len(run.left) < n_left else n_schedulers + 1
+                _refuse_too_many(n_schedulers, error)
                 observer.note(
                     f"the scheduler was lost ({type(error).__name__}): what is left begins anew"
                 )
@@ -159,6 +170,7 @@ class ClusterExecutor:
         engines have called already they don't call again.
         """
         data = {name: value.serialize() for name, value in values.items()}
+        n_lost = 0
         while True:
             connection = self._connection
             assert connection is not None
@@ -168,6 +180,8 @@ class ClusterExecutor:
                 there = self._look_for_workers(connection)
                 return {name: one for name, one in ready.items() if name in there}
             except LOST as error:
+                n_lost += 1
+                _refuse_too_many(n_lost, error)
                 self._observer.note(f"the scheduler was lost ({type(error).__name__})")
                 self._reconnect()
 
@@ -229,18 +243,24 @@ class ClusterExecutor:
             client = connect(client, cluster.insecure, security=cluster.security)
         elif client.status != "running":
             raise ClusterError(f"the client is {client.status}: give one that is connected")
-        depot = Depot(client, cluster.shared)
-        work = Work(
-            depot.source,
-            depot.add_circuits(self._folder),
-            depot.add(self._keys, lasting=True),
-            cluster.keys_bytes,
-        )
-        plugin = Fit(f"fhe-inhibitor-{uuid4().hex[:12]}", work, this_machine())
-        connection = Connection(client, depot, plugin, {})
-        with suppress(Exception):  # of a worker without this package; the others have it
-            client.register_plugin(plugin)
-        self._wait_for_workers(connection)
+        with ExitStack() as undo:
+            undo.callback(self._close_client, client)
+            forget_the_gone(client)
+            depot = Depot(client, cluster.shared)
+            undo.callback(depot.close)
+            work = Work(
+                depot.source,
+                depot.add_circuits(self._folder),
+                depot.add(self._keys, lasting=True),
+                cluster.keys_bytes,
+            )
+            plugin = Fit(f"{PLUGINS}{client.id}/{uuid4().hex[:12]}", work, this_machine())
+            connection = Connection(client, depot, plugin, {})
+            undo.callback(connection.close)
+            with suppress(Exception):  # of a worker without this package; the others have it
+                client.register_plugin(plugin)
+            self._wait_for_workers(connection)
+            undo.pop_all()
         return connection
 
     def _wait_for_workers(self, connection: Connection) -> None:
@@ -251,7 +271,6 @@ class ClusterExecutor:
             left_out = [f"{name}: {reason}" for name, reason in connection.seen.items()]
             if left_out or time.monotonic() > end:
                 address = scheduler_address(connection.client)
-                self._close_client(connection.client)
                 if left_out:
                     why = "; ".join(left_out)
                     raise ClusterError(f"no worker of {address} can run these circuits ({why})")
@@ -265,8 +284,14 @@ class ClusterExecutor:
             time.sleep(LOOK_S / 4)
 
     def _look_for_workers(self, connection: Connection) -> list[str]:
-        """Compare workers that have come; return those that fit."""
+        """Compare workers that have come; return those that fit.
+
+        Raises CommClosedError if no worker will be: whoever took the scheduler, or this client,
+        for gone has no more of what it was told.
+        """
         client = connection.client
+        if not client.run_on_scheduler(knows, connection.plugin.name):
+            raise CommClosedError("the scheduler knows nothing of these circuits any more")
         there = list(client.scheduler_info(n_workers=-1)["workers"])
         new = [address for address in there if address not in connection.seen]
         if new:
@@ -292,6 +317,7 @@ class ClusterExecutor:
         """Wait for the scheduler, and tell its workers of the circuits again."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            connection.close()
             self._close_client(connection.client)
         end = time.monotonic() + self._cluster.patience_s
         while self._connection is None:
@@ -350,7 +376,7 @@ class Sent:
         futures = {}
         for name, data in run.values.items():
             if name in read:
-                futures[name] = self._give(work, name, data)
+                futures[name] = self._give(name, data)
                 placement.give(name, len(data))
         for index in indices:
             task = run.tasks[index - 1]
@@ -381,12 +407,7 @@ class Sent:
                 raise CommClosedError("the connection is closed") from None
             return []
         finished = sorted(waited.done, key=lambda future: self.pending[future])
-        for future in finished:
-            if future.status == "error":
-                error = future.exception()
-                assert error is not None
-                raise error
-        receipts = self._client.gather(finished)
+        receipts = self._gather(finished)
         indices = [self.pending.pop(future) for future in finished]
         _release(finished)
         return list(zip(indices, receipts, strict=True))
@@ -397,7 +418,7 @@ class Sent:
             return {}
         names = self._tasks[index - 1].outputs
         futures = self._outputs.pop(index)
-        found = self._client.gather(futures)
+        found = self._gather(futures)
         _release(futures)
         return dict(zip(names, found, strict=True))
 
@@ -411,10 +432,24 @@ class Sent:
         self.pending.clear()
         self._outputs.clear()
 
-    def _give(self, work: Work, name: str, data: bytes) -> Future:
+    def _gather(self, futures: list[Future]) -> list[Any]:
+        """Return what tasks gave, or raise what one of them raised."""
+        try:
+            return list(self._client.gather(futures))
+        except LOST as error:
+            if not any(future.status == "error" for future in futures):
+                raise
+            # A task's own, such as of a full disk: raised as it is, it would say that the
+            # scheduler was lost.
+            raise WorkerFailedError(
+                f"a worker could not run a task ({type(error).__name__}: {first_line(error)}): "
+                "look at its disk and its log"
+            ) from error
+
+    def _give(self, name: str, data: bytes) -> Future:
         sha256 = self._depot.add(data)
         self._given.append(sha256)
-        return self._small(fetch, f"given-{self._name}-{name}", work.source, sha256)
+        return self._small(fetch, f"given-{self._name}-{name}", self._depot.requests, sha256)
 
     def _part(self, done: Future, index: int, k: int) -> Future:
         return self._small(take, f"part-{self._name}-{index}-{k}", done, k)
@@ -431,11 +466,30 @@ class Sent:
         )
 
 
+def forget_the_gone(client: Client) -> None:
+    """Take back what workers were told by clients that were killed, or lost their connection.
+
+    Each worker that comes would ask the depot of each of them for its circuits, and wait.
+    """
+    for name in client.run_on_scheduler(left_behind):
+        with suppress(Exception):  # another client was faster
+            client.unregister_worker_plugin(name)
+
+
 def copies(task: Task, values: dict[str, bytes], number: int) -> Run:
     """Return a run of the same task so many times."""
     named = [tuple(f"{name}.{k}" for name in task.outputs) for k in range(number)]
     tasks = [replace(task, outputs=outputs) for outputs in named]
     return Run(tasks, values, list(range(1, number + 1)), keep=False)
+
+
+def _refuse_too_many(n_lost: int, error: BaseException) -> None:
+    """Raise ClusterError if the scheduler was lost that often, and nothing got done meanwhile."""
+    if n_lost == SCHEDULERS_LOST:
+        raise ClusterError(
+            f"the scheduler was lost {n_lost} times in a row ({type(error).__name__}: "
+            f"{first_line(error)}): look at its log"
+        ) from error
 
 
 def _release(futures: Iterable[Future]) -> None:

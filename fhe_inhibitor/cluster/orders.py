@@ -75,5 +75,12 @@ class EngineDiedError(RuntimeError):
     """The process that runs circuits ended itself, or was killed, while it ran a task."""
 
 
+class WorkerFailedError(RuntimeError):
+    """A worker could not run a task, for want of space say. The scheduler is there all the same.
+
+    Its cause is what the worker raised.
+    """
+
+
 class ClusterError(InputError):
     """No scheduler answers, or no worker that fits is there: later it may be."""

@@ -6,6 +6,7 @@ Files of one worker lie in Dask's local folder of it, readable by its owner only
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -34,7 +35,6 @@ class Store:
         self._lock = threading.Lock()
         self._keys: OrderedDict[str, int] = OrderedDict()
         self._checked: set[str] = set()
-        self.n_fetched: dict[str, int] = {}  # how often each file was
 
     def fetch(self, source: Source, sha256: str) -> bytes:
         """Return bytes from where they are held; call it in a thread of a task.
@@ -53,7 +53,6 @@ class Store:
             data = self._ask(source, sha256)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise InputError(f"what came as {sha256[:12]} has another SHA-256: it was damaged")
-        self.n_fetched[sha256] = self.n_fetched.get(sha256, 0) + 1
         return data
 
     def keys(self, source: Source, sha256: str) -> Path:
@@ -74,21 +73,24 @@ class Store:
 
         Raises InputError if they are other circuits than was said.
         """
-        folder = self._folder / "circuits" / circuits.circuits_hash
+        # Native code of the same circuits differs from one compilation to the next.
+        files = json.dumps(dict(circuits.files), sort_keys=True)
+        name = hashlib.sha256(files.encode()).hexdigest()
+        folder = self._folder / "circuits" / name
         with self._lock:
-            if circuits.circuits_hash in self._checked:
+            if name in self._checked:
                 return folder
-            for name, sha256 in circuits.files.items():
-                path = folder / name
+            for file, sha256 in circuits.files.items():
+                path = folder / file
                 if folder not in path.parents or ".." in path.parts:
-                    raise InputError(f"circuits have a file {name!r} outside their folder")
+                    raise InputError(f"circuits have a file {file!r} outside their folder")
                 if not path.exists():
                     data = self.fetch(source, sha256)
                     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     write_atomically(path, data, 0o600)
             found = folder_hash(folder)
             if found == circuits.circuits_hash:
-                self._checked.add(found)
+                self._checked.add(name)
         if found != circuits.circuits_hash:
             raise InputError(f"its circuits are {found[:12]}, wanted {circuits.circuits_hash[:12]}")
         return folder

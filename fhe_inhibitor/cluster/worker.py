@@ -43,6 +43,7 @@ from fhe_inhibitor.system.child import Child, ChildError
 from fhe_inhibitor.system.machine import processor
 
 HANDS = "fhe_inhibitor_hands"  # our part of a Dask worker
+PLUGINS = "fhe-inhibitor-"  # begins the name of each Fit; the id of its client and a slash follow
 SMALL = "fhe-inhibitor-small"  # the threads that hand out and fetch
 SMALL_THREADS = 4
 UNKNOWN = "it has not been compared yet"
@@ -159,6 +160,19 @@ def place_waiting(address: str, dask_scheduler: Any) -> None:
     if worker := dask_scheduler.workers.get(address):
         found = dask_scheduler.bulk_schedule_unrunnable_after_adding_worker(worker)
         dask_scheduler.transitions(found, stimulus_id=f"fhe-inhibitor-{address}")
+
+
+def knows(name: str, dask_scheduler: Any) -> bool:
+    """Whether a scheduler tells workers that come of this Fit."""
+    return name in dask_scheduler.worker_plugins
+
+
+def left_behind(dask_scheduler: Any) -> list[str]:
+    """Return the names of Fits that a scheduler has of clients which it no longer has."""
+    ours = [name for name in dask_scheduler.worker_plugins if name.startswith(PLUGINS)]
+    client_of = {name: name.removeprefix(PLUGINS).rpartition("/")[0] for name in ours}
+    there = {"", *dask_scheduler.clients}  # older versions' names have no client
+    return [name for name, client in client_of.items() if client not in there]
 
 
 def fetch(source: Source, sha256: str) -> bytes:

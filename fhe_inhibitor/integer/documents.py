@@ -29,6 +29,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.integer.public import PublicModel, Tokens
 from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE
+from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.markup import without_markup
 
@@ -202,7 +203,7 @@ def _duration(seconds: float) -> str:
 def write_neutral(folder: Path, model: IntegerModel, neutral: Sequence[float], data: str) -> None:
     """Write neutral logits beside a checkpoint, whose hash they name; data: what they come from."""
     content = {"model_hash": model.hash, "neutral_logits": list(neutral), "data": data}
-    (folder / NEUTRAL_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomically(folder / NEUTRAL_FILE, json.dumps(content, indent=1) + "\n")
 
 
 def _cut(model: PublicModel, text: str, max_tokens: int | None, max_pieces: int) -> Document:

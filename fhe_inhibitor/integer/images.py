@@ -23,11 +23,11 @@ from circuits.network import Network, run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.images.patches import cut_patches
 from fhe_inhibitor.integer import format as integer_format
+from fhe_inhibitor.integer.model import INTEGER_FILE
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
 from fhe_inhibitor.system.files import write_atomically
 
 FRACTION_BITS = 16
-INTEGER_FILE = "integer_model.safetensors"
 PUBLIC = (
     "labels", "image_size", "patch", "patch_weights", "patch_offsets", "positions", "logit_scale",
 )  # fmt: skip

@@ -150,7 +150,7 @@ def checkpoint_folder(name_or_path: str | Path) -> Path:
     Raises InputError for a checkpoint that the repository has and this installation hasn't.
     """
     name, path = str(name_or_path), Path(name_or_path)
-    if name in _shipped():
+    if name in shipped():
         return CHECKPOINTS / name
     if name in REPOSITORY_ONLY and not path.is_dir():
         raise InputError(
@@ -167,7 +167,7 @@ def integer_file(folder: Path) -> Path:
     return gzipped if gzipped.is_file() and not plain.is_file() else plain
 
 
-def _shipped(file: str = CONFIG_FILE) -> list[str]:
+def shipped(file: str = CONFIG_FILE) -> list[str]:
     """Return the names of the shipped checkpoints that have a file of such a pattern."""
     return sorted(path.parent.name for path in CHECKPOINTS.glob(f"*/{file}"))
 
@@ -178,7 +178,7 @@ def _find(name_or_path: str | Path) -> Path:
     if not path.is_dir():
         raise InputError(
             f"no model {str(name_or_path)!r}: pass a folder, or one of "
-            f"{', '.join(_shipped(f'{INTEGER_FILE}*'))}"
+            f"{', '.join(shipped(f'{INTEGER_FILE}*'))}"
         )
     for file in (path / CONFIG_FILE, integer_file(path), path / TOKENIZER_FILE):
         if not file.is_file():

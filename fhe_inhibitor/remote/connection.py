@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -224,7 +226,10 @@ class Connection:
             raise InputError("this client is closed: make another one")
         attempts = None if self._has_answered else FIRST_ATTEMPTS
         patience = stamina.retry_context(
-            _is_worth_another, attempts=attempts, timeout=self._patience_s, wait_jitter=0.3
+            partial(_is_worth_another, patience_s=self._patience_s),
+            attempts=attempts,
+            timeout=self._patience_s,
+            wait_jitter=0.3,
         )
         try:
             async for attempt in patience:
@@ -254,10 +259,10 @@ class _StreamEnded(Exception):
     """A stream of events ended before the job did."""
 
 
-def _is_worth_another(error: Exception) -> bool | float:
-    """Whether to repeat a call; the seconds to wait, if the server says so."""
+def _is_worth_another(error: Exception, patience_s: float) -> bool | float:
+    """Whether to repeat a call; the seconds to wait, if the server says so and we have them."""
     if isinstance(error, RemoteError):
-        return False if error.retry_after_s is None else error.retry_after_s
+        return False if error.retry_after_s is None else min(error.retry_after_s, patience_s)
     return isinstance(error, httpx.TransportError) and _ssl_error(error) is None
 
 
@@ -299,9 +304,10 @@ def _refusal(response: httpx.Response, server: str) -> RemoteError:
 
 def _retry_after(response: httpx.Response) -> float:
     try:
-        return max(float(response.headers["Retry-After"]), 0.1)
+        seconds = float(response.headers["Retry-After"])
     except (KeyError, ValueError):
         return WAIT_S
+    return max(seconds, 0.1) if math.isfinite(seconds) else WAIT_S
 
 
 def _read(kind: type[Answer], response: httpx.Response) -> Answer:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fhe_inhibitor.errors import InputError
+
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """What is rarely chosen.
+    """What is rarely chosen. Raises InputError for an `in_flight` that would wait for ever.
 
     model: a name that the server offers; its only one if None. circuits_hash: refuse a server whose
     model has another one. accept_new_model: take a model that isn't the one which the server had.
@@ -29,3 +31,7 @@ class RemoteOptions:
     cache_dir: Path | None = None
     patience_s: float = 60.0
     in_flight: int = 2
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise InputError(f"in_flight is {self.in_flight}: pass 1 or more requests at once")

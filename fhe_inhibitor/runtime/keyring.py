@@ -28,6 +28,7 @@ from fhe_inhibitor.runtime.parameters import KeyParameters
 from fhe_inhibitor.runtime.protocol import Sha256
 from fhe_inhibitor.system.folders import KEYS_VARIABLE, keys_root
 from fhe_inhibitor.system.private_files import is_locked, make_private, write_private
+from fhe_inhibitor.system.programs import program
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ async def make_keys_elsewhere(
     module again. Raises what `load_or_make` raises.
     """
     arguments = [str(keyring.folder), str(circuits), circuits_hash, model, passphrase]
-    command = [sys.executable, "-m", "fhe_inhibitor.runtime.keyring"]
+    command = program("fhe_inhibitor.runtime.keyring")
     done = await anyio.run_process(command, input=json.dumps(arguments).encode(), check=False)
     if done.stdout:
         raise InputError(done.stdout.decode())

@@ -39,6 +39,7 @@ _KEYS_PREFIX = struct.Struct("<4sB32s")
 _DIGEST_BYTES = 32
 KEYS_HEADER_BYTES = _KEYS_PREFIX.size
 MAX_HEADER_BYTES = 1 << 16
+MAX_COUNT = 1 << 31  # of tokens or pieces
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Message:
         try:
             header = json.loads(data[_PREFIX.size : start])
             n, pieces, sizes = header["n"], header.get("pieces", 1), header["sizes"]
-            valid = all(type(size) is int and size >= 0 for size in [n, pieces, *sizes.values()])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            valid = all(_is_number(count, MAX_COUNT) for count in (n, pieces))
+            valid = valid and all(_is_number(size, len(data)) for size in sizes.values())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"the header of a {kind} can't be read: send it again") from error
         size = start + sum(sizes.values()) + _DIGEST_BYTES if valid else -1
         if len(data) != size:
@@ -179,6 +181,11 @@ def _read_keys_prefix(parameters_hash: str, data: bytes) -> int:
             "to other circuits; generate new ones"
         )
     return version
+
+
+def _is_number(value: object, most: int) -> bool:
+    """Whether a number of a header is one, and not so large that Python can't print sums of it."""
+    return type(value) is int and 0 <= value <= most
 
 
 def _sha256(data: bytes) -> bytes:

@@ -18,7 +18,7 @@ All else lies under `/v1` and wants `Authorization: Bearer TOKEN`.
     DELETE /v1/keys/{sha256}                    204
 
     POST   /v1/jobs?circuits_hash=..&keys=..       body: `messages.Request`; 202 `Job`
-    GET    /v1/jobs                             `JobList`, the newest first
+    GET    /v1/jobs                             `JobList`, the newest first, 1,000 at most
     GET    /v1/jobs/{id}                        `Job`
     GET    /v1/jobs/{id}/events                 server-sent events, see below
     GET    /v1/jobs/{id}/result                 `messages.Response`, until the job expires
@@ -32,7 +32,8 @@ their first bytes are there). Keys unused for `Limits.keys_ttl_s` are dropped.
 
 Jobs: header `Idempotency-Key` makes a repeated POST return the first one's job; with another
 request it is refused, 409 `idempotency_conflict`. A job ends as `done`, `failed`, `cancelled`;
-`Limits.job_ttl_s` later its ciphertexts go and it is `expired`.
+`Limits.job_ttl_s` later its ciphertexts go and it is `expired`. Of those without a result a user's
+newest 1,000 are known.
 
 Events: `task`, data `TaskEvent`, id its index, for each finished task from the first on, or from
 the one after header `Last-Event-ID`; then one named by the final status, data `Job`, id `end`, and
@@ -42,8 +43,8 @@ Errors are an `Error` as JSON: 401 `no_token`; 404 `not_found`, also for what be
 user; 408 `stalled` (the body came too slowly); 409 `wrong_model` (another circuits hash),
 `wrong_offset`, `upload_busy`, `keys_incomplete`, `keys_in_use`, `idempotency_conflict`, `not_done`
 (no result yet), `no_result` (the job failed or was cancelled); 410 `expired`; 413 `too_large`; 422
-`invalid`, `wrong_keys`; 429 `too_many_requests`, `too_many_keys`, `too_many_jobs`, with
-`Retry-After`; 503 `not_ready`; 507 `disk_full`.
+`invalid`, `wrong_keys`; 429 `too_many_requests`, `too_many_keys`, `too_many_jobs`,
+`too_many_streams`, with `Retry-After`; 503 `not_ready`; 507 `disk_full`.
 """
 
 from __future__ import annotations

@@ -29,9 +29,7 @@ class ReadyKeys:
         checked. Raises InputError for keys that are damaged, or none of these circuits.
         """
         if name not in self._kept:
-            data = read()
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise InputError("the keys were damaged on the server: delete and send them again")
+            data = undamaged(read(), sha256)
             self._make_room(len(data))
             self._kept[name] = (server.read_evaluation_keys(data), len(data))
         self._kept.move_to_end(name)
@@ -42,3 +40,10 @@ class ReadyKeys:
         while self._kept and used + n_bytes > self.n_bytes:
             _, (_, size) = self._kept.popitem(last=False)
             used -= size
+
+
+def undamaged(keys: bytes, sha256: str) -> bytes:
+    """Return keys that have this SHA-256. Raises InputError for others."""
+    if hashlib.sha256(keys).hexdigest() != sha256:
+        raise InputError("the keys were damaged on the server: delete and send them again")
+    return keys

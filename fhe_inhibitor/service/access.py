@@ -1,4 +1,4 @@
-"""Who may ask, and how often: bearer tokens, of which only hashes are kept, and a rate for each.
+"""Who may ask, and how much: bearer tokens, of which only hashes are kept, and limits for each.
 
 A file of tokens has a line `USER SHA256` for each; `new_token` adds one, `revoke` removes those of
 a user. A token is 256 random bits, so that one SHA-256 hides it well. The file is read again
@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from fhe_inhibitor.system.files import write_atomically
 
 TOKEN_PREFIX = "fhei_"
 LOG = logging.getLogger(__name__)
+STREAM_WAIT_S = 10  # before another try for a stream of events
 USER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a folder's name, too
 
 
@@ -162,6 +164,26 @@ class Rates:
             wait_s = (1 - bucket.left) / self._per_s
             raise too_many("too_many_requests", "too many requests; wait a moment", wait_s)
         bucket.left -= 1
+
+
+class Streams:
+    """Lets each user have `most` streams of events open at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, user: str) -> Iterator[None]:
+        """Count a stream while it is open; refuse with 429 one that is too many."""
+        if self._open[user] >= self._most:
+            message = f"{self._most} streams of events are open; close one, or ask for the job"
+            raise too_many("too_many_streams", message, STREAM_WAIT_S)
+        self._open[user] += 1
+        try:
+            yield
+        finally:
+            self._open[user] -= 1
 
 
 def _read_tokens(path: Path) -> dict[str, str]:

@@ -94,7 +94,8 @@ class Database:
         try:
             yield connection
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite rolls back itself on a full disk, say
+                connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
 

@@ -25,6 +25,8 @@ from fhe_inhibitor.service.refusals import Refused, not_found, too_many
 # Of one task. A crash is the job's fault. A worker that was killed was more likely somebody else's
 # victim: its own memory limit keeps it from being the kernel's.
 MAX_CRASHES, MAX_KILLS = 2, 20
+MAX_LISTED = 1000
+MAX_WITHOUT_RESULT = 1000  # ended jobs of one user, who can submit and cancel them all day
 UNFINISHED = f"status IN ('{Status.QUEUED}', '{Status.RUNNING}')"
 
 
@@ -82,6 +84,7 @@ class Jobs:
             if waiting >= self._max_unfinished:
                 message = f"{waiting} jobs are unfinished; wait for one or remove it"
                 raise too_many("too_many_jobs", message, 10)
+            _forget_oldest(connection, new.user)
             job = uuid4().hex
             admit(job)
             connection.execute(
@@ -111,9 +114,9 @@ class Jobs:
         return _job(row)
 
     def list_of(self, user: str) -> list[Job]:
-        """Return a user's jobs, the newest first."""
-        query = "SELECT * FROM jobs WHERE user = ? ORDER BY created_at DESC, rowid DESC"
-        return [_job(row) for row in self._database.rows(query, user)]
+        """Return a user's `MAX_LISTED` newest jobs, the newest first."""
+        query = "SELECT * FROM jobs WHERE user = ? ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        return [_job(row) for row in self._database.rows(query, user, MAX_LISTED)]
 
     def events(self, job: str, after: int) -> list[TaskEvent]:
         """Return the finished tasks of a job whose index is greater than `after`."""
@@ -185,10 +188,19 @@ class Jobs:
                     self._end(connection, job, Status.DONE)
         return bool(held)
 
-    def fail(self, lease: str, failure: Failure, message: str) -> str | None:
-        """End the job of a lease as failed; return it, or None if the lease is gone."""
+    def fail(
+        self, lease: str, failure: Failure, message: str, timeout_s: float = 0.0
+    ) -> str | None:
+        """End the job of a lease as failed; return it, or None if the lease is gone.
+
+        timeout_s: only if its task takes longer than that. Meanwhile its worker may have gone on
+        to the next one.
+        """
         with self._database.transaction() as connection:
-            row = connection.execute("SELECT id FROM jobs WHERE lease = ?", (lease,)).fetchone()
+            row = connection.execute(
+                "SELECT id FROM jobs WHERE lease = ? AND task_started_at <= ?",
+                (lease, time.monotonic() - timeout_s),
+            ).fetchone()
             if row is None:
                 return None
             self._end(connection, row["id"], Status.FAILED, failure=failure, message=message)
@@ -308,6 +320,16 @@ class Jobs:
             ended,
         )
         return cursor.rowcount > 0
+
+
+def _forget_oldest(connection: sqlite3.Connection, user: str) -> None:
+    """Forget a user's ended jobs without a result, but for the newest; their files are gone."""
+    ended = f"user = :user AND status != '{Status.DONE}' AND NOT {UNFINISHED}"
+    connection.execute(
+        f"DELETE FROM jobs WHERE {ended} AND rowid NOT IN (SELECT rowid FROM jobs WHERE {ended}"
+        " ORDER BY finished_at DESC, rowid DESC LIMIT :most)",
+        {"user": user, "most": MAX_WITHOUT_RESULT},
+    )
 
 
 def _repeated(first: sqlite3.Row, new: NewJob) -> Job:

@@ -29,6 +29,7 @@ from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.web import create_app
 from fhe_inhibitor.system.files import writing
+from fhe_inhibitor.system.listening import cannot_listen, listen
 
 LOG = logging.getLogger(__name__)
 LOCK_FILE = "lock"
@@ -136,7 +137,7 @@ def _metrics_server(service: Service) -> Iterator[None]:
             settings.metrics_port, settings.metrics_host, service.metrics.registry
         )
     except OSError as error:
-        raise _cannot_listen(settings.metrics_host, settings.metrics_port, error) from error
+        raise cannot_listen(settings.metrics_host, settings.metrics_port, error) from error
     LOG.info("metrics", extra=fields(host=settings.metrics_host, port=server.server_port))
     try:
         yield
@@ -147,13 +148,7 @@ def _metrics_server(service: Service) -> Iterator[None]:
 
 def _listen(settings: Settings) -> socket.socket:
     """Return a socket that listens where the settings say."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        listener = socket.create_server(
-            (settings.host, settings.port), family=family, backlog=BACKLOG
-        )
-    except (OSError, UnicodeError) as error:  # the latter for what no name of a host can be
-        raise _cannot_listen(settings.host, settings.port, error) from error
+    listener = listen(settings.host, settings.port, BACKLOG)
     secure = settings.certificate is not None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http{'s' if secure else ''}://{host}:{listener.getsockname()[1]}"
@@ -161,8 +156,3 @@ def _listen(settings: Settings) -> socket.socket:
     if not secure and settings.host not in LOOPBACK:
         LOG.warning("without a certificate, tokens cross the network in the clear")
     return listener
-
-
-def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> InputError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return InputError(f"can't listen on {host}, port {port} ({reason}): name others")

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from fhe_inhibitor.runtime.protocol import (
     LAST_EVENT,
@@ -28,6 +29,7 @@ from fhe_inhibitor.runtime.protocol import (
     Sha256,
     Status,
 )
+from fhe_inhibitor.service.access import Streams
 from fhe_inhibitor.service.dependencies import BEARER, KeysId, ServiceHere, User, refusals
 from fhe_inhibitor.service.refusals import Refused, not_found
 from fhe_inhibitor.service.service import Service
@@ -175,7 +177,8 @@ async def watch_job(
 ) -> EventSourceResponse:
     """Tell of each finished task, and at last of the job's end."""
     job = await asyncio.to_thread(service.jobs.get, user, id)
-    return EventSourceResponse(_events(service, user, id, _seen(last_event_id, job)))
+    events = _events(service, user, id, _seen(last_event_id, job))
+    return UserEvents(events, service.streams, user)
 
 
 @router.get(
@@ -214,6 +217,21 @@ async def _counted(chunks: AsyncIterator[bytes], service: ServiceHere) -> AsyncI
     async for chunk in chunks:
         service.metrics.received(len(chunk))
         yield chunk
+
+
+class UserEvents(EventSourceResponse):
+    """A stream of events, of the few that a user may have open at once."""
+
+    def __init__(
+        self, content: AsyncIterator[ServerSentEvent], streams: Streams, user: str
+    ) -> None:
+        super().__init__(content)
+        self._streams, self._user = streams, user
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or refuse it before anything is sent."""
+        with self._streams.counted(self._user):
+            await super().__call__(scope, receive, send)
 
 
 async def _events(

@@ -11,7 +11,7 @@ from pathlib import Path
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Job, Status
-from fhe_inhibitor.service.access import Rates, Tokens
+from fhe_inhibitor.service.access import Rates, Streams, Tokens
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
 from fhe_inhibitor.service.jobs import Jobs, NewJob
@@ -48,6 +48,7 @@ class Service:
         self.models = load_models(folders, settings.limits)
         self.tokens = Tokens(settings.tokens)
         self.rates = Rates(settings.requests_per_s, settings.burst_requests)
+        self.streams = Streams(settings.max_streams)
         self.database = Database(settings.data_dir / DATABASE_FILE)
         self.storage = Storage(settings.data_dir, settings.reserved_bytes)
         self.jobs = Jobs(self.database, settings.max_unfinished_jobs, settings.job_ttl_s)

@@ -6,6 +6,7 @@ environment. Options of the command line go before the environment, that before 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fhe_inhibitor.runtime.protocol import Limits
 from fhe_inhibitor.service.certificates import check_certificate
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.folders import service_root
+from fhe_inhibitor.system.machine import container_limit_bytes
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
@@ -33,9 +35,10 @@ class Settings(BaseSettings):
     data_dir: database, keys and ciphertexts. tokens_file: `access`; in data_dir if None.
     certificate, certificate_key: PEM files, for HTTPS. workers: processes that compute.
     worker_threads: of each; the cores shared out if None. worker_memory_bytes: that each may use,
-    because a forged ciphertext can ask for any amount; three quarters of the machine's shared out
-    if None. worker_keys_bytes: evaluation keys that each keeps ready, of the clients it served
-    last; unpacked they take about ten times as much, but half of its memory at most.
+    because a forged ciphertext can ask for any amount; three quarters of the machine's, or of what
+    a container may take, shared out if None. worker_keys_bytes: evaluation keys that each keeps
+    ready, of the clients it served last; unpacked they take about ten times as much, but half of
+    its memory at most.
     max_connections: open at once. head_timeout_s: until a request's head is there. body_timeout_s:
     until its body is, and more for what has come at `middleware.SLOWEST_BYTES_PER_S` or faster.
     scheduler: of a Dask cluster whose workers run the tasks; `workers` is then how many jobs run
@@ -43,7 +46,8 @@ class Settings(BaseSettings):
     metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
     without either there are no metrics to be seen. open_status: the counts of the page `/` are for
     all who reach it, and not for users with a token alone.
-    max_*: of one user. reserved_bytes: of the disk, left free.
+    max_*: of one user. max_streams: of events, which stay open until a job ends. reserved_bytes: of
+    the disk, left free.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
@@ -76,6 +80,7 @@ class Settings(BaseSettings):
     max_request_bytes: PositiveInt = 4 * MEBIBYTE
     max_chunk_bytes: PositiveInt = 8 * MEBIBYTE
     max_unfinished_jobs: PositiveInt = 32
+    max_streams: PositiveInt = 64
     requests_per_s: PositiveFloat = 50.0
     burst_requests: PositiveInt = 200
     reserved_bytes: int = Field(256 * MEBIBYTE, ge=0)
@@ -112,8 +117,9 @@ class Settings(BaseSettings):
     @property
     def memory_bytes(self) -> int:
         """Memory that each worker may use."""
-        shared_out = int(0.75 * psutil.virtual_memory().total) // self.workers
-        return self.worker_memory_bytes or shared_out
+        there, limit = psutil.virtual_memory().total, container_limit_bytes()
+        usable = there if limit is None else min(there, limit)
+        return self.worker_memory_bytes or int(0.75 * usable) // self.workers
 
     @property
     def ready_keys_bytes(self) -> int:
@@ -138,6 +144,7 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
 
     if file is not None and not file.is_file():
         raise InputError(f"no settings file {file}")
+    _check_variables()
     given = {name: value for name, value in options.items() if value is not None}
     try:
         settings = FromFile(**given)
@@ -154,3 +161,13 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
 
         check_address(settings.scheduler, settings.insecure_cluster)
     return settings
+
+
+def _check_variables() -> None:
+    """Refuse a variable that would set nothing: one letter less may leave out a certificate."""
+    names = sorted(f"{ENVIRONMENT}{name}".upper() for name in Settings.model_fields)
+    for variable in os.environ:
+        if variable.upper().startswith(ENVIRONMENT) and variable.upper() not in names:
+            raise InputError(
+                f"the variable {variable} names no setting: wanted one of {', '.join(names)}"
+            )

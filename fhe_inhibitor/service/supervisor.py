@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from fhe_inhibitor.service.orders import Order, Report
 from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.watchers import RETRY_S, Watchers, log_failure, repeat
 from fhe_inhibitor.system.huge_pages import to_ask
+from fhe_inhibitor.system.programs import program
 
 LOG = logging.getLogger(__name__)
 WATCH_S = 0.5
@@ -123,9 +123,7 @@ class Supervisor:
             cluster_shared=settings.cluster_shared,
         )
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "fhe_inhibitor.service.worker",
+            *program("fhe_inhibitor.service.worker"),
             order.model_dump_json(),
             stdin=PIPE,
             stdout=PIPE,
@@ -169,16 +167,18 @@ class Supervisor:
         """Kill workers whose task takes too long; their job ends."""
         timeout_s = self._settings.task_timeout_s
         for lease in await asyncio.to_thread(self._jobs.overdue, timeout_s):
-            await self._time_out(lease, f"a task took more than {timeout_s:g} s")
+            await self._time_out(lease, timeout_s)
 
-    async def _time_out(self, lease: str, message: str) -> None:
-        job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message)
+    async def _time_out(self, lease: str, timeout_s: float) -> None:
+        message = f"a task took more than {timeout_s:g} s"
+        job = await asyncio.to_thread(self._jobs.fail, lease, Failure.TIMED_OUT, message, timeout_s)
+        if job is None:
+            return  # it was done meanwhile, and the worker is at its next one
         if worker := self._workers.get(lease):
             with suppress(ProcessLookupError):
                 worker.kill()
-        if job is not None:
-            LOG.warning("job timed out", extra=fields(job=job))
-            self._failed(job, Failure.TIMED_OUT, message)
+        LOG.warning("job timed out", extra=fields(job=job))
+        self._failed(job, Failure.TIMED_OUT, message)
 
     def _failed(self, job: str, error: Failure | None, message: str | None) -> None:
         self._on_report(Report(kind="failed", job=job, error=error, message=message))

@@ -18,25 +18,26 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fhe_inhibitor.cluster.options import Cluster
-from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError
+from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError, WorkerFailedError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.execution import TaskDone
 from fhe_inhibitor.runtime.executor import Executor, InProcess
+from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Failure, TaskEvent, folder_hash
-from fhe_inhibitor.runtime.ready_keys import ReadyKeys
+from fhe_inhibitor.runtime.ready_keys import ReadyKeys, undamaged
 from fhe_inhibitor.runtime.server import Server, Value, read_outputs, to_response
 from fhe_inhibitor.service.database import Database, is_full
 from fhe_inhibitor.service.jobs import Claim, Jobs
 from fhe_inhibitor.service.logs import fields, log_to_stderr
 from fhe_inhibitor.service.orders import DATABASE_FILE, Order, Report
-from fhe_inhibitor.service.storage import DiskFullError, Storage
+from fhe_inhibitor.service.storage import FULL, DiskFullError, Storage
 from fhe_inhibitor.system.progress import Observer
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Worker:
             self._fail(claim, Failure.REFUSED, str(error))
         except EngineDiedError as error:
             self._fail(claim, Failure.WORKER_DIED, str(error))
+        except WorkerFailedError as error:
+            self._fail(claim, _failure_of(error), str(error))
         except MemoryError:
             self._fail(claim, Failure.REFUSED, "the request asks for more memory than there is")
         except FileNotFoundError:  # of a job that was cancelled meanwhile, or lost its files
@@ -100,9 +103,7 @@ class Worker:
         server = self._servers[claim.circuits_hash]
         request = Request.from_bytes(self._storage.request(claim.job).read_bytes())
         tasks = server.tasks(request.n, request.pieces)
-        values = server.read_values(request)
-        for index, task in enumerate(tasks[: claim.tasks_done], start=1):
-            values.update(read_outputs(task, self._storage.task(claim.job, index).read_bytes()))
+        values = self._read_values(claim, server, request, tasks)
         executor = self._executor(claim, server)
         left = range(claim.tasks_done + 1, len(tasks) + 1)
         running = executor.go_on(tasks, values, self._observer, left, keep=True)
@@ -124,12 +125,24 @@ class Worker:
         self._storage.keep_result(claim.job)
         return True
 
+    def _read_values(
+        self, claim: Claim, server: Server, request: Request, tasks: Sequence[Task]
+    ) -> dict[str, Value]:
+        """Return what the tasks that are left read, of the request and of those that are done."""
+        read = {name for task in tasks[claim.tasks_done :] for name in task.inputs}
+        values = server.read_values(request)
+        for index, task in enumerate(tasks[: claim.tasks_done], start=1):
+            if read.intersection(task.outputs):
+                values |= read_outputs(task, self._storage.task(claim.job, index).read_bytes())
+        return {name: value for name, value in values.items() if name in read}
+
     def _executor(self, claim: Claim, server: Server) -> Executor:
         """Return what runs a job's tasks: this process, or the cluster of the server's settings."""
         path = self._storage.keys(claim.user, claim.keys)
         name = (claim.user, claim.keys, claim.circuits_hash)
         if self._on_cluster is not None:
-            return self._on_cluster.executor(name, self._folders[claim.circuits_hash], path)
+            folder = self._folders[claim.circuits_hash]
+            return self._on_cluster.executor(name, folder, path, claim.keys)
         keys = self._keys.get(name, claim.keys, path.read_bytes, server)
         return InProcess(server, keys)
 
@@ -161,8 +174,11 @@ class OnCluster:
         self._cluster = cluster
         self._kept: tuple[object, ClusterExecutor] | None = None
 
-    def executor(self, name: object, folder: Path, keys: Path) -> ClusterExecutor:
-        """Return what runs tasks with these circuits and keys, once a worker is there that can."""
+    def executor(self, name: object, folder: Path, keys: Path, sha256: str) -> ClusterExecutor:
+        """Return what runs tasks with these circuits and keys, once a worker is there that can.
+
+        Raises InputError for keys that have another SHA-256.
+        """
         if self._kept is not None and self._kept[0] == name:
             return self._kept[1]
         if self._kept is not None:
@@ -170,7 +186,7 @@ class OnCluster:
             self._kept = None
         from fhe_inhibitor.cluster.executor import ClusterExecutor  # Dask, that others can spare
 
-        data = keys.read_bytes()
+        data = undamaged(keys.read_bytes(), sha256)
         while True:
             try:
                 self._kept = (name, ClusterExecutor(self._cluster, folder, data, Logged()))
@@ -196,6 +212,12 @@ def in_order(running: Running, first: int) -> Iterator[TaskDone[Value]]:
             while first in early:
                 yield early.pop(first)
                 first += 1
+
+
+def _failure_of(error: WorkerFailedError) -> Failure:
+    """Return what a job fails for where a worker of the cluster could not run its task."""
+    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+    return Failure.DISK_FULL if full else Failure.INTERNAL
 
 
 def _load(digest: str, folder: Path) -> Server:

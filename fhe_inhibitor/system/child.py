@@ -36,6 +36,7 @@ import psutil
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.huge_pages import to_ask
 from fhe_inhibitor.system.machine import THREADS_VARIABLE, check_threads, peak_memory_bytes
+from fhe_inhibitor.system.programs import SAFE_PATH
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.signals import ENDING, end_with_parent
 
@@ -81,7 +82,7 @@ class Child:
             target=_serve, args=(theirs, self._temporary.name, make, arguments), daemon=True
         )
         own = {} if threads is None else {THREADS_VARIABLE: str(threads)}
-        with _environment(to_ask() | own):
+        with _environment(to_ask() | own | SAFE_PATH):
             _start_without_interrupts(self._process)
         # At the caller's exit multiprocessing sends SIGTERM, to which the child is deaf, and waits.
         self._at_exit = Finalize(None, self._process.kill, exitpriority=0)

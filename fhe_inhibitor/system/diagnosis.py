@@ -21,14 +21,18 @@ import psutil
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system import huge_pages
 from fhe_inhibitor.system.files import Record
-from fhe_inhibitor.system.machine import check_threads, processor, usable_cores
+from fhe_inhibitor.system.machine import (
+    check_threads,
+    container_limit_bytes,
+    processor,
+    usable_cores,
+)
 
 PACKAGE = "fhe-inhibitor"
 GB = 10**9
 # The shipped model's run holds 1.2 GB at once, docs/figures.md; deeper ones a few more.
 LEAST_MEMORY_BYTES, ENOUGH_MEMORY_BYTES = 1.5 * GB, 4 * GB
 ENOUGH_DISK_BYTES = 1 * GB
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPU_INFO = Path("/proc/cpuinfo")
 FEATURES = {"AVX-512": "avx512f", "AVX2": "avx2", "AES": "aes"}
 
@@ -152,9 +156,12 @@ def find_memory() -> Finding:
     """Find how much memory this process may still take: free, and by the limits that are set."""
     available = psutil.virtual_memory().available
     found = f"{available / GB:.1f} GB free of {psutil.virtual_memory().total / GB:.1f}"
-    limits = {"ulimit -v": resource.getrlimit(resource.RLIMIT_AS)[0], "the container's": _cgroup()}
+    limits = {
+        "ulimit -v": resource.getrlimit(resource.RLIMIT_AS)[0],
+        "the container's": container_limit_bytes(),
+    }
     for name, limit in limits.items():
-        if 0 <= limit < available:
+        if limit is not None and 0 <= limit < available:
             available, found = limit, f"{found}, {limit / GB:.1f} GB by the limit {name}"
     if available >= ENOUGH_MEMORY_BYTES:
         return Finding(name="memory", state="ok", found=found)
@@ -246,11 +253,3 @@ def _flags() -> set[str] | None:
     except OSError:
         return None
     return set(found.group(1).split()) if found else None
-
-
-def _cgroup() -> int:
-    """Return the memory that this process's container may take in bytes, -1 for no limit."""
-    try:
-        return int(CGROUP_LIMIT.read_text())
-    except (OSError, ValueError):
-        return -1

@@ -20,6 +20,7 @@ from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.huge_pages import has_huge_pages
 
 THREADS_VARIABLE, MAX_THREADS = "OMP_NUM_THREADS", 1024
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class Machine(Record):
@@ -116,6 +117,14 @@ def check_threads() -> None:
             f"{THREADS_VARIABLE} is {value!r}: set it to a number of threads from 1 to "
             f"{MAX_THREADS}, or unset it"
         )
+
+
+def container_limit_bytes() -> int | None:
+    """Return the memory that this process's container may take, None for no limit."""
+    try:
+        return int(CONTAINER_LIMIT.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def peak_memory_bytes() -> int:

@@ -31,6 +31,7 @@ SPLITS = {
     VALIDATION: ("dev", "validation", "valid", "val", "test"),
 }
 TEXT_COLUMNS = ("text", "sentence", "question", "review", "comment", "message", "content", "title")
+MAX_CELL = 1 << 30  # characters; Python's own limit is 131,072, and the file is in memory anyway
 LABEL_COLUMNS = (
     "label", "class", "category", "target", "topic", "type", "sentiment", "intent", "labels",
     "label_text", "coarse_label",
@@ -119,6 +120,7 @@ def _read_csv(path: Path, columns: Columns, on_invalid: OnInvalid | None) -> Rea
     first = _header(lines, path)
     delimiter = max(",;", key=first.count)  # spreadsheets write the second where 1/2 is 0,5
     content = io.StringIO("\n".join(lines), newline="")
+    csv.field_size_limit(MAX_CELL)
     reader = csv.reader(content, delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -177,7 +179,7 @@ def _header(lines: Sequence[str], path: Path) -> str:
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no JSON ({error}); wanted one object a line") from None
     if not isinstance(row, dict):
         raise InputError(f"{where}: {line.strip()[:60]}; wanted an object, as {{...}}, a line")

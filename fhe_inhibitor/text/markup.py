@@ -8,8 +8,9 @@ import re
 TAGS = "a b big blockquote br center cite code del div em font h[1-6] hr i img ins li ol p pre q s"
 TAGS += " small span strong sub sup table td th tr tt u ul"
 # Not "i <3 it", nor "<sigh>".
-TAG = re.compile(rf"</?({'|'.join(TAGS.split())})(\s[^<>]*)?\s*/?>", re.IGNORECASE)
-ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+TAG = re.compile(rf"</?({'|'.join(TAGS.split())})(?:\s[^<>]*|/)?>", re.IGNORECASE)
+# A character has no more than 7 digits, and Python reads no number of more than 4,300.
+ENTITY = re.compile(r"&(?:#[0-9]{1,9}|#[xX][0-9a-fA-F]{1,9}|[a-zA-Z][a-zA-Z0-9]*);")
 
 
 def without_markup(text: str) -> str:

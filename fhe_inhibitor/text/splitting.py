@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -129,13 +130,14 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _clean(rows: Iterable[NamedText], knows: Callable[[str], bool]) -> tuple[Rows, LeftOut]:
-    """Return texts on one line, each once, and how many were left out."""
+    """Return texts on one line, in NFC and each once, and how many were left out."""
     n_empty = n_unknown = n_repeated = 0
     first: dict[str, NamedText] = {}
     labels: dict[str, set[str]] = {}
     times = Counter[str]()
     for row in rows:
-        text = " ".join(without_markup(row.text).split())
+        # One character may be written as one or as a letter and its accent.
+        text = unicodedata.normalize("NFC", " ".join(without_markup(row.text).split()))
         if not is_visible(text):
             n_empty += 1
         elif not _is_unicode(text) or not knows(text):

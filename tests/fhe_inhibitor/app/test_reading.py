@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from fhe_inhibitor.app.reading import read
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.text.markup import without_markup
 from tests.tiny_model import WORDS, write_tiny_model
 
@@ -32,12 +35,19 @@ def test_the_most_important_tokens_are_marked_where_they_stand(tiny: IntegerMode
     assert (reading.bucket, reading.tokens.n_cut) == (4, 6)
 
 
-@given(st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=12), st.integers(1, 4))
+@pytest.mark.parametrize("causal", [False, True])
+@given(
+    words=st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=12),
+    max_tokens=st.integers(1, 4),
+)
 @settings(max_examples=40, deadline=None)
 def test_what_is_marked_is_what_is_read(
-    tiny: IntegerModel, words: list[str], max_tokens: int
+    tiny: IntegerModel, causal: bool, words: list[str], max_tokens: int
 ) -> None:
-    reading = read(tiny, " ".join(words), max_tokens)
+    """The tokens that are marked, in their order, are those that the model gets in its own."""
+    given = {part.name: getattr(tiny, part.name) for part in fields(PublicModel)}
+    public = PublicModel(**{**given, "causal": causal})
+    reading = read(public, " ".join(words), max_tokens)
     read_here = [part.text for part in reading.parts if part.kind == "read"]
     assert tuple(read_here) == reading.tokens.tokens
     assert "".join(part.text for part in reading.parts) == " ".join(words)

@@ -1,6 +1,8 @@
-"""What a server says is shown as it is: neither markup nor a terminal's controls."""
+"""What servers and texts say is shown as it is: neither markup nor a terminal's controls."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +49,15 @@ def test_labels_tokens_and_stages_are_shown_as_they_are(
     out = capsys.readouterr().out
     assert out.count(SHOWN) == 4
     assert f"{SHOWN}, probability 0.900" in out
+    assert_plain(out)
+
+
+def test_a_text_is_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may come from a file that somebody else wrote."""
+    result = replace(classification(), text=f"dull\n{HOSTILE}", label="good", tokens=("dull",))
+    print_classifications([result], ["good", "bad"], SessionCost((), 1, 1))
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].rstrip() == f"dull {SHOWN}"
     assert_plain(out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,22 +17,9 @@ from fhe_inhibitor.cluster.machines import Machine, this_machine
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError
 from fhe_inhibitor.cluster.store import Store
-from fhe_inhibitor.runtime.manifest import DIGESTS_FILE, MANIFEST_FILE, SERVER_FOLDER
-from fhe_inhibitor.runtime.protocol import MODEL_FILES
-from tests.fhe_inhibitor.cluster.conftest import OPTIONS
+from fhe_inhibitor.runtime.manifest import MANIFEST_FILE
+from tests.fhe_inhibitor.cluster.conftest import KEYS, OPTIONS
 from tests.fhe_inhibitor.cluster.sentences import Notes
-
-KEYS = b"of nobody"
-
-
-@pytest.fixture
-def circuits(tmp_path: Path) -> Path:
-    """Files as a folder of circuits has them; nobody loads these."""
-    folder = tmp_path / "circuits"
-    for name in (*MODEL_FILES, DIGESTS_FILE, f"{SERVER_FOLDER}/sharedlib.so"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"the content of {name}")
-    return folder
 
 
 def test_one_worker_of_two_differs(
@@ -88,7 +76,9 @@ def test_wrong_circuits_in_a_shared_folder(
         ClusterExecutor(Cluster(here, shared=shared), circuits, KEYS)
 
 
-def test_files_come_over_tls_under_the_cluster_s_certificates(circuits: Path) -> None:
+def test_files_come_over_tls_under_the_cluster_s_certificates(
+    circuits: Path, given: Counter[str]
+) -> None:
     """The depot speaks as the scheduler does, and hears nobody without a certificate."""
     security = Security.temporary()
     with (
@@ -107,9 +97,9 @@ def test_files_come_over_tls_under_the_cluster_s_certificates(circuits: Path) ->
         assert store.keys(work.source, work.keys).read_bytes() == KEYS
         found = store.circuits(work.source, work.circuits)
         assert (found / MANIFEST_FILE).read_text() == f"the content of {MANIFEST_FILE}"
-        assert store.n_fetched[work.keys] == 1
+        assert given[work.keys] == 1
         store.keys(work.source, work.keys)
-        assert store.n_fetched[work.keys] == 1
+        assert given[work.keys] == 1
         with pytest.raises(OSError):
             Client(f"tcp://{address.partition('://')[2]}", timeout=1, set_as_default=False)
 

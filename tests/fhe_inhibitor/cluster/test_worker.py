@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
 import dask
 import pytest
 from distributed import Client, LocalCluster
@@ -11,7 +16,10 @@ from fhe_inhibitor.cluster.orders import CORES_VARIABLE, ENGINE_RESOURCE
 from fhe_inhibitor.cluster.store import Store
 from fhe_inhibitor.cluster.worker import hands_of
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.runtime.manifest import SERVER_FOLDER, TOKENIZER_FILE
 from tests.fhe_inhibitor.cluster.conftest import OPTIONS
+
+NATIVE = f"{SERVER_FOLDER}/sharedlib.so"
 
 
 @pytest.mark.parametrize(("cores", "tasks", "threads"), [("4", 2, 2), ("3", 2, 1), (None, 2, 1)])
@@ -33,7 +41,7 @@ def test_tasks_at_once_share_a_worker_s_cores(
         assert ENGINE_RESOURCE not in worker.state.total_resources  # before it was compared
 
 
-def test_keys_are_fetched_once_while_they_fit(here: Client) -> None:
+def test_keys_are_fetched_once_while_they_fit(here: Client, given: Counter[str]) -> None:
     depot = Depot(here)
     worker = next(iter(here.cluster.workers.values()))  # type: ignore[union-attr]
     store = Store(worker, n_bytes=250)
@@ -45,14 +53,33 @@ def test_keys_are_fetched_once_while_they_fit(here: Client) -> None:
             b"\2" * 99,
         )
     # The third took the place of the second, which was used longer ago.
-    assert store.n_fetched == {first: 1, second: 1, third: 1}
+    assert given == {first: 1, second: 1, third: 1}
     folder = store.keys(depot.source, first).parent
     assert {path.name for path in folder.iterdir()} == {first, third}
     store.keys(depot.source, second)
-    assert store.n_fetched[second] == 2
+    assert given[second] == 2
     with pytest.raises(InputError, match="holds no"):
         store.fetch(depot.source, "0" * 64)
     depot.close()
     soon = dask.config.set({"distributed.comm.timeouts.connect": "0.2s"})
     with soon, pytest.raises(InputError, match="can't reach"):
         store.fetch(depot.source, first)
+
+
+def test_circuits_of_two_compilations_are_not_mixed(
+    here: Client, circuits: Path, tmp_path: Path
+) -> None:
+    """Their public files are the same, their native code isn't; a first fetch broke off."""
+    depot = Depot(here)
+    store = Store(next(iter(here.cluster.workers.values())))  # type: ignore[union-attr]
+    other = shutil.copytree(circuits, tmp_path / "other")
+    (other / NATIVE).write_text("of another compilation")
+    first, second = depot.add_circuits(circuits), depot.add_circuits(other)
+    assert first.circuits_hash == second.circuits_hash
+    lacking = {**first.files, TOKENIZER_FILE: "0" * 64}
+    with pytest.raises(InputError, match="holds no"):
+        store.circuits(depot.source, replace(first, files=lacking))
+    for wanted, folder in ((second, other), (first, circuits)):
+        content = store.circuits(depot.source, wanted) / NATIVE
+        assert content.read_text() == (folder / NATIVE).read_text()
+    depot.close()

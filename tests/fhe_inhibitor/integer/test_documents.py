@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from dataclasses import replace
@@ -175,6 +176,22 @@ def test_neutral_logits_are_those_of_a_piece_on_average(model: IntegerModel, fol
     assert (loaded.neutral_logits, loaded.hash) == (found, model.hash)
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_hash": "0" * 64}))
     assert IntegerModel.load(folder).neutral_logits == ()
+    path.unlink()
+
+
+def test_neutral_logits_that_cannot_be_written_leave_what_was_there(
+    model: IntegerModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = folder / "neutral_logits.json"
+    write_neutral(folder, model, (1.5, -2.0), "texts")
+    before = path.read_bytes()
+    monkeypatch.setattr("fhe_inhibitor.system.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_neutral(folder, model, (0.0, 0.0), "others")
+    assert path.read_bytes() == before
     path.unlink()
 
 

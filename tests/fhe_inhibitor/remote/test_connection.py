@@ -65,6 +65,8 @@ MODEL = ModelInfo(
         job_ttl_s=1,
     ),
 )
+# Named a second time: of two digests under one name, the last one makes the right hash.
+OTHER_FILE = MODEL.files[0].model_copy(update={"sha256": "9" * 64})
 JOB = Job(
     id="j",
     circuits_hash=MODEL.circuits_hash,
@@ -181,6 +183,15 @@ def test_patience_ends(server: Scripted) -> None:
     assert 2 <= server.count("POST /jobs") <= 4
 
 
+@pytest.mark.parametrize("wait", ["3600", "1e999", "nan"])
+def test_no_server_makes_a_client_wait_beyond_its_patience(server: Scripted, wait: str) -> None:
+    server.answers["POST /jobs"] = [refusal(503, "not_ready", Retry_After=wait)]
+    start = time.perf_counter()
+    with pytest.raises(ServerUnreachable, match="503"):
+        ask(server, submit, patience_s=0.3)
+    assert time.perf_counter() - start < 3
+
+
 def test_a_server_that_never_answered_is_given_up_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -203,6 +214,12 @@ def test_a_token_that_is_none_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(InputError, match="the token is empty or has") as caught:
         ask("http://127.0.0.1", Connection.models, token=token)
     assert not token or token not in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_request_at_once_is_refused(n: int) -> None:
+    with pytest.raises(InputError, match=f"in_flight is {n}: pass 1 or more"):
+        RemoteOptions(in_flight=n)
 
 
 def test_certificates_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -239,6 +256,7 @@ def test_the_only_model_is_taken_or_the_one_that_is_named(server: Scripted) -> N
     [
         ({"circuits_hash": "0" * 64}, "don't have its hash"),
         ({"files": MODEL.files[1:]}, "don't have its hash"),
+        ({"files": [OTHER_FILE, *MODEL.files]}, "don't have its hash"),
         ({"protocol_version": PROTOCOL_VERSION + 1}, "install the same version"),
     ],
 )

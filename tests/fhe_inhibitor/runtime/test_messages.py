@@ -21,6 +21,7 @@ from fhe_inhibitor.runtime.messages import (
 
 MESSAGE = Request(8, {"x.0": b"abc", "padding.0": b""})
 HASH = "0f" * 32
+LONG = int("9" * 4300)  # Python reads and prints a number of no more digits
 
 
 @given(st.integers(0, 1000), st.dictionaries(st.text(max_size=9), st.binary(max_size=99)))
@@ -61,10 +62,15 @@ def test_every_cut_is_refused() -> None:
         {"n": 8, "sizes": {"x": -1}},
         {"n": 8, "sizes": [1]},
         {"n": 8, "pieces": "2", "sizes": {}},
+        {"n": LONG, "sizes": {}},
+        {"n": 8, "pieces": LONG, "sizes": {}},
+        {"n": 8, "sizes": {"x": LONG, "y": LONG}},
+        '{"n": 8, "sizes": {"x": %s}}' % ("9" * 5000),
+        "[" * 60_000,
     ],
 )
 def test_a_wrong_header_is_refused(header: object) -> None:
-    data = json.dumps(header).encode()
+    data = (header if isinstance(header, str) else json.dumps(header)).encode()
     data = b"FHEI\x02" + len(data).to_bytes(4, "little") + data
     with pytest.raises(InputError, match="header"):
         Request.from_bytes(data + hashlib.sha256(data).digest())

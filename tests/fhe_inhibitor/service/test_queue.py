@@ -152,6 +152,24 @@ def test_a_clock_that_is_set_times_nothing_out(jobs: Jobs, monkeypatch, jump_s: 
     assert jobs.overdue(60.0) == ["worker"]
 
 
+def test_a_job_that_ends_in_time_leaves_the_next_one_alone(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a look for overdue tasks and their end, a worker may have gone on."""
+    job, following = add(jobs, "alice"), add(jobs, "alice")
+    now = [1000.0]
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.time.monotonic", lambda: now[0])
+    assert claimed(jobs, "worker") == (job, 0)
+    now[0] += 61
+    assert jobs.overdue(60.0) == ["worker"]
+    finish(jobs, "worker", job, 1, 2, 3)
+    assert claimed(jobs, "worker") == (following, 0)
+    assert jobs.fail("worker", Failure.TIMED_OUT, "", 60.0) is None
+    assert jobs.get("alice", following).status is Status.RUNNING
+    now[0] += 61
+    assert jobs.fail("worker", Failure.TIMED_OUT, "", 60.0) == following
+
+
 def test_jobs_expire_and_are_forgotten(jobs: Jobs) -> None:
     job = add(jobs, "alice")
     waiting = add(jobs, "alice")
@@ -161,6 +179,32 @@ def test_jobs_expire_and_are_forgotten(jobs: Jobs) -> None:
     assert jobs.statuses() == {waiting: Status.QUEUED}
 
 
+def test_a_list_has_the_newest_jobs(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.MAX_LISTED", 3)
+    ids = [add(jobs, user) for user in ("alice", "bob", "alice", "alice", "alice")]
+    assert [job.id for job in jobs.list_of("alice")] == [ids[4], ids[3], ids[2]]
+    assert [job.id for job in jobs.list_of("bob")] == [ids[1]]
+
+
+def test_who_submits_and_cancels_all_day_is_not_remembered_for_ever(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor forgotten: what is done stays until it expires, and so does what others had."""
+    monkeypatch.setattr("fhe_inhibitor.service.jobs.MAX_WITHOUT_RESULT", 3)
+    done, others = add(jobs, "alice"), add(jobs, "bob")
+    claimed(jobs, "worker")
+    finish(jobs, "worker", done, 1, 2, 3)
+    jobs.remove("bob", others)
+    cancelled = [add(jobs, "alice") for _ in range(5)]
+    for job in cancelled:
+        jobs.remove("alice", job)
+    failed = add(jobs, "alice")
+    assert claimed(jobs, "worker")[0] == failed
+    jobs.fail("worker", Failure.REFUSED, "")
+    waiting = add(jobs, "alice")
+    assert set(jobs.statuses()) == {done, others, *cancelled[3:], failed, waiting}
+
+
 def test_a_request_that_cannot_be_stored_is_no_job(jobs: Jobs) -> None:
     def full(_: str) -> None:
         raise OSError
@@ -168,6 +212,17 @@ def test_a_request_that_cannot_be_stored_is_no_job(jobs: Jobs) -> None:
     with pytest.raises(OSError):
         jobs.submit(NewJob("alice", MODEL, "b" * 64, 4, 3, "0" * 64, None), full)
     assert jobs.statuses() == {}
+
+
+def test_what_failed_is_told_where_sqlite_has_rolled_back(tmp_path: Path) -> None:
+    """It does by itself on a full disk; here a statement asks for it, which fails by a key."""
+    database = Database(tmp_path / "service.db")
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as connection:
+        for turn in (1, 2):
+            connection.execute("INSERT OR ROLLBACK INTO served VALUES ('ann', ?)", (turn,))
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO served VALUES ('bob', 1)")
+    assert [row["user"] for row in database.rows("SELECT user FROM served")] == ["bob"]
 
 
 def test_many_workers_never_share_a_job(jobs: Jobs) -> None:

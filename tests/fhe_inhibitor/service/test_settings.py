@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -42,6 +43,29 @@ def test_a_wrong_file_is_one_clear_error(tmp_path: Path, content: str, message: 
         load_settings(file)
     with pytest.raises(InputError, match="no settings file"):
         load_settings(tmp_path / "missing")
+
+
+def test_a_variable_that_sets_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{ENVIRONMENT}CERTIFICAT", "cert.pem")
+    with pytest.raises(InputError, match=f"{ENVIRONMENT}CERTIFICAT names no setting.*CERTIFICATE,"):
+        load_settings()
+    monkeypatch.delenv(f"{ENVIRONMENT}CERTIFICAT")
+    monkeypatch.setenv(f"{ENVIRONMENT.lower()}max_keys", "3")
+    assert load_settings().max_keys == 3
+
+
+@pytest.mark.parametrize(
+    ("container", "workers", "n_bytes"),
+    [("max", 2, 24 << 30), (str(8 << 30), 2, 3 << 30), (str(80 << 30), 1, 48 << 30)],
+)
+def test_workers_share_what_a_container_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str, workers: int, n_bytes: int
+) -> None:
+    """Of a machine with 64 GiB; beyond its limit the system ends the whole container."""
+    (tmp_path / "max").write_text(f"{container}\n")
+    monkeypatch.setattr("fhe_inhibitor.system.machine.CONTAINER_LIMIT", tmp_path / "max")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30))
+    assert load_settings(data_dir=tmp_path, workers=workers).memory_bytes == n_bytes
 
 
 def test_a_token_opens_one_users_things_and_is_stored_as_a_hash(tmp_path: Path) -> None:

@@ -116,6 +116,78 @@ def test_the_counts_are_true_and_say_nothing_of_anybody(
     asyncio.run(run())
 
 
+def test_methods_that_are_made_up_are_counted_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pair of a path and a method is kept for ever, and anybody can send one."""
+
+    async def run() -> None:
+        async with running(tmp_path, monkeypatch) as (service, client):
+            for method in ("GET", "PUT", "BREW", "STEEP", "GETS"):
+                await client.request(method, "/health")
+            counted = [
+                (sample.labels["method"], sample.labels["status"], sample.value)
+                for metric in service.metrics.registry.collect()
+                for sample in metric.samples
+                if sample.name == "fhe_inhibitor_request_seconds_count"
+            ]
+            assert sorted(counted) == [("GET", "200", 1), ("OTHER", "405", 3), ("PUT", "405", 1)]
+
+    asyncio.run(run())
+
+
+def test_no_user_holds_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is open as long as its job waits, which may be for ever."""
+
+    async def run() -> None:
+        async with running(tmp_path, monkeypatch, max_streams=2) as (service, client):
+            job = fill(service)[1]
+            address = f"/v1/jobs/{job}/events"
+            gone = asyncio.Event()
+            open_ones = [asyncio.create_task(watch(client, address, gone)) for _ in range(2)]
+            async with asyncio.timeout(10):
+                while service.streams._open["alice"] < 2:
+                    await asyncio.sleep(0.01)
+            refused = await client.get(address)
+            assert (refused.status_code, refused.json()["error"]) == (429, "too_many_streams")
+            assert int(refused.headers["Retry-After"]) >= 1
+            with service.streams.counted("bob"):
+                pass
+            assert (await client.get(f"/v1/jobs/{job}")).status_code == 200
+            gone.set()
+            assert await asyncio.gather(*open_ones) == [200, 200]
+            with service.streams.counted("alice"), service.streams.counted("alice"):
+                pass
+
+    asyncio.run(run())
+
+
+async def watch(client: httpx.AsyncClient, address: str, gone: asyncio.Event) -> int:
+    """Hold a stream of events until the event is set; return its HTTP status.
+
+    httpx would wait for the end of the answer.
+    """
+    statuses = []
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"authorization", client.headers["Authorization"].encode())]
+    scope = {
+        "type": "http", "method": "GET", "path": address, "raw_path": address.encode(),
+        "query_string": b"", "headers": headers, "http_version": "1.1",
+    }  # fmt: skip
+    transport: Any = client._transport
+    await transport.app(scope, receive, send)
+    (status,) = statuses
+    return status
+
+
 def test_strangers_learn_whether_jobs_run_and_no_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

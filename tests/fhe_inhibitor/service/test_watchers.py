@@ -15,7 +15,7 @@ import pytest
 
 from fhe_inhibitor.runtime.protocol import Failure, Status
 from fhe_inhibitor.service.jobs import Jobs, NewJob
-from fhe_inhibitor.service.orders import Report
+from fhe_inhibitor.service.orders import Order, Report
 from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import load_settings
 from fhe_inhibitor.service.supervisor import Supervisor
@@ -222,16 +222,18 @@ def test_a_step_that_fails_is_done_again() -> None:
     asyncio.run(run())
 
 
-def test_what_a_worker_tells_of_a_failure_is_short_and_true(tmp_path: Path) -> None:
-    """Of a job that is not its any more it tells that it dropped it, not that it failed."""
-    from fhe_inhibitor.service.orders import Order
-
-    order = Order(
-        lease="lease", data_dir=tmp_path, models={}, keys_bytes=1, memory_bytes=1,
+def order_of(data_dir: Path) -> Order:
+    """Return the order of a worker without models."""
+    return Order(
+        lease="lease", data_dir=data_dir, models={}, keys_bytes=1, memory_bytes=1,
         reserved_bytes=0, max_unfinished_jobs=9, job_ttl_s=9,
     )  # fmt: skip
+
+
+def test_what_a_worker_tells_of_a_failure_is_short_and_true(tmp_path: Path) -> None:
+    """Of a job that is not its any more it tells that it dropped it, not that it failed."""
     reports: list[Report] = []
-    worker = Worker(order, reports.append)
+    worker = Worker(order_of(tmp_path), reports.append)
     jobs = worker._jobs
     for end in (None, "cancel"):
         job = jobs.submit(NewJob("ann", MODEL, "b" * 64, 4, 3, "0" * 64, None), lambda job: None)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from fhe_inhibitor.system import diagnosis
+from fhe_inhibitor.system import diagnosis, machine
 from fhe_inhibitor.system.diagnosis import (
     GB,
     find_cores,
@@ -132,7 +132,7 @@ def test_the_least_of_memory_and_its_limits_counts(
     state: str,
 ) -> None:
     (tmp_path / "max").write_text(f"{container}\n")
-    monkeypatch.setattr(diagnosis, "CGROUP_LIMIT", tmp_path / "max")
+    monkeypatch.setattr(machine, "CONTAINER_LIMIT", tmp_path / "max")
     memory = SimpleNamespace(available=free_gb * GB, total=64 * GB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     limit = ulimit_gb if ulimit_gb < 0 else ulimit_gb * GB

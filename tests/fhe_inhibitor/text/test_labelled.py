@@ -78,6 +78,7 @@ def test_labels_of_json_are_names_numbers_or_truth_values(tmp_path: Path) -> Non
         ("a.jsonl", '{"text": "x", "label": 1}\n{"text": "x"}\n', "line 2: no field 'label'"),
         ("a.jsonl", "[1]\n", "wanted an object"),
         ("a.jsonl", "text\n", "line 1: no JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1: no JSON"),
         ("a.csv", b"PK\x03\x04", "a zip archive"),
     ],
 )
@@ -106,6 +107,13 @@ def test_bad_lines_are_left_out_if_that_is_asked_for(
     rows = read_labelled(write(tmp_path, content, name), on_invalid=told.append)["train"]
     assert rows == [NamedText("x", "1"), NamedText("y", "2")]
     assert ["line 3" in str(told[0]) or "line 2" in str(told[0]), len(told)] == [True, 2]
+
+
+def test_a_long_cell_is_a_text_as_any_other(tmp_path: Path) -> None:
+    """Python's own limit, 131,072 characters, would refuse the file."""
+    long = "so " * 70_000
+    rows = read_labelled(write(tmp_path, f"text,label\nx,1\n{long},2\ny,2\n", "a.csv"))["train"]
+    assert rows == [NamedText("x", "1"), NamedText(long, "2"), NamedText("y", "2")]
 
 
 def test_a_folder_has_splits_or_one_file(tmp_path: Path) -> None:

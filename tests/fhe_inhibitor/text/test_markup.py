@@ -16,7 +16,19 @@ from fhe_inhibitor.text.markup import without_markup
         ("i <3 it & you <sigh> a < b > c", "i <3 it & you <sigh> a < b > c"),
         ("AT&T &notit &unheard; 5&6", "AT&T &notit &unheard; 5&6"),
         ("&lt;br&gt;", "<br>"),
+        ("a<br >b<br\n/>c<hr/>d</p >e<a href=x/ >f", "a b c d e f"),
+        ("<b/old> <bold> <br//> < b>", "<b/old> <bold> <br//> < b>"),
+        (f"&#{'9' * 5000};", f"&#{'9' * 5000};"),
     ],
 )
 def test_tags_and_entities(text: str, read: str) -> None:
     assert " ".join(without_markup(text).split()) == read
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("begin", ["<a", "<b/", "&#x", "&a"])
+def test_what_begins_and_never_ends_takes_no_time(begin: str) -> None:
+    """A pattern with two ways to read a space would try all pairs of 200,000 of them."""
+    for filler in (" ", "a", "1"):
+        text = begin + filler * 200_000
+        assert without_markup(text) == text

@@ -59,6 +59,18 @@ def test_the_seed_decides_what_is_drawn_and_in_which_order() -> None:
     assert len({row.label for row in first.validation[:8]}) > 1  # not one class after the other
 
 
+def test_a_text_is_the_same_however_its_accents_are_written() -> None:
+    texts = topics(60)
+    composed, apart = "un caf\u00e9 tr\u00e8s bon", "un cafe\u0301 tre\u0300s bon"
+    label = texts[0][1]
+    splits = split([*texts, (apart, label), (composed, label)])
+    assert splits.left_out == LeftOut(empty=0, unknown=0, repeated=1, contradicting=0)
+    found = [row.text for row in (*splits.train, *splits.validation) if "caf" in row.text]
+    assert found == [composed]
+    splits = split([*texts, (apart, label), (composed, "other")])
+    assert splits.left_out.contradicting == 2
+
+
 def test_a_repeated_text_counts_once_and_one_with_two_labels_not_at_all() -> None:
     texts = topics(60)
     more = [(texts[0][0].upper(), texts[0][1]), (f"  {texts[1][0]} ", texts[1][1])]
