@@ -75,7 +75,13 @@ def test_times_are_not_added_to_those_of_another_machine(
     own = Machine.model_validate(stored["machine"])
     path = tmp_path / "accuracy_and_time.json"
     accuracy_and_time.check_machine(own, own.model_copy(update={"date": "", "commit": ""}), path)
-    for changes in ({"processor": "other"}, {"versions": {}}, {"huge_pages": not own.huge_pages}):
+    huge_pages = not own.huge_pages
+    others: list[dict[str, Any]] = [
+        {"processor": "other"},
+        {"versions": {}},
+        {"huge_pages": huge_pages},
+    ]
+    for changes in others:
         with pytest.raises(InputError, match="of another machine"):
             accuracy_and_time.check_machine(own, own.model_copy(update=changes), path)
     del stored["time/16"]

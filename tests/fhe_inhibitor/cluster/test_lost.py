@@ -31,7 +31,7 @@ class Ciphertext:
 
 
 def go_on(executor: ClusterExecutor) -> list[Any]:
-    return list(executor.go_on(TASKS, {"x": Ciphertext()}))  # type: ignore[dict-item]
+    return list(executor.go_on(TASKS, {"x": Ciphertext()}))
 
 
 @pytest.mark.timeout(60)

@@ -405,7 +405,8 @@ def test_checkpoints_of_another_model_are_refused(
 def test_an_older_folder_is_not_compared_by_what_it_lacks(tmp_path: Path) -> None:
     """It has the sums of teacher and data; from now on it has those of the text as well."""
     (tmp_path / "work").mkdir()
-    model, texts = torch.nn.Linear(2, 2), {"data": [("a", 1)], "text": ["b"]}
+    model = torch.nn.Linear(2, 2)
+    texts: dict[str, list[Any]] = {"data": [("a", 1)], "text": ["b"]}
     check_inputs(tmp_path, {"teacher": model}, {"data": texts["data"]})
     check_inputs(tmp_path, {"teacher": model}, texts)
     with pytest.raises(InputError, match="its text changed"):

@@ -66,7 +66,8 @@ def test_a_resumed_phase_is_as_patient_as_one_that_was_not_interrupted(
 ) -> None:
     """It was interrupted after one or two evaluations in vain, of the three that it waits for."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir(), cut.mkdir()
+    for folder in (whole, cut):
+        folder.mkdir()
     slope = train(whole, patience=3)
     found = evaluated(whole)
     best = min(found, key=found.__getitem__)
@@ -83,7 +84,8 @@ def test_a_phase_that_had_ended_when_it_was_killed_does_not_go_on(
 ) -> None:
     """Its last checkpoint was written; the best one wasn't loaded yet."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir(), cut.mkdir()
+    for folder in (whole, cut):
+        folder.mkdir()
     slope = train(whole, patience=3)
 
     def refuse(*_: object) -> None:
@@ -99,7 +101,8 @@ def test_a_phase_that_had_ended_when_it_was_killed_does_not_go_on(
 def test_a_line_of_the_journal_is_the_mean_of_all_steps_since_the_last_one(tmp_path: Path) -> None:
     """Evaluations between them change nothing; the means are those of a journal of each step."""
     often, seldom = tmp_path / "often", tmp_path / "seldom"
-    often.mkdir(), seldom.mkdir()
+    for folder in (often, seldom):
+        folder.mkdir()
     train(often, patience=9, log_steps=1)
     train(seldom, patience=9)
     each = {row["step"]: row for row in journal(often) if "loss" in row}
