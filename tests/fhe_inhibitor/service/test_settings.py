@@ -33,6 +33,15 @@ def test_options_go_before_environment_before_file(tmp_path: Path, monkeypatch) 
         ("port = 'x'", "setting port"),
         ("workers = 0", "setting workers"),
         ("port = ", "can't be read as TOML"),
+        ("port = " + 9999 * "[", "can't be read as TOML"),
+        ("port = true", "setting port: wanted a value, not true or false"),
+        ('host = ""', "setting host: it is empty"),
+        ('data_dir = ""', "setting data_dir: it is empty"),
+        ('data_dir = "~nosuchuser/x"', "setting data_dir: '~nosuchuser/x' begins with the home"),
+        ("port = 99\nmetrics_port = 99", "setting metrics_port: the server itself listens there"),
+        ('metrics_path = "/v1/models"', "setting metrics_path: the server has something else"),
+        ('metrics_path = "/ready"', "setting metrics_path: the server has something else"),
+        ('metrics_path = "metrics"', "setting metrics_path: String should match"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path: Path, content: str, message: str) -> None:
@@ -42,6 +51,13 @@ def test_a_wrong_file_is_one_clear_error(tmp_path: Path, content: str, message: 
         load_settings(file)
     with pytest.raises(InputError, match="no settings file"):
         load_settings(tmp_path / "missing")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 1\nopen_status = true\n", encoding="utf-8-sig")
+    settings = load_settings(file, metrics_port=0, metrics_path="/metrics")
+    assert (settings.port, settings.open_status) == (1, True)
 
 
 def test_a_token_opens_one_users_things_and_is_stored_as_a_hash(tmp_path: Path) -> None:
