@@ -127,6 +127,15 @@ def test_a_tokens_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path) ->
         new_token(Path("/proc/tokens/file"), "alice")
 
 
+@pytest.mark.parametrize("content", ["alice\n".encode("utf-16"), b"broken\n"])
+def test_no_token_is_added_to_a_file_that_no_server_reads(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="can't be read|line 1"):
+        new_token(path, "bob")
+    assert path.read_bytes() == content
+
+
 def test_the_commands_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ("--data", str(tmp_path))
 
