@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.experiments.plan import read_plan, run_plan
+from fhe_inhibitor.experiments.plan import Entry, Plan, expand, read_plan, run_plan
 from fhe_inhibitor.experiments.report import SECTIONS, table, write_report
 from tests.fhe_inhibitor.cli.test_main import assert_refused, run  # noqa: F401  (a fixture)
 from tests.fhe_inhibitor.experiments.test_run import write_task
@@ -124,6 +124,23 @@ def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> Non
     (tmp_path / "layers" / "a.json").write_text("{}")
     with pytest.raises(InputError, match="no result of an experiment"):
         write_report(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("braces", ["{nosuch}", "{", "{0}", "{task.x}", "{task!z}", "{task:d}"])
+def test_braces_that_cannot_be_filled_in_are_refused(braces: str) -> None:
+    entry = Entry(name="a", settings={"recipe": "aligned", "task": "rte", "teacher": braces})
+    with pytest.raises(InputError, match=r"can't be filled in .*\{task\}, .*\{work\}"):
+        list(expand(Plan(experiments=[entry]), entry, Path("w")))
+
+
+@pytest.mark.parametrize(
+    "content", ["experiments: []", "experiments: [{name: a, each: {seed: []}}]"]
+)
+def test_a_plan_of_nothing_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match="no plan of experiments.*at least 1 item"):
+        read_plan(path)
 
 
 def test_distill_and_evaluate_from_the_command_line(run, plan: Path, tmp_path: Path) -> None:  # noqa: F811
