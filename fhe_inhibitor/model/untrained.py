@@ -102,6 +102,7 @@ def _only_layers(config: InhibiDistilBertConfig, indices: list[int]) -> InhibiDi
     changed = {
         "n_layers": len(indices),
         # A layer that pools is always the first of its kind.
+        "pad_token_id": 0,
         "pooling": [*(config.layer(index).pooled for index in indices[1:]), 1],
         "buckets": config.buckets,
         "vocab_size": 1,

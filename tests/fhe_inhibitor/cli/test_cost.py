@@ -59,12 +59,12 @@ def test_a_smaller_probability_of_errors_costs_more(capfd: pytest.CaptureFixture
         (
             '{"model_type": "inhibidistilbert", "quantization": {"table_bits": 12}}',
             [],
-            "table_bits is 12, wanted integers from 2 to 8",
+            "table_bits is 12, wanted an integer from 2 to 8",
         ),
         (
             '{"model_type": "inhibidistilbert", "quantization": {"tables": 5}}',
             [],
-            "is no configuration",
+            "quantization is {'tables': 5}, wanted a dictionary of some of activation_bits",
         ),
     ],
 )
