@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from fhe_inhibitor.errors import InputError
@@ -34,7 +33,7 @@ from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_settings
 from fhe_inhibitor.experiments.small import OneLayer, Vision, run_one_layer, run_vision
-from fhe_inhibitor.system.files import Record, write_atomically
+from fhe_inhibitor.system.files import Record, read_yaml, write_atomically
 from fhe_inhibitor.system.progress import Observer
 
 WEIGHTS = "model*.safetensors"
@@ -68,9 +67,10 @@ class Plan(Record):
 
 def read_plan(path: Path) -> Plan:
     """Return a plan. Raises InputError for a file that is none."""
+    content = read_yaml(path)
     try:
-        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        return Plan.model_validate(content)
+    except ValidationError as error:
         first = " ".join(str(error).split("\n")[:3])
         raise InputError(f"{path} is no plan of experiments: {first}") from None
 

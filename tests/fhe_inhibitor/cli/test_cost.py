@@ -53,6 +53,7 @@ def test_a_smaller_probability_of_errors_costs_more(capfd: pytest.CaptureFixture
         ("{}", ["--model", DEFAULT_MODEL], "two models; name one"),
         (None, [], "can't be read as JSON"),
         ("[1", [], "can't be read as JSON"),
+        pytest.param(100_000 * "[", [], "can't be read as JSON", id="deep"),
         ("[]", [], "has the model_type None; wanted 'inhibidistilbert'"),
         ('{"model_type": "bert"}', [], "has the model_type 'bert'"),
         ('{"model_type": "inhibidistilbert"}', [], "has no quantization"),

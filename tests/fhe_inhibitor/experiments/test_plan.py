@@ -114,8 +114,11 @@ def test_recipes_are_compared_with_their_teacher(tmp_path: Path) -> None:
 
 
 def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no plan of experiments"):
+    with pytest.raises(InputError, match=r"none.yaml can't be read as YAML or JSON"):
         read_plan(tmp_path / "none.yaml")
+    (tmp_path / "other.yaml").write_text("plan: 1")
+    with pytest.raises(InputError, match="no plan of experiments"):
+        read_plan(tmp_path / "other.yaml")
     with pytest.raises(InputError, match="the plan has no 'all'"):
         run_plan(read_plan(plan), tmp_path, tmp_path, ["all"])
     with pytest.raises(InputError, match="has no results"):
@@ -183,7 +186,7 @@ def test_own_labels_go_through_distill_and_evaluate(run, plan: Path, tmp_path: P
         (("distill", "--recipe", "magic", "--task", "cola"), "no recipe 'magic'"),
         (("distill", "--recipe", "aligned", "--task", "sst3"), "no task 'sst3'"),
         (("distill", "--recipe", "aligned"), "setting 'task': field required"),
-        (("distill", "--config", "none.yaml"), "none.yaml is no YAML or JSON file"),
+        (("distill", "--config", "none.yaml"), "none.yaml can't be read as YAML or JSON"),
         (
             ("distill", "--recipe", "aligned", "--task", "cola", "--teacher", "/no/such"),
             "no model could be loaded from '/no/such'",
@@ -194,7 +197,7 @@ def test_own_labels_go_through_distill_and_evaluate(run, plan: Path, tmp_path: P
         (("evaluate", "--labels", "a", "--data", "DATA"), "labels 'a' name no classes"),
         (("evaluate", "--labels", "a,b", "--tokens", "8"), "--labels measures a float model"),
         (("evaluate",), "no data: pass --data FILE.tsv"),
-        (("experiments", "run", "--plan", "none.yaml"), "no plan of experiments"),
+        (("experiments", "run", "--plan", "none.yaml"), "can't be read as YAML or JSON"),
     ],
 )
 def test_bad_input_is_one_line(
