@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """What is rarely chosen.
+    """Options of a client of a server; all have defaults.
 
     model: a name that the server offers; its only one if None. circuits_hash: refuse a server whose
     model has another one. accept_new_model: take a model that isn't the one which the server had.
