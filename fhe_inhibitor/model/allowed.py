@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 from fhe_inhibitor.errors import InputError
 
@@ -81,7 +81,10 @@ class Choices:
         return f"one of {', '.join(map(str, self.values))}"
 
 
-def check(values: Mapping[str, Any], allowed: Mapping[str, Integers | Numbers | Choices]) -> None:
+Allowed: TypeAlias = Integers | Numbers | Choices
+
+
+def check(values: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> None:
     """Refuse the first of the values that isn't among those that its name allows.
 
     Names without a value are passed over. Raises InputError that says what came and what is wanted.

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.allowed import Choices, Integers, Numbers, check, check_lengths
+from fhe_inhibitor.model.allowed import Allowed, Choices, Integers, Numbers, check, check_lengths
 
 PER_LAYER = (
     "n_heads", "hidden_dim", "key_head_dim", "value_head_dim", "attention_window", "pooling",
@@ -26,7 +26,7 @@ SWITCH = Choices((False, True))
 # What a configuration may hold. Bounds from above are far beyond what can be encrypted: they keep a
 # mistyped size from filling the memory.
 CHANNELS, POSITIONS = 1 << 14, 1 << 20
-ALLOWED = {
+ALLOWED: dict[str, Allowed] = {
     "attention_kind": Choices(ATTENTION_KINDS),
     "threshold": Choices(("constant", "head", "head_offset")),
     "classifier_query": Choices(("cls", "constant")),
@@ -57,7 +57,7 @@ ALLOWED = {
     "p_error": Numbers(2**-128, 1),
 }
 BITS, BITS_PER_LAYER = Integers(2, 8), Integers(2, 8, per_layer=True)
-ALLOWED_QUANTIZATION = {
+ALLOWED_QUANTIZATION: dict[str, Allowed] = {
     "activation_bits": BITS,
     "key_bits": BITS_PER_LAYER,
     "value_bits": BITS_PER_LAYER,
@@ -264,7 +264,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.n_tokens = n_tokens
         self.default_tokens = n_tokens if default_tokens is None else default_tokens
-        self.buckets = buckets or [n_tokens]
+        self.buckets: Sequence[int] = buckets or [n_tokens]
         self.token_importance = token_importance
         self.client_boundary = client_boundary
         self.quantization = quantization
