@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+from fhe_inhibitor.system.extras import install_command
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("playwright", "gradio")
 NARROW = (400, 800)
@@ -57,7 +59,7 @@ def missing(*packages: str) -> str:
     lacking = [name for name, there in wanted.items() if not there]
     parts = []
     if lacking:
-        parts.append(f"{' and '.join(lacking)} (pip install 'fhe-inhibitor[browser]')")
+        parts.append(f"{' and '.join(lacking)} ({install_command('browser')})")
     if chromium() is None:
         parts.append("Chromium (apt-get install chromium)")
     return " and ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import read_json
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ def read_speed(path: Path) -> Speed:
     It is the time of the lookups of all the report's lengths over their complexity. Raises
     InputError for another file, and for a report without measured lookups.
     """
+    report = read_json(path)
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
         if report["lookup_s"] is None:
             raise InputError(
                 f"{path} has no measured lookups: run `compile` without --no-measure, here"
@@ -41,7 +42,7 @@ def read_speed(path: Path) -> Speed:
         return speed_of(report, f"lookups measured in {path}")
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise InputError(
             f"{path} isn't a report.json that this version's `compile` wrote ({error!r})"
         ) from error
@@ -51,11 +52,18 @@ def speed_of(report: Mapping[str, Any], measured: str) -> Speed:
     """Return the speed that measured lookups tell; `measured` says where they were.
 
     report: as `compile` wrote it, its widths still the strings that JSON makes of them. Raises
-    KeyError, TypeError or ZeroDivisionError for what is none.
+    InputError for times and units that aren't above 0, and KeyError, TypeError or ZeroDivisionError
+    for what is no report.
     """
     counts: Counter[str] = Counter()
     for length in report["lengths"]:
         counts.update(length["lookups"])
+    for name in ("lookup_s", "lookup_units"):
+        if wrong := [w for w in counts if not 0 < report[name][w] < math.inf]:
+            raise InputError(
+                f"{name} of {measured} is {report[name][wrong[0]]!r} at width {wrong[0]}, wanted a "
+                "number above 0: run `compile` again"
+            )
     total_s, total = (
         sum(n * report[name][width] for width, n in counts.items())
         for name in ("lookup_s", "lookup_units")

@@ -57,10 +57,14 @@ def build(
         typer.Option(metavar="SHARE", help="To measure on, if the data has no set for that."),
     ] = 0.2,
     texts: Annotated[
-        int | None, typer.Option(min=100, help="To make of yours; chosen by their number.")
+        int | None,
+        typer.Option(
+            min=100, help="Number of texts to make from yours; chosen by how many you have."
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of training; chosen by the number of texts.")
+        int | None,
+        typer.Option(min=1, help="Training steps of the student; chosen by the number of texts."),
     ] = None,
     epochs: Annotated[
         float | None, typer.Option(min=0.01, help="Of the teacher; chosen likewise.")

@@ -53,7 +53,11 @@ def classify(
         ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Classify each line of a file; - is stdin.")
+        Path | None,
+        typer.Option(
+            help="Classify each line of a file; with --long, the whole file is one text. - is "
+            "stdin."
+        ),
     ] = None,
     model: ModelHereOrThereOption = None,
     mode: ModeOption = "execute",
@@ -161,8 +165,7 @@ def _documents(texts: list[str], file: Path | None) -> list[str]:
     """Return the texts of the arguments, and a file as one text; "-" is stdin in both places."""
     from fhe_inhibitor.text.data import parse_document, read_document
 
-    if texts == ["-"] and file is None:
-        texts, file = [], Path("-")
+    texts, file = _with_stdin(texts, file)
     if file is None:
         return texts
     if str(file) == "-":
@@ -177,13 +180,21 @@ def _sentences(texts: list[str], file: Path | None, each_apart: bool) -> list[st
     """
     from fhe_inhibitor.text.data import parse_sentences, read_sentences
 
-    if texts == ["-"] and file is None:
-        texts, file = [], Path("-")
+    texts, file = _with_stdin(texts, file)
     if file is None:
         return texts
     if str(file) == "-":
         return [*texts, *parse_sentences(sys.stdin.buffer.read(), "stdin", each_apart)]
     return [*texts, *read_sentences(file, each_apart)]
+
+
+def _with_stdin(texts: list[str], file: Path | None) -> tuple[list[str], Path | None]:
+    """Return texts and file, a single "-" as the file that it names; among others it is refused."""
+    if "-" not in texts:
+        return texts, file
+    if len(texts) > 1 or file is not None:
+        raise InputError("- is stdin, and the only text then: drop it, or other texts and --file")
+    return [], Path("-")
 
 
 @dataclass(frozen=True)

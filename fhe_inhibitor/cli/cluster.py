@@ -68,7 +68,8 @@ def worker(
     context: typer.Context,
     address: Annotated[str, typer.Argument(metavar="tls://HOST:PORT", help="The scheduler's.")],
     cores: Annotated[
-        int | None, typer.Option(min=1, help="To compute with; all that there are if not given.")
+        int | None,
+        typer.Option(min=1, help="Cores to compute with; all of the machine if not given."),
     ] = None,
     tasks: Annotated[
         int, typer.Option(min=1, help="At once. Each has its part of the cores, and its own keys.")

@@ -42,7 +42,10 @@ def distill(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Distil a DistilBERT of full depth to inhibitor attention; goes on where it stopped."""
+    """Distil a DistilBERT of full depth to inhibitor attention; goes on where it stopped.
+
+    What it makes can't be compiled into circuits; `build` and `train` make models that can.
+    """
     from fhe_inhibitor.cli.view import Display
 
     with needs("train"):

@@ -22,10 +22,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.language import LanguageExperiment, run_language
@@ -34,7 +33,7 @@ from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_settings
 from fhe_inhibitor.experiments.small import OneLayer, Vision, run_one_layer, run_vision
-from fhe_inhibitor.system.files import Record, write_atomically
+from fhe_inhibitor.system.files import Record, read_yaml, write_atomically
 from fhe_inhibitor.system.progress import Observer
 
 WEIGHTS = "model*.safetensors"
@@ -55,7 +54,7 @@ class Entry(Record):
     name: str
     kind: str = DISTILLATION
     settings: dict[str, Any] = {}
-    each: dict[str, list[Any]] = {}
+    each: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     keep: bool = False
 
 
@@ -63,14 +62,15 @@ class Plan(Record):
     """All experiments, in the order they are run. data: a folder with one folder per task."""
 
     data: str | None = None
-    experiments: list[Entry]
+    experiments: list[Entry] = Field(min_length=1)
 
 
 def read_plan(path: Path) -> Plan:
     """Return a plan. Raises InputError for a file that is none."""
+    content = read_yaml(path)
     try:
-        return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        return Plan.model_validate(content)
+    except ValidationError as error:
         first = " ".join(str(error).split("\n")[:3])
         raise InputError(f"{path} is no plan of experiments: {first}") from None
 
@@ -118,7 +118,8 @@ def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Any]]:
     >>> [(name, e.teacher) for name, e in expand(Plan(experiments=[entry]), entry, Path("w"))]
     [('rte-0', 'w/rte'), ('rte-1', 'w/rte')]
 
-    Raises InputError for an unknown kind, and for settings that it doesn't have.
+    Raises InputError for an unknown kind, for settings that it doesn't have, and for braces that
+    can't be filled in.
     """
     if entry.kind not in KINDS:
         raise InputError(f"{entry.name} is of kind {entry.kind!r}; wanted {', '.join(KINDS)}")
@@ -129,8 +130,18 @@ def expand(plan: Plan, entry: Entry, work: Path) -> Iterator[tuple[str, Any]]:
             settings["data"] = f"{plan.data}/{{task}}"
         places = {**settings, "work": str(work)}
         filled = {
-            name: value.format(**places) if isinstance(value, str) else value
+            name: _fill_in(value, places) if isinstance(value, str) else value
             for name, value in settings.items()
         }
         variant = "-".join(str(value) for value in values) or "only"
         yield variant, read_settings(KINDS[entry.kind][0], filled)
+
+
+def _fill_in(text: str, places: dict[str, Any]) -> str:
+    try:
+        return text.format_map(places)
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"the braces of {text!r} can't be filled in ({type(error).__name__}: {error}); wanted "
+            f"some of {', '.join(f'{{{name}}}' for name in places)}, and {{{{ for a brace"
+        ) from error

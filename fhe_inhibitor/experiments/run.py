@@ -33,6 +33,7 @@ from fhe_inhibitor.experiments.settings import Experiment
 from fhe_inhibitor.model.fake_quantization import quantize
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.int8_checkpoint import save_int8
+from fhe_inhibitor.system.extras import install_command
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine, peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer
@@ -58,7 +59,7 @@ def run(experiment: Experiment, out: str | Path, observer: Observer | None = Non
     out = Path(out)
     task, recipe = experiment.chosen_task(), experiment.changed_recipe()
     if find_spec("accelerate") is None:
-        raise InputError("distilling needs accelerate; run `pip install 'fhe-inhibitor[train]'`")
+        raise InputError(f"distilling needs accelerate: {install_command('train')}")
     check_folder(out, experiment)
     if (out / RESULT).exists():
         return Result.model_validate_json((out / RESULT).read_text())

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     NonNegativeInt,
     PositiveInt,
@@ -20,7 +19,7 @@ from pydantic import (
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.recipes import TUNING, DistillationRecipe, find_recipe
-from fhe_inhibitor.system.files import to_utf8
+from fhe_inhibitor.system.files import read_yaml
 from fhe_inhibitor.text.batches import MAX_TOKENS
 from fhe_inhibitor.text.tasks import OWN, Task, find_task, own_task
 from fhe_inhibitor.training.phases import Phase, TrainingSettings
@@ -118,10 +117,7 @@ def read_experiment(path: Path | None, changes: dict[str, Any]) -> Experiment:
     """
     content: Any = {}
     if path is not None:
-        try:
-            content = yaml.safe_load(to_utf8(path.read_bytes()).decode())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path} is no YAML or JSON file: {error}") from None
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise InputError(f"{path} holds no settings; wanted lines such as `task: sst2`")
     given = {name: value for name, value in changes.items() if value is not None}

@@ -26,6 +26,8 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import is_visible
 from fhe_inhibitor.text.markup import without_markup
 
+UNKNOWN = "[UNK]"  # the entry of a vocabulary that stands for whatever it lacks
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -194,8 +196,8 @@ class PublicModel:
             except InputError as error:
                 tokens.append(error)
         for number, read in enumerate(tokens, start=1):
-            if isinstance(read, Tokens) and read.n_cut:
-                observer.note(f"text {number} of {len(tokens)}: {read.describe_cut()}")
+            for said in self.describe_unread(read) if isinstance(read, Tokens) else ():
+                observer.note(f"text {number} of {len(tokens)}: {said}")
         return tokens
 
     def tokenize_many(
@@ -217,9 +219,21 @@ class PublicModel:
                     raise
                 raise InputError(f"text {number} of {len(texts)}: {error}") from error
         for read in tokens:
-            if read.n_cut:
-                observer.note(read.describe_cut())
+            for said in self.describe_unread(read):
+                observer.note(said)
         return tokens
+
+    def describe_unread(self, read: Tokens) -> list[str]:
+        """Return a line for the user if tokens were left out, and one if the others are unknown."""
+        said = [read.describe_cut()] if read.n_cut else []
+        own = read.ids[len(read.ids) - len(read.tokens) :]  # without [CLS]
+        unknown = self.tokenizer.token_to_id(UNKNOWN)
+        if unknown is not None and (own == unknown).all():
+            said.append(
+                f"{self.name} knows no token of the text, so its label says nothing: "
+                f"{' '.join(read.tokens)}"
+            )
+        return said
 
     def bucket(self, n: int) -> int:
         """Return the smallest sequence length of a circuit that holds n tokens."""

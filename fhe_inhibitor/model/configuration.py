@@ -7,15 +7,72 @@ from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.allowed import Allowed, Choices, Integers, Numbers, check, check_lengths
 
 PER_LAYER = (
     "n_heads", "hidden_dim", "key_head_dim", "value_head_dim", "attention_window", "pooling",
 )  # fmt: skip
+QUANTIZATION_PER_LAYER = ("key_bits", "value_bits", "keys_per_sum")
 HEAD_ACTIVATIONS = ("relu", "tanh")
 ATTENTION_KINDS = ("inhibitor", "inhibitor_signed", "dot_product")
+USUAL_ACTIVATIONS = ("gelu", "relu")  # which need nothing of transformers
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+SWITCH = Choices((False, True))
+
+# What a configuration may hold. Bounds from above are far beyond what can be encrypted: they keep a
+# mistyped size from filling the memory.
+CHANNELS, POSITIONS = 1 << 14, 1 << 20
+ALLOWED: dict[str, Allowed] = {
+    "attention_kind": Choices(ATTENTION_KINDS),
+    "threshold": Choices(("constant", "head", "head_offset")),
+    "classifier_query": Choices(("cls", "constant")),
+    "head_activation": Choices(HEAD_ACTIVATIONS),
+    "normalization": Choices(("layer_norm", "static")),
+    "token_importance": Choices(("none", "public")),
+    "client_boundary": Choices(("embedding", "projection")),
+    "causal": SWITCH,
+    "embedding_layer_norm": SWITCH,
+    "vocab_size": Integers(1, 1 << 31),
+    "max_position_embeddings": Integers(0, POSITIONS),
+    "dim": Integers(1, CHANNELS),
+    "n_layers": Integers(1, 1000),
+    "n_heads": Integers(1, CHANNELS, per_layer=True),
+    "hidden_dim": Integers(0, 8 * CHANNELS, per_layer=True),
+    "key_head_dim": Integers(1, CHANNELS, per_layer=True, or_none=True),
+    "value_head_dim": Integers(1, CHANNELS, per_layer=True, or_none=True),
+    "attention_window": Integers(0, POSITIONS, per_layer=True),
+    "max_relative_offset": Integers(0, POSITIONS),
+    "n_tokens": Integers(1, POSITIONS),
+    "default_tokens": Integers(1, POSITIONS),
+    "fake_quantization_bits": Integers(2, 8, or_none=True),
+    "pad_token_id": Integers(0, 1 << 31, or_none=True),
+    "num_labels": Integers(1, CHANNELS, or_none=True),
+    "shift": Numbers(),
+    "dropout": Numbers(0, 1),
+    "initializer_range": Numbers(0),
+    "p_error": Numbers(2**-128, 1),
+}
+BITS, BITS_PER_LAYER = Integers(2, 8), Integers(2, 8, per_layer=True)
+ALLOWED_QUANTIZATION: dict[str, Allowed] = {
+    "activation_bits": BITS,
+    "key_bits": BITS_PER_LAYER,
+    "value_bits": BITS_PER_LAYER,
+    "feature_bits": BITS,
+    "weight_bits": BITS,
+    "weight_norm": Numbers(1),
+    "fan_in": Integers(0, 8 * CHANNELS, but=1),
+    "classifier_fan_in": Integers(0, CHANNELS, but=1),
+    "keys_per_sum": Integers(0, POSITIONS, but=1, per_layer=True),
+    "table_bits": BITS,
+    "sum_reach": Numbers(1, 2),
+    "zero_points": SWITCH,
+    "logit_bits": BITS,
+    "rounding_noise": Numbers(0, 0.5),
+}
 
 
 @dataclass(frozen=True)
@@ -58,27 +115,7 @@ class QuantizationConfig:
     rounding_noise: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self) if field.name.endswith("_bits")):
-            given = getattr(self, name)
-            for bits in given if isinstance(given, (list, tuple)) else (given,):
-                if not (isinstance(bits, int) and 2 <= bits <= 8):
-                    raise InputError(f"{name} is {given!r}, wanted integers from 2 to 8")
-        if not self.weight_norm >= 1:
-            raise InputError(f"weight_norm is {self.weight_norm}, wanted at least 1")
-        if not 1 <= self.sum_reach < 2:
-            raise InputError(
-                f"sum_reach is {self.sum_reach}, wanted 1 to less than 2 table lengths"
-            )
-        sums = self.keys_per_sum
-        for keys in sums if isinstance(sums, (list, tuple)) else (sums,):
-            if not (isinstance(keys, int) and keys >= 0 and keys != 1):
-                raise InputError(f"keys_per_sum is {sums!r}, wanted 0 or integers from 2")
-        for name in ("fan_in", "classifier_fan_in"):
-            given = getattr(self, name)
-            if not (isinstance(given, int) and (given == 0 or given >= 2)):
-                raise InputError(f"{name} is {given!r}, wanted 0 or an integer from 2")
-        if not 0 <= self.rounding_noise < 0.5:
-            raise InputError(f"rounding_noise is {self.rounding_noise}, wanted 0 to 0.5 steps")
+        check(vars(self), ALLOWED_QUANTIZATION)
 
     @property
     def saturating(self) -> bool:
@@ -226,14 +263,19 @@ class InhibiDistilBertConfig(PretrainedConfig):
         self.dropout = dropout
         self.initializer_range = initializer_range
         self.n_tokens = n_tokens
-        self.default_tokens = default_tokens or n_tokens
-        self.buckets = list(buckets) if buckets else [n_tokens]
+        self.default_tokens = n_tokens if default_tokens is None else default_tokens
+        self.buckets: Sequence[int] = buckets or [n_tokens]
         self.token_importance = token_importance
         self.client_boundary = client_boundary
         self.quantization = quantization
         self.fake_quantization_bits = fake_quantization_bits
         self.p_error = p_error
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        _check_of_transformers(kwargs)
+        try:
+            super().__init__(pad_token_id=pad_token_id, **kwargs)
+        except (AttributeError, TypeError, ValueError, StrictDataclassError) as error:
+            said = " ".join(str(error).split())
+            raise InputError(f"transformers can't use the configuration: {said}") from error
         self._check()
 
     def layer(self, index: int) -> LayerConfig:
@@ -268,7 +310,7 @@ class InhibiDistilBertConfig(PretrainedConfig):
         """The bit widths, or None for a float model."""
         if self.quantization is None:
             return None
-        return QuantizationConfig(**self.quantization)
+        return _quantization(self.quantization)
 
     def _pooled(self, index: int) -> int:
         """Return how many positions become one before layer `index`."""
@@ -279,35 +321,14 @@ class InhibiDistilBertConfig(PretrainedConfig):
 
     def _check(self) -> None:
         """Refuse values that no model can be built from."""
-        choices = {
-            "attention_kind": ATTENTION_KINDS,
-            "threshold": ("constant", "head", "head_offset"),
-            "classifier_query": ("cls", "constant"),
-            "head_activation": HEAD_ACTIVATIONS,
-            "normalization": ("layer_norm", "static"),
-            "token_importance": ("none", "public"),
-            "client_boundary": ("embedding", "projection"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(allowed)}"
-                )
-        for name in PER_LAYER:
-            value = getattr(self, name)
-            if isinstance(value, (list, tuple)) and len(value) != self.n_layers:
-                raise InputError(f"{name} has {len(value)} entries for {self.n_layers} layers")
+        check(vars(self), ALLOWED)
+        check_lengths(vars(self), PER_LAYER, self.n_layers)
+        self._check_sizes()
+        self._check_activation()
         self._check_pooling()
-        if max(self.buckets) != self.n_tokens or min(self.buckets) < 1:
-            raise InputError(
-                f"buckets are {self.buckets}, wanted lengths of 1 to n_tokens = {self.n_tokens}, "
-                "n_tokens among them"
-            )
-        fake_bits = self.fake_quantization_bits
-        if fake_bits is not None and not (isinstance(fake_bits, int) and 2 <= fake_bits <= 8):
-            raise InputError(f"fake_quantization_bits is {fake_bits!r}, wanted 2 to 8, or None")
         if self.quantization is not None:
-            self.quantization = asdict(QuantizationConfig(**self.quantization))
+            self.quantization = asdict(_quantization(self.quantization))
+            check_lengths(self.quantization, QUANTIZATION_PER_LAYER, self.n_layers)
             if self.normalization != "static":
                 raise InputError('a quantized model needs normalization="static"')
             if self.embedding_layer_norm or self.fake_quantization_bits:
@@ -315,14 +336,52 @@ class InhibiDistilBertConfig(PretrainedConfig):
                     "a quantized model's embeddings are integers: it has no LayerNorm there, and "
                     "no fake quantization"
                 )
-            layers = [self.layer(index) for index in range(self.n_layers)]
-            if any(layer.keys_per_sum and layer.attention_window for layer in layers):
-                raise InputError("keys_per_sum needs full attention, attention_window 0")
-            if self.causal and any(layer.keys_per_sum for layer in layers):
-                raise InputError(
-                    "keys_per_sum counts keys from the first one, which in a causal model is "
-                    "padding; wanted 0"
-                )
+        layers = [self.layer(index) for index in range(self.n_layers)]
+        if not all(layer.key_head_dim and layer.value_head_dim for layer in layers):
+            raise InputError(
+                f"n_heads is {self.n_heads!r} and dim {self.dim}: heads have no channel; wanted "
+                "fewer of them, or key_head_dim and value_head_dim"
+            )
+        if any(layer.keys_per_sum and layer.attention_window for layer in layers):
+            raise InputError("keys_per_sum needs full attention, attention_window 0")
+        if self.causal and any(layer.keys_per_sum for layer in layers):
+            raise InputError(
+                "keys_per_sum counts keys from the first one, which in a causal model is "
+                "padding; wanted 0"
+            )
+
+    def _check_sizes(self) -> None:
+        """Refuse sizes that don't fit each other."""
+        lengths = self.buckets
+        allowed = Integers(1, self.n_tokens)
+        if not isinstance(lengths, (list, tuple)) or not (
+            all(n in allowed for n in lengths) and max(lengths) == self.n_tokens
+        ):
+            raise InputError(
+                f"buckets are {self.buckets}, wanted lengths of 1 to n_tokens = {self.n_tokens}, "
+                "n_tokens among them"
+            )
+        self.buckets = list(lengths)
+        if self.default_tokens > self.n_tokens:
+            raise InputError(
+                f"default_tokens is {self.default_tokens}, wanted at most n_tokens, {self.n_tokens}"
+            )
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise InputError(
+                f"pad_token_id is {self.pad_token_id}, wanted one of the vocabulary of "
+                f"{self.vocab_size} tokens"
+            )
+
+    def _check_activation(self) -> None:
+        if self.activation in USUAL_ACTIVATIONS:
+            return
+        from transformers.activations import ACT2FN  # two seconds, as in `blocks`
+
+        if not (isinstance(self.activation, str) and self.activation in ACT2FN):
+            raise InputError(
+                f"activation is {self.activation!r}, wanted one that transformers knows, such as "
+                f"{', '.join(USUAL_ACTIVATIONS)}"
+            )
 
     def _check_pooling(self) -> None:
         given = self.pooling
@@ -343,6 +402,33 @@ class InhibiDistilBertConfig(PretrainedConfig):
                 f"buckets are {self.buckets}, wanted multiples of {stride}: with pooling "
                 f"{self.pooling!r} so many tokens become one position of the last layer"
             )
+
+
+def _check_of_transformers(given: dict[str, Any]) -> None:
+    """Refuse what transformers makes something else of: dtype, num_labels, id2label."""
+    check(given, {"num_labels": ALLOWED["num_labels"]})
+    if isinstance(given.get("dtype"), str):
+        check(given, {"dtype": Choices(DTYPES)})
+    names = given.get("id2label")
+    if names is None:
+        return
+    if not (isinstance(names, dict) and names) or (
+        {str(index) for index in names} != {str(index) for index in range(len(names))}
+    ):
+        raise InputError(
+            f"id2label is {names!r}, wanted a dictionary with a name for each of the labels 0, 1, "
+            "..."
+        )
+
+
+def _quantization(given: Any) -> QuantizationConfig:
+    """Return the bit widths of a dictionary. Raises InputError for what holds others, or none."""
+    names = [field.name for field in fields(QuantizationConfig)]
+    if not isinstance(given, dict) or not set(given) <= set(names):
+        raise InputError(
+            f"quantization is {given!r}, wanted a dictionary of some of {', '.join(names)}"
+        )
+    return QuantizationConfig(**given)
 
 
 def _layer_value(value: Any, index: int) -> Any:

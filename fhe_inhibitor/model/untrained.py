@@ -7,7 +7,6 @@ weights to the same bounds as trained ones.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from fhe_inhibitor.integer.model import CONFIG_FILE
 from fhe_inhibitor.model.blocks import Embeddings, Transformer, features_step, initialise
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.quantized.network import QuantizedNetwork
+from fhe_inhibitor.system.files import read_json
 
 
 class _Student(nn.Module):
@@ -48,10 +48,7 @@ def read_config(path: str | Path) -> InhibiDistilBertConfig:
     path = Path(path)
     if path.is_dir():
         path = path / CONFIG_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read as JSON: {first_line(error)}") from error
+    content = read_json(path)
     kind = content.get("model_type") if isinstance(content, dict) else None
     if kind != InhibiDistilBertConfig.model_type:
         raise InputError(
@@ -105,6 +102,7 @@ def _only_layers(config: InhibiDistilBertConfig, indices: list[int]) -> InhibiDi
         "pooling": [*(config.layer(index).pooled for index in indices[1:]), 1],
         "buckets": config.buckets,
         "vocab_size": 1,
+        "pad_token_id": 0,
         "initializer_range": 1.0,  # large: each table then uses all of its output's range
         "quantization": only(config.quantization),
     }

@@ -10,7 +10,9 @@ from fhe_inhibitor.errors import InputError
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """What is rarely chosen. Raises InputError for an `in_flight` that would wait for ever.
+    """Options of a client of a server; all have defaults.
+
+    Raises InputError for an `in_flight` that would wait for ever.
 
     model: a name that the server offers; its only one if None. circuits_hash: refuse a server whose
     model has another one. accept_new_model: take a model that isn't the one which the server had.

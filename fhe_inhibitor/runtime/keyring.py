@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from filelock import FileLock
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.parameters import KeyParameters
@@ -52,7 +52,7 @@ class KeysEntry(BaseModel):
     circuits_hash: Sha256 = Field(validation_alias=AliasChoices("circuits_hash", OLD_NAME))
     model: str
     evaluation_keys: Sha256
-    created: datetime
+    created: AwareDatetime
     parameters: tuple[KeyParameters, ...] | None = None
 
 
@@ -68,7 +68,8 @@ class Keyring:
 
     def entries(self) -> list[KeysEntry]:
         """Return what the folder holds, the oldest first, keys that nobody described included."""
-        entries = [self._listed(path) for path in self.folder.glob(f"*/{KEYS_FILE}")]
+        paths = self.folder.glob(f"*/{KEYS_FILE}")
+        entries = [self._listed(path) for path in paths if path.is_file()]
         return sorted(entries, key=lambda entry: entry.created)
 
     def entry(self, circuits_hash: str) -> KeysEntry:
@@ -114,7 +115,7 @@ class Keyring:
         try:
             with self.path(circuits_hash).open("rb") as file:
                 return is_locked(file.read(16))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return False
 
     def load_or_make(
@@ -157,8 +158,17 @@ class Keyring:
         return path
 
     def remove(self, entry: KeysEntry) -> None:
-        """Remove keys for good: what was encrypted for them can't be decrypted any more."""
-        shutil.rmtree(self.path(entry.circuits_hash).parent)
+        """Remove keys for good: what was encrypted for them can't be decrypted any more.
+
+        Raises InputError for a folder that is a link: what it leads to may be in use elsewhere.
+        """
+        folder = self.path(entry.circuits_hash).parent
+        if folder.is_symlink():
+            raise InputError(
+                f"{folder} is a link to {folder.readlink()}, whose keys stay: remove the link, "
+                "and the keys there if nothing else uses them"
+            )
+        shutil.rmtree(folder)
 
     @contextmanager
     def _entry(self, circuits_hash: str) -> Iterator[None]:

@@ -38,12 +38,13 @@ def new_token(path: Path, user: str) -> str:
     """Return a new token of a user, after adding its hash to a file of tokens.
 
     Raises InputError for a user's name with other characters than a-z, 0-9, _ and -, and for a
-    file that can't be written.
+    file that can't be read or written.
     """
     if not USER.fullmatch(user):
         raise InputError(f"user {user!r}: take 1 to 64 characters of a-z, 0-9, _ and -")
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with _writing(path), open(path, "a+b", opener=_private) as file:
+        _read_tokens(path)  # a server that can't read it would never know the new one
         gap = b"\n" if _is_cut(file) else b""
         file.write(gap + f"{user} {_hash(token)}\n".encode())
     return token

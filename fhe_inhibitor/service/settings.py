@@ -7,11 +7,19 @@ environment. Options of the command line go before the environment, that before 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import TomlConfigSettingsSource as Toml
 
@@ -19,13 +27,16 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Limits
 from fhe_inhibitor.service.certificates import check_certificate
 from fhe_inhibitor.system.extras import needs
-from fhe_inhibitor.system.folders import service_root
+from fhe_inhibitor.system.files import to_utf8
+from fhe_inhibitor.system.folders import service_root, with_home
 from fhe_inhibitor.system.machine import container_limit_bytes
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
 UNPACKED = 10  # memory that evaluation keys take, over their size as they are sent
 MEBIBYTE = 1 << 20
+# First parts of the paths that the service has (`routes`, `web`), where metrics would be hidden.
+OWN_PATHS = ("v1", "health", "ready", "status", "docs", "openapi.json")
 HAS_AFFINITY = hasattr(psutil.Process, "cpu_affinity")  # not on macOS
 
 
@@ -89,7 +100,32 @@ class Settings(BaseSettings):
     @classmethod
     def _of_home(cls, path: Path | None) -> Path | None:
         """A shell replaces the ~ of an option; nobody does in a file or a variable."""
-        return path and path.expanduser()
+        return path and with_home(path)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_lax(cls, value: Any, field: ValidationInfo) -> Any:
+        """An empty host is every network, an empty folder the current one, and true is the 1."""
+        if value == "":
+            raise ValueError("it is empty; write a value, or leave it out for the default")
+        wanted = cls.model_fields[field.field_name or ""].annotation
+        if isinstance(value, bool) and wanted is not bool:
+            raise ValueError("wanted a value, not true or false")
+        return value
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _of_metrics_alone(cls, port: int | None, others: ValidationInfo) -> int | None:
+        if port and port == others.data.get("port"):
+            raise ValueError("the server itself listens there; take another port")
+        return port
+
+    @field_validator("metrics_path")
+    @classmethod
+    def _not_taken(cls, path: str | None) -> str | None:
+        if path and path.split("/")[1] in OWN_PATHS:
+            raise ValueError("the server has something else there; take another, such as /metrics")
+        return path
 
     @classmethod
     def settings_customise_sources(
@@ -101,7 +137,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read options, then the environment, then the file."""
-        return init_settings, env_settings, Toml(settings_cls)
+        return init_settings, env_settings, _Toml(settings_cls)
 
     @property
     def tokens(self) -> Path:
@@ -132,6 +168,13 @@ class Settings(BaseSettings):
         return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
 
 
+class _Toml(Toml):
+    """The settings' file; some programs begin it with a mark of its encoding."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(to_utf8(file_path.read_bytes()).decode())
+
+
 def load_settings(file: Path | None = None, **options: Any) -> Settings:
     """Return settings from options that are not None, the environment and a TOML file.
 
@@ -151,8 +194,9 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise InputError(f"setting {name}: {first['msg']} ({first['input']!r})") from error
-    except ValueError as error:
+        said = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"setting {name}: {said} ({first['input']!r})") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} can't be read as TOML: {error}") from error
     check_certificate(settings.certificate, settings.certificate_key)
     if settings.scheduler is not None:

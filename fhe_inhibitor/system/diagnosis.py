@@ -20,6 +20,7 @@ import psutil
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system import huge_pages
+from fhe_inhibitor.system.extras import install_command
 from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.machine import (
     check_threads,
@@ -67,7 +68,7 @@ def find_versions() -> Finding:
             name="versions",
             state="failure",
             found=f"{found}; missing: {', '.join(missing)}",
-            remedy=f"pip install {PACKAGE}, in a new environment",
+            remedy="pip install . in the folder of the repository, in a new environment",
         )
     pinned = dict(line.split("==") for line in wanted if "==" in line)
     others = [x for x in pinned if _release(installed[x] or "") != _release(pinned[x])]
@@ -106,9 +107,7 @@ def find_extras() -> Finding:
         name="extras",
         state="ok",
         found=f"installed: {', '.join(whole) or 'none'}; not: {', '.join(absent) or 'none'}",
-        remedy=f"for a command that wants one: pip install '{PACKAGE}[{','.join(absent)}]'"
-        if absent
-        else "",
+        remedy=f"for a command that wants one: {install_command(*absent)}" if absent else "",
     )
 
 

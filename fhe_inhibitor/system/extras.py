@@ -16,6 +16,15 @@ from fhe_inhibitor.errors import InputError
 OUR_PACKAGES = ("circuits", "compile", "demos", "fhe_inhibitor")
 
 
+def install_command(*extras: str) -> str:
+    """Return how to install extras of this package, which is on no index.
+
+    >>> install_command("train", "onnx")
+    "pip install '.[train,onnx]' in the folder of the repository"
+    """
+    return f"pip install '.[{','.join(extras)}]' in the folder of the repository"
+
+
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Import inside what needs an extra, such as "train" or "onnx".
@@ -31,5 +40,5 @@ def needs(extra: str) -> Iterator[None]:
             raise
         raise InputError(
             f"the package {package} is missing; it comes with the extra {extra!r}: "
-            f"pip install 'fhe-inhibitor[{extra}]'"
+            f"{install_command(extra)}"
         ) from error

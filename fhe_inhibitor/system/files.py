@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.errors import InputError, first_line
 
 GZIPPED = ".gz"
 
@@ -43,6 +43,32 @@ def read_results(path: Path, kind: type[Kind], made_by: str) -> Kind:
             f"{path} can't be read as results of {made_by}: name another folder with --out, or "
             f"remove it ({str(error).splitlines()[0]})"
         ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds. Raises InputError for a file that can't be read as JSON."""
+    with _reading(path, "JSON"):
+        return json.loads(to_utf8(path.read_bytes()))
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds, or one of JSON, which is YAML too. Raises InputError."""
+    import yaml  # for few commands
+
+    with _reading(path, "YAML or JSON"):
+        try:
+            return yaml.safe_load(to_utf8(path.read_bytes()).decode())
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def _reading(path: Path, form: str) -> Iterator[None]:
+    """Turn what a parser raises into InputError; what is too deep for it is a RecursionError."""
+    try:
+        yield
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read as {form}: {first_line(error)}") from error
 
 
 def read_bytes(path: Path) -> bytes:

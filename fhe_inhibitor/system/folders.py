@@ -32,21 +32,31 @@ def is_path(name: str | Path) -> bool:
 def cache_root(folder: str | Path | None = None) -> Path:
     """Return `folder`, else the one FHE_INHIBITOR_CACHE names, else the user's cache folder.
 
-    Raises InputError, as the other two do, for a user who has no home folder.
+    Raises InputError, as the other two do, for a user who has no home folder, and as `with_home`.
     """
     named = folder or os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else _of_user(user_cache_path, CACHE_VARIABLE)
+    return with_home(named) if named else _of_user(user_cache_path, CACHE_VARIABLE)
 
 
 def keys_root(folder: str | Path | None = None) -> Path:
     """Return `folder`, else the one FHE_INHIBITOR_KEYS names, else `keys` in the user's data."""
     named = folder or os.environ.get(KEYS_VARIABLE)
-    return Path(named).expanduser() if named else _of_user(user_data_path, KEYS_VARIABLE) / "keys"
+    return with_home(named) if named else _of_user(user_data_path, KEYS_VARIABLE) / "keys"
 
 
 def service_root() -> Path:
     """Return the folder of a server's own files, `service` in the user's data."""
     return _of_user(user_data_path, "FHE_INHIBITOR_SERVE_DATA_DIR") / "service"
+
+
+def with_home(path: str | Path) -> Path:
+    """Return a path with the home folder in place of its ~. Raises InputError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no user of this name
+        raise InputError(
+            f"{str(path)!r} begins with the home folder of nobody here: write the whole path"
+        ) from error
 
 
 def _of_user(find: Callable[..., Path], variable: str) -> Path:

@@ -210,8 +210,13 @@ def _find(
 ) -> str:
     """Return the column given, else the one with a usual name. Raises InputError for none."""
     if given is None:
-        by_name = {name.strip().lower(): name for name in names}
-        given = next((by_name[name] for name in usual if name in by_name), None)
+        alike = next((found for name in usual if (found := _called(name, names))), [])
+        if len(set(alike)) > 1:
+            raise InputError(
+                f"{where}: which column holds the {what}s, {' or '.join(map(repr, alike))}? Name "
+                f"it with --{what}-column"
+            )
+        given = alike[0] if alike else None
     if given is None or list(names).count(given) != 1:
         found = "none" if given is None else f"{list(names).count(given)} called {given!r}"
         raise InputError(
@@ -220,6 +225,11 @@ def _find(
             ".tsv or .csv needs a first line with the names of its columns"
         )
     return given
+
+
+def _called(usual: str, names: Sequence[str]) -> list[str]:
+    """Return the columns of this name, in capitals or not."""
+    return [name for name in names if name.strip().lower() == usual]
 
 
 def _name(label: Any, where: str) -> str:

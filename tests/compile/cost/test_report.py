@@ -223,9 +223,18 @@ def test_seconds_are_complexity_times_the_measured_time_of_a_unit(tmp_path: Path
     ("content", "reason"),
     [
         ("[]", "isn't a report.json"),
-        ("{", "isn't a report.json"),
+        ("{", "can't be read as JSON"),
+        pytest.param(100_000 * "[", "can't be read as JSON", id="deep"),
         ('{"lookup_s": null, "lookup_units": {}, "lengths": []}', "no measured lookups"),
         ('{"lookup_s": {}, "lookup_units": {}, "lengths": []}', "isn't a report.json"),
+        *(
+            (
+                f'{{"lookup_s": {{"4": {seconds}}}, "lookup_units": {{"4": 1e8}}, '
+                '"lengths": [{"lookups": {"4": 9}}]}',
+                "lookup_s of lookups measured in .* at width 4, wanted a number above 0",
+            )
+            for seconds in ("NaN", "-1", "0", "Infinity")
+        ),
     ],
 )
 def test_a_report_without_times_is_refused(tmp_path: Path, content: str, reason: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from fhe_inhibitor.app.engine import Engine, Here
 from fhe_inhibitor.app.run import Crossing, Run
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.system.extras import install_command
 from tests.fhe_inhibitor.app.test_panels import RESULT
 from tests.tiny_model import write_tiny_model
 
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-pytest.importorskip("gradio", reason="needs the extra app: pip install 'fhe-inhibitor[app]'")
+pytest.importorskip("gradio", reason=f"needs the extra app: {install_command('app')}")
 
 
 @pytest.fixture(scope="module", autouse=True)

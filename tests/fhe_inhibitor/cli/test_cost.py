@@ -53,18 +53,19 @@ def test_a_smaller_probability_of_errors_costs_more(capfd: pytest.CaptureFixture
         ("{}", ["--model", DEFAULT_MODEL], "two models; name one"),
         (None, [], "can't be read as JSON"),
         ("[1", [], "can't be read as JSON"),
+        pytest.param(100_000 * "[", [], "can't be read as JSON", id="deep"),
         ("[]", [], "has the model_type None; wanted 'inhibidistilbert'"),
         ('{"model_type": "bert"}', [], "has the model_type 'bert'"),
         ('{"model_type": "inhibidistilbert"}', [], "has no quantization"),
         (
             '{"model_type": "inhibidistilbert", "quantization": {"table_bits": 12}}',
             [],
-            "table_bits is 12, wanted integers from 2 to 8",
+            "table_bits is 12, wanted an integer from 2 to 8",
         ),
         (
             '{"model_type": "inhibidistilbert", "quantization": {"tables": 5}}',
             [],
-            "is no configuration",
+            "quantization is {'tables': 5}, wanted a dictionary of some of activation_bits",
         ),
     ],
 )

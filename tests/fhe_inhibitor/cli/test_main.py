@@ -100,6 +100,12 @@ def test_a_long_text_is_cut_and_that_is_said_or_refused(run, model: Path) -> Non
     assert "6 of 8 tokens are cut" in run(*arguments, "--tokens", "2").err
 
 
+@pytest.mark.parametrize("texts", [("-", "--file", "x"), ("-", "-"), ("good", "-")])
+@pytest.mark.parametrize("options", [(), ("--long",)])
+def test_a_dash_among_other_texts_is_refused(run, texts: tuple, options: tuple) -> None:
+    assert_refused(run("classify", *options, *texts), "- is stdin, and the only text then")
+
+
 INVALID = "sentence\tlabel\na good film\t1\n\t0\nfine\t9\nfine\nit 's dull\t0\n"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.experiments.plan import read_plan, run_plan
+from fhe_inhibitor.experiments.plan import Entry, Plan, expand, read_plan, run_plan
 from fhe_inhibitor.experiments.report import SECTIONS, table, write_report
 from tests.fhe_inhibitor.cli.test_main import assert_refused, run  # noqa: F401  (a fixture)
 from tests.fhe_inhibitor.experiments.test_run import write_task
@@ -132,8 +132,11 @@ def test_a_teacher_of_one_class_is_named_and_its_task_left_out_of_a_second_mean(
 
 
 def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no plan of experiments"):
+    with pytest.raises(InputError, match=r"none.yaml can't be read as YAML or JSON"):
         read_plan(tmp_path / "none.yaml")
+    (tmp_path / "other.yaml").write_text("plan: 1")
+    with pytest.raises(InputError, match="no plan of experiments"):
+        read_plan(tmp_path / "other.yaml")
     with pytest.raises(InputError, match="the plan has no 'all'"):
         run_plan(read_plan(plan), tmp_path, tmp_path, ["all"])
     with pytest.raises(InputError, match="has no results"):
@@ -142,6 +145,23 @@ def test_what_is_no_plan_or_result_is_refused(plan: Path, tmp_path: Path) -> Non
     (tmp_path / "layers" / "a.json").write_text("{}")
     with pytest.raises(InputError, match="no result of an experiment"):
         write_report(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("braces", ["{nosuch}", "{", "{0}", "{task.x}", "{task!z}", "{task:d}"])
+def test_braces_that_cannot_be_filled_in_are_refused(braces: str) -> None:
+    entry = Entry(name="a", settings={"recipe": "aligned", "task": "rte", "teacher": braces})
+    with pytest.raises(InputError, match=r"can't be filled in .*\{task\}, .*\{work\}"):
+        list(expand(Plan(experiments=[entry]), entry, Path("w")))
+
+
+@pytest.mark.parametrize(
+    "content", ["experiments: []", "experiments: [{name: a, each: {seed: []}}]"]
+)
+def test_a_plan_of_nothing_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match="no plan of experiments.*at least 1 item"):
+        read_plan(path)
 
 
 def test_distill_and_evaluate_from_the_command_line(run, plan: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -184,7 +204,7 @@ def test_own_labels_go_through_distill_and_evaluate(run, plan: Path, tmp_path: P
         (("distill", "--recipe", "magic", "--task", "cola"), "no recipe 'magic'"),
         (("distill", "--recipe", "aligned", "--task", "sst3"), "no task 'sst3'"),
         (("distill", "--recipe", "aligned"), "setting 'task': field required"),
-        (("distill", "--config", "none.yaml"), "none.yaml is no YAML or JSON file"),
+        (("distill", "--config", "none.yaml"), "none.yaml can't be read as YAML or JSON"),
         (
             ("distill", "--recipe", "aligned", "--task", "cola", "--teacher", "/no/such"),
             "no model could be loaded from '/no/such'",
@@ -195,7 +215,7 @@ def test_own_labels_go_through_distill_and_evaluate(run, plan: Path, tmp_path: P
         (("evaluate", "--labels", "a", "--data", "DATA"), "labels 'a' name no classes"),
         (("evaluate", "--labels", "a,b", "--tokens", "8"), "--labels measures a float model"),
         (("evaluate",), "no data: pass --data FILE.tsv"),
-        (("experiments", "run", "--plan", "none.yaml"), "no plan of experiments"),
+        (("experiments", "run", "--plan", "none.yaml"), "can't be read as YAML or JSON"),
     ],
 )
 def test_bad_input_is_one_line(

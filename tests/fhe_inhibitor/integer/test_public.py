@@ -18,6 +18,7 @@ from fhe_inhibitor.integer.public import PublicModel
 from fhe_inhibitor.runtime.manifest import EMBEDDING_FILE, TOKENIZER_FILE
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
+from tests.observers import Recording
 from tests.tiny_model import SHAPE, write_tiny_model
 
 
@@ -116,6 +117,21 @@ def test_a_text_that_is_too_long_is_cut_or_refused(model: IntegerModel) -> None:
     assert model.tokenize("good film", strict=True).n_cut == 0
     with pytest.raises(InputError, match="not UTF-8"):
         model.tokenize("good \udcff")
+
+
+@pytest.mark.parametrize("cls_token_id", [None, 0])
+def test_a_text_of_which_no_token_is_known_has_a_note(
+    model: IntegerModel, cls_token_id: int | None
+) -> None:
+    model = replace(model, cls_token_id=cls_token_id)
+    texts, observer = (
+        ["good \N{SLIGHTLY SMILING FACE}", "\N{SLIGHTLY SMILING FACE} xyz"],
+        Recording(),
+    )
+    model.tokenize_many(texts, None, False, observer)
+    model.tokenize_each(texts, None, False, observer)
+    said = "tiny knows no token of the text, so its label says nothing: [UNK] [UNK]"
+    assert observer.notes == [said, f"text 2 of 2: {said}"]
 
 
 @pytest.mark.parametrize("name", [EMBEDDING_FILE, TOKENIZER_FILE])

@@ -180,7 +180,7 @@ def test_a_damaged_entry_is_named(keyring: Keyring) -> None:
         keyring.entry(HASH)
 
 
-@pytest.mark.parametrize("about", [None, "damaged"])
+@pytest.mark.parametrize("about", [None, "damaged", "naive"])
 def test_keys_that_nobody_described_do_not_hide_the_others(
     keyring: Keyring, about: str | None
 ) -> None:
@@ -189,6 +189,8 @@ def test_keys_that_nobody_described_do_not_hide_the_others(
         keyring.path(digest).write_bytes(b"")
     good = {"circuits_hash": OTHER, "model": "tiny", "evaluation_keys": HASH, "created": 0}
     keyring.path(OTHER).with_name("about.json").write_text(json.dumps(good))
+    if about == "naive":  # a time of no zone comes neither before nor after the others
+        about = json.dumps(good | {"circuits_hash": HASH, "created": "2026-01-01T00:00:00"})
     if about:
         keyring.path(HASH).with_name("about.json").write_text(about)
     assert [(e.circuits_hash, e.model) for e in keyring.entries()] == [
@@ -197,3 +199,19 @@ def test_keys_that_nobody_described_do_not_hide_the_others(
     ]
     keyring.remove(keyring.find(HASH[:12]))
     assert [entry.circuits_hash for entry in keyring.entries()] == [OTHER]
+
+
+def test_a_folder_in_place_of_keys_is_none(keyring: Keyring) -> None:
+    keyring.path(HASH).mkdir(parents=True)
+    assert keyring.entries() == [] and not keyring.is_locked(HASH)
+
+
+def test_keys_behind_a_link_are_not_removed(keyring: Keyring, tmp_path: Path) -> None:
+    keys = tmp_path / "elsewhere" / "secret.keys"
+    keys.parent.mkdir()
+    keys.write_bytes(b"")
+    keyring.folder.mkdir()
+    keyring.path(HASH).parent.symlink_to(keys.parent)
+    with pytest.raises(InputError, match=r"is a link to .*elsewhere, whose keys stay"):
+        keyring.remove(keyring.find(HASH))
+    assert keys.exists() and keyring.path(HASH).parent.is_symlink()

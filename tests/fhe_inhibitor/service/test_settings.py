@@ -34,6 +34,15 @@ def test_options_go_before_environment_before_file(tmp_path: Path, monkeypatch) 
         ("port = 'x'", "setting port"),
         ("workers = 0", "setting workers"),
         ("port = ", "can't be read as TOML"),
+        pytest.param("port = " + 9999 * "[", "can't be read as TOML", id="deep"),
+        ("port = true", "setting port: wanted a value, not true or false"),
+        ('host = ""', "setting host: it is empty"),
+        ('data_dir = ""', "setting data_dir: it is empty"),
+        ('data_dir = "~nosuchuser/x"', "setting data_dir: '~nosuchuser/x' begins with the home"),
+        ("port = 99\nmetrics_port = 99", "setting metrics_port: the server itself listens there"),
+        ('metrics_path = "/v1/models"', "setting metrics_path: the server has something else"),
+        ('metrics_path = "/ready"', "setting metrics_path: the server has something else"),
+        ('metrics_path = "metrics"', "setting metrics_path: String should match"),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path: Path, content: str, message: str) -> None:
@@ -66,6 +75,13 @@ def test_workers_share_what_a_container_may_take(
     monkeypatch.setattr("fhe_inhibitor.system.machine.CONTAINER_LIMIT", tmp_path / "max")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30))
     assert load_settings(data_dir=tmp_path, workers=workers).memory_bytes == n_bytes
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 1\nopen_status = true\n", encoding="utf-8-sig")
+    settings = load_settings(file, metrics_port=0, metrics_path="/metrics")
+    assert (settings.port, settings.open_status) == (1, True)
 
 
 def test_a_token_opens_one_users_things_and_is_stored_as_a_hash(tmp_path: Path) -> None:
@@ -133,6 +149,15 @@ def test_a_tokens_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path) ->
         new_token(folder, "alice")
     with pytest.raises(InputError, match="can't be written"):
         new_token(Path("/proc/tokens/file"), "alice")
+
+
+@pytest.mark.parametrize("content", ["alice\n".encode("utf-16"), b"broken\n"])
+def test_no_token_is_added_to_a_file_that_no_server_reads(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="can't be read|line 1"):
+        new_token(path, "bob")
+    assert path.read_bytes() == content
 
 
 def test_the_commands_of_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

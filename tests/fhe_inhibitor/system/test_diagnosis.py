@@ -52,7 +52,7 @@ def test_a_missing_package_and_another_version_are_failures(
     finding = find_versions()
     assert (finding.state, finding.remedy) == (
         "failure",
-        "pip install fhe-inhibitor, in a new environment",
+        "pip install . in the folder of the repository, in a new environment",
     )
     assert "torch missing" in finding.found and "missing: torch" in finding.found
     has(monkeypatch, concrete_python="2.10.0")
@@ -74,7 +74,7 @@ def test_an_extra_that_is_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch)
     finding = find_extras()
     assert finding.state == "ok"
     assert "installed: train, benchmark, cluster, docs" in finding.found
-    assert "pip install 'fhe-inhibitor[server,onnx,app,browser]'" in finding.remedy
+    assert "pip install '.[server,onnx,app,browser]' in the folder" in finding.remedy
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ def test_a_tilde_in_a_variable_is_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(variable, "~/x")
     assert root() == tmp_path / "x"
+    monkeypatch.setenv(variable, "~nosuchuser/x")
+    with pytest.raises(InputError, match="'~nosuchuser/x' begins with the home folder of nobody"):
+        root()
 
 
 @pytest.mark.parametrize(

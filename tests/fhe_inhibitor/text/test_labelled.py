@@ -46,6 +46,14 @@ def test_columns_may_have_any_name(tmp_path: Path) -> None:
     assert read_labelled(path, Columns("body")) == {"train": [NamedText("so", "1")]}
 
 
+@pytest.mark.parametrize("header", ["Text,text,label", "label,text,Label"])
+def test_columns_that_differ_in_capitals_alone_are_to_be_named(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path, f"{header}\na,b,c\n", "a.csv")
+    with pytest.raises(InputError, match="holds the .*'[Tt]ext' or 'text'|'label' or 'Label'"):
+        read_labelled(path)
+    assert read_labelled(path, Columns("text", "label"))
+
+
 def test_labels_of_json_are_names_numbers_or_truth_values(tmp_path: Path) -> None:
     values = ["a  b", 3, -1, 2.0, True]
     lines = [json.dumps({"text": "t", "label": value}) for value in values]
