@@ -41,8 +41,10 @@ def count_lookups(
     listed = blocks_of(blocks, len(network.layers))
     for index, (layer, length) in enumerate(zip(network.layers, network.lengths(n), strict=True)):
         cuts, prefix, m = listed[index], f"layer{index}", len(layer.asking(length))
-        for name, rows in _cut(f"{prefix}.project", length, cuts.project):
-            counts[name] = _project(layer, rows, length)
+        # Else the client evaluates these, in the clear.
+        if index or network.client_boundary == "embedding":
+            for name, rows in _cut(f"{prefix}.project", length, cuts.project):
+                counts[name] = _project(layer, rows, length)
         for head in range(len(layer.heads)):
             for name, rows in _cut(f"{prefix}.attend.head{head}", m, cuts.attend):
                 counts[name] = _attend(layer, head, length, rows)

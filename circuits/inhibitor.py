@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from circuits.intervals import Interval
-from circuits.lookups import AntiperiodicTable, Lookup, Table
+from circuits.lookups import AntiperiodicTable, Lookup, Table, antiperiodic_abs
 from circuits.pairs import Pairs
 from circuits.sums import PartialSums, sum_over_keys
 
@@ -39,6 +39,8 @@ class InhibitorParameters:
     antiperiodic |v - Z|, which gives twice as much. padding_score: added to the score of a padded
     key. output: requantizes the sum over keys, `[value_dim, entries]`; output_offset: int64
     `[value_dim]`, centres that sum. partial: None to add all keys at once.
+
+    Raises ValueError for an antiperiodic threshold that isn't `antiperiodic_abs`.
     """
 
     distance: Table
@@ -48,6 +50,18 @@ class InhibitorParameters:
     output: Table
     output_offset: np.ndarray
     partial: PartialSums | None = None
+
+    def __post_init__(self) -> None:
+        # `_kept` proves 2 relu(x) by what this table is, without a look at its entries.
+        if isinstance(self.threshold, AntiperiodicTable):
+            found, wanted = self.threshold, antiperiodic_abs(self.threshold.bit_width)
+            same = np.array_equal(found.values, wanted.values)
+            if not same or (found.first, found.lsbs) != (wanted.first, wanted.lsbs):
+                raise ValueError(
+                    f"an antiperiodic threshold of {found.values.shape[-1]} entries from index "
+                    f"{found.first} on, {found.lsbs} low bits rounded off, isn't |t| less a "
+                    f"constant: wanted antiperiodic_abs({wanted.bit_width})"
+                )
 
 
 def inhibitor(

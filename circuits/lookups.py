@@ -91,7 +91,14 @@ class AntiperiodicTable(Table):
     >>> distance = antiperiodic_abs(2)
     >>> exact_lookup(np.arange(-3, 4), distance) + 2, distance.bit_width
     (array([3, 2, 1, 0, 1, 2, 3]), 2)
+
+    Raises ValueError for entries whose number is no power of 2: a bootstrap's period would be more.
     """
+
+    def __post_init__(self) -> None:
+        entries = self.values.shape[-1]
+        if entries < 2 or entries & (entries - 1):
+            raise ValueError(f"an antiperiodic table has {entries} entries: wanted 2^b, b >= 1")
 
     @property
     def reach(self) -> tuple[int, int]:

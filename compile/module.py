@@ -93,15 +93,22 @@ class CompiledNetwork:
         """Write what `Server` and `Client` load: the folder appears whole or not at all.
 
         simulated: write the circuits that simulate encryption instead, which Concrete compiles
-        when they are first asked for. Raises InputError if `folder` exists and is not empty.
+        when they are first asked for. Raises InputError as `check_new` does.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} is not empty: name a new folder or remove it")
+        check_new(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".circuits-", dir=folder.parent) as unfinished:
             write_circuits(self.module, self.manifest, Path(unfinished) / "new", simulated)
             os.replace(Path(unfinished) / "new", folder)
+
+
+def check_new(folder: Path) -> None:
+    """Raise InputError for the place of a folder to be written where there is something else."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is no folder: name a new one or remove it")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty: name a new folder or remove it")
 
 
 def build_module(

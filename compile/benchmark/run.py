@@ -227,9 +227,7 @@ class _Run:
         """Call a circuit once more, unless it ran often or long enough."""
         p, point = self._parameters, self._point(circuit, n)
         taken = point.seconds.get("run", [])
-        if len(taken) > repetition:
-            return
-        if len(taken) >= MIN_REPETITIONS and sum(taken) * (1 + 1 / len(taken)) > p.point_s:
+        if len(taken) > repetition or self._ran_enough(point):
             return
         expected_s = max(taken) if taken else point.predicted_s or 0.0
         if reason := self._too_long(expected_s):
@@ -271,7 +269,21 @@ class _Run:
 
     def _finish(self, child: Child, circuit: str, n: int) -> None:
         peak = child.peak_memory_bytes() if self._parameters.mode == "execute" else None
-        self._keep(self._point(circuit, n), complete=True, peak_memory_bytes=peak)
+        point = self._point(circuit, n)
+        complete = self._ran_enough(point)
+        if not complete:
+            self._observer.note(
+                f"n = {n}, {circuit}: the time budget ended after {len(point.seconds['run'])} of "
+                f"{self._parameters.repetitions} repetitions; the same command goes on with them"
+            )
+        self._keep(point, complete=complete, peak_memory_bytes=peak)
+
+    def _ran_enough(self, point: AttentionPoint) -> bool:
+        """Whether a circuit was called as often, or ran as long, as was asked for."""
+        p, taken = self._parameters, point.seconds.get("run", [])
+        if len(taken) < min(MIN_REPETITIONS, p.repetitions):
+            return False
+        return len(taken) >= p.repetitions or sum(taken) * (1 + 1 / len(taken)) > p.point_s
 
     def _obstacle(self, compiled: Compiled) -> str:
         """Why keys aren't made: no memory, or no time for them and three calls; "" if they are."""

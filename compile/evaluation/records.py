@@ -29,6 +29,7 @@ from fhe_inhibitor.system.machine import Machine
 VERSION = 1
 BEGINNING = b'{"format":"fhe-inhibitor evaluation"'
 NAMES = ("model", "data")  # of the same things under another name
+OPTIONAL = ("circuits_hash", "tokenizer_sha256")  # compared where both are known
 HASH_DIGITS = 12  # that a message shows
 
 Mode = Literal["disable", "simulate", "execute"]
@@ -41,7 +42,8 @@ class Header(Record):
     texts, of which `n_texts` can be read. max_tokens: read of a text. labels, logit_scale,
     noise_std: the model's. n_draws: of rounding noise, for each text. float_sha256: of the float
     student's weights, None without one. max_pieces: that are read of a long text, None if each text
-    is read as one; neutral_logits: the model's, for long texts.
+    is read as one; neutral_logits: the model's, for long texts. tokenizer_sha256: of the model's
+    tokenizer, which its hash does not cover; None in files that are older than this field.
     """
 
     format: Literal["fhe-inhibitor evaluation"] = "fhe-inhibitor evaluation"
@@ -62,6 +64,7 @@ class Header(Record):
     float_sha256: str | None
     max_pieces: int | None = None
     neutral_logits: tuple[float, ...] = ()
+    tokenizer_sha256: str | None = None
 
 
 class Sitting(Record):
@@ -155,16 +158,19 @@ class EvaluationFile:
     def check(self, header: Header) -> None:
         """Raise InputError if the file holds an evaluation of something else.
 
-        A circuits hash is compared where both have one: it is known late.
+        A circuits hash is compared where both have one: it is known late. So is a tokenizer's:
+        older files have none.
         """
         found = self.found.header
         if found is None:
             return
-        late = [] if found.circuits_hash and header.circuits_hash else ["circuits_hash"]
+        unknown = [
+            name for name in OPTIONAL if not (getattr(found, name) and getattr(header, name))
+        ]
         changes = [
             f"{name} {_short(getattr(found, name))}, now {_short(getattr(header, name))}"
             for name in Header.model_fields
-            if name not in (*NAMES, *late) and getattr(found, name) != getattr(header, name)
+            if name not in (*NAMES, *unknown) and getattr(found, name) != getattr(header, name)
         ]
         if changes:
             raise InputError(
@@ -205,7 +211,7 @@ def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
     """Open a file to go on with, made where it is missing; hold it for this process alone.
 
     Nothing is written to it before `begin`. Raises InputError for a file that can't be written,
-    that another process writes to, that is damaged, or that is something else.
+    that another process writes to or removes meanwhile, that is damaged, or that is something else.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -214,17 +220,28 @@ def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
             f"can't write to {path} ({error.strerror}): name another file with --out"
         ) from None
     try:
+        _lock(handle, path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another process writes to {path}: let it finish") from None
-        content = path.read_bytes()
-        found = _parse(content, path)
-        yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
+            content = path.read_bytes()
+            found = _parse(content, path)
+            yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
+        finally:
+            # For who has the lock alone: the file of another process is empty until it begins, too.
+            if os.fstat(handle).st_size == 0:
+                path.unlink(missing_ok=True)
     finally:
-        if os.fstat(handle).st_size == 0:
-            path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    """Hold a file for this process alone; refuse one that is no longer the file at `path`."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"another process writes to {path}: let it finish") from None
+    # Who had the lock before may have removed the file, and what is written to it would be lost.
+    if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+        raise InputError(f"{path} was removed or replaced just now: start again")
 
 
 def _parse(content: bytes, path: Path) -> Evaluation:

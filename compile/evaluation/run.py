@@ -23,6 +23,7 @@ from compile.evaluation.records import (
     TextRecord,
     open_evaluation,
 )
+from compile.local.prepared import tokenizer_sha256
 from compile.local.session import Session
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.documents import (
@@ -241,6 +242,7 @@ def _header(session: Session, asked: Asked) -> Header:
         float_sha256=None if weights is None else file_sha256(weights),
         max_pieces=asked.max_pieces,
         neutral_logits=model.neutral_logits if long else (),
+        tokenizer_sha256=tokenizer_sha256(model),
     )
 
 

@@ -120,10 +120,12 @@ class Execution:
         values |= run.read_values(tasks)
         left = tasks_left(tasks, values)
         seconds = {index: run.seconds(index) for index in range(1, len(tasks) + 1)}
+        waiting = set(left)
         _tell_what_is_left(tasks, left, observer, run.folder)
         for done in self._executor.go_on(tasks, values, observer, left, keep=True):
             seconds[done.index] = done.seconds
-            run.keep(tasks, request.n, done)
+            waiting.discard(done.index)
+            run.keep(tasks, request.n, done, waiting)
         received = to_response(request.n, done, request.pieces).to_bytes()
         try:
             logits, decrypt = self._decrypt(received, observer)

@@ -192,6 +192,15 @@ def cache_entry(model: Encryptable, cache_dir: str | Path | None = None) -> Path
     return cache_root(cache_dir) / name
 
 
+def tokenizer_sha256(model: object) -> str | None:
+    """Return the SHA-256 of a model's tokenizer as JSON, None for one that reads no texts.
+
+    The tokenizer is in the public part of the model, and not among the integers of its hash.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    return None if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
 def _refuse_noexec(entry: Path) -> None:
     """Refuse a file system whose mount forbids to run what lies there: circuits are native code."""
     if os.statvfs(entry).f_flag & getattr(os, "ST_NOEXEC", 0):
@@ -202,7 +211,7 @@ def _refuse_noexec(entry: Path) -> None:
 
 
 def _made_from(model: Encryptable, documents: bool, split: int) -> dict[str, object]:
-    """Return what compiled circuits depend on, the code that compiles them included."""
+    """Return what circuits and the public part beside them depend on, code included."""
     code = hashlib.sha256()
     for name in (*CODE, *(SPLIT_CODE if split > 1 else ())):
         spec = find_spec(name)
@@ -214,6 +223,7 @@ def _made_from(model: Encryptable, documents: bool, split: int) -> dict[str, obj
         "format": FORMAT_VERSION,
         "code": code.hexdigest()[:16],
         "model": model.hash,
+        "tokenizer": tokenizer_sha256(model),
         "buckets": list(model.buckets),
         "p_error": model.p_error,
         "split": split,

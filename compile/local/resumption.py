@@ -2,7 +2,7 @@
 
     run.json      whose run it is, and time and SHA-256 of each finished task
     request       the encrypted text, as it was sent to the server's half of the session
-    task-7        outputs of the seventh task, until no later one reads them
+    task-7        outputs of the seventh task, until none that is still to run reads them
 
 Everything in it is ciphertexts, hashes and times, for the owner only; a file is whole under its
 name or not there. The text is known by a digest under a key that is derived from the secret keys: a
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -125,8 +125,10 @@ class KeptRun:
                     path.unlink(missing_ok=True)
         return values
 
-    def keep(self, tasks: Sequence[Task], n: int, done: TaskDone[Value]) -> None:
-        """Keep what a task gave, and remove what no later task reads."""
+    def keep(
+        self, tasks: Sequence[Task], n: int, done: TaskDone[Value], waiting: Iterable[int]
+    ) -> None:
+        """Keep what a task gave, and remove what none of those that wait, by index, reads."""
         assert self._record is not None
         if done.index == done.total:
             return
@@ -135,10 +137,8 @@ class KeptRun:
         task = FinishedTask(seconds=done.seconds, sha256=_sha256(data))
         finished = {**self._record.tasks, done.index: task}
         self._write_record(self._record.model_copy(update={"tasks": finished}))
-        # A task that runs again because its file was damaged is followed by others that did before.
-        if done.index == max(finished):
-            kept = {self._task(index) for index in tasks_to_keep(tasks, done.index)}
-            self._remove(set(self.folder.glob(f"{TASK}*")) - kept)
+        kept = {self._task(index) for index in tasks_to_keep(tasks, waiting, done.index)}
+        self._remove(set(self.folder.glob(f"{TASK}*")) - kept)
 
     def remove(self) -> None:
         """Remove all files of the run, its record last, and the folder if nothing else is in it."""

@@ -78,15 +78,17 @@ class CompileCircuits:
     split: int = 1
 
     def run(self, observer: Observer) -> WrittenReport:
-        """Compile, and return the report."""
+        """Compile, and return the report. Raises InputError first if `out` isn't new or empty."""
         # Here, because these import Concrete, which the process that shows progress can spare.
         from compile.local.p_error import with_p_error
         from compile.local.prepared import compile_model
+        from compile.module import check_new
         from compile.noise import measure_model_noise
         from compile.report import add_measurements, add_noise, describe, describe_noise
         from fhe_inhibitor.runtime.client import Client
         from fhe_inhibitor.runtime.server import Server
 
+        check_new(self.out)  # before minutes are spent on what can't be written
         model: IntegerModel | ExportedModel
         if self.from_onnx is None:
             model = IntegerModel.load(self.model)
@@ -95,7 +97,8 @@ class CompileCircuits:
                 from fhe_inhibitor.onnx.reader import read_exported
 
             model = read_exported(self.from_onnx)
-        compiled = compile_model(with_p_error(model, self.p_error), observer, split=self.split)
+        model = with_p_error(model, self.p_error)
+        compiled = compile_model(model, observer, split=self.split)
         compiled.save(self.out)
         report = describe(compiled)
         if self.measured:

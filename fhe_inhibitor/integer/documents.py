@@ -123,8 +123,6 @@ def count_lookups_of(model: IntegerModel, document: Document) -> Counter[int]:
     """Return the lookups that a document takes encrypted, by bit width."""
     n = len(encode_pieces(model, document)[0][0])
     stages = count_lookups(model.network, n)
-    if model.first_projections:
-        del stages["layer0.project"]
     if len(document.pieces) > 1:
         del stages["classify"]
         stages |= count_document_lookups(model.network)

@@ -86,12 +86,15 @@ def tasks_left(tasks: Sequence[Task], known: Container[str]) -> list[int]:
     return left[::-1]
 
 
-def tasks_to_keep(tasks: Sequence[Task], n_done: int) -> set[int]:
-    """Return the indices of the tasks, of the first `n_done`, whose values are worth keeping.
+def tasks_to_keep(tasks: Sequence[Task], waiting: Iterable[int], last: int) -> set[int]:
+    """Return the indices of the tasks, counted from 1, whose values are worth keeping.
 
-    That is the last of them, and what it or a later one reads. So these are enough to go on with,
-    even if the values of that last one turn out to be damaged.
+    waiting: indices of the tasks that are still to run. last: the one that was done just now, of
+    several at once not always the highest. What is kept is that one, and what it or a waiting one
+    reads. So these are enough to go on with, even if the values of that last one turn out to be
+    damaged.
     """
-    read = {name for task in tasks[max(n_done - 1, 0) :] for name in task.inputs}
-    done = enumerate(tasks[:n_done], start=1)
-    return {i for i, task in done if i == n_done or read.intersection(task.outputs)}
+    waiting = set(waiting)
+    read = {name for index in (last, *waiting) for name in tasks[index - 1].inputs}
+    done = (item for item in enumerate(tasks, start=1) if item[0] not in waiting)
+    return {i for i, task in done if i == last or read.intersection(task.outputs)}

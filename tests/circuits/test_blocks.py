@@ -129,6 +129,7 @@ def test_the_client_s_projections_are_cut_too() -> None:
     blocks = (LayerBlocks(3, 2, 1), LayerBlocks())
     names = [stage.name for stage in network_stages(network, 5, blocks)]
     assert names[0] == "layer0.attend.head0.rows0"
+    assert set(count_lookups(network, 5, blocks)) == set(names)
     wires = network_wires(network, 5, blocks)
     assert wires["layer0.head1.k.rows1"].rows == (2, 4)
 

@@ -86,6 +86,13 @@ def test_taken_channels_keep_the_kind_of_their_table() -> None:
     assert exact_lookup(np.stack([x, x], axis=-1), rows)[:, 1].tolist() == [1, 0, -1, -2, -1, 0, 1]
 
 
+@pytest.mark.parametrize("entries", [1, 3, 6, 12])
+def test_a_period_that_no_bootstrap_has_is_refused(entries: int) -> None:
+    """Six entries are read with 3 bits, and a bootstrap of 3 bits goes on after eight."""
+    with pytest.raises(ValueError, match=rf"has {entries} entries: wanted 2\^b"):
+        AntiperiodicTable(np.arange(entries))
+
+
 def steps(*rows: list[int], first: int = 0, lsbs: int = 0) -> SaturatingTable:
     """A table that saturates, one row of entries for each channel."""
     return SaturatingTable(np.array(rows), first, lsbs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from circuits.inhibitor import InhibitorParameters
 from circuits.intervals import interval, interval_lookup
 from circuits.lookups import (
     AntiperiodicTable,
+    SaturatingTable,
     Table,
     antiperiodic_abs,
     exact_lookup,
@@ -169,6 +171,26 @@ def test_an_antiperiodic_table_goes_on_with_its_negative(bits: int) -> None:
     assert (read(t + (1 << bits), table) == -read(t, table)).all()
     with pytest.raises(OverflowError, match="its table covers"):
         exact_lookup(np.array([1 << bits]), table)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        AntiperiodicTable(np.array([0, -1, -2, -3]), -2),  # no |t| at all
+        AntiperiodicTable(np.array([0, -1, -2, -1]), -1),  # |t - 1| - 2
+        AntiperiodicTable(np.array([0, -1, -2, -1]), -2, lsbs=1),
+        AntiperiodicTable(np.array([[0, -1, -2, -1]]), -2),
+        SaturatingTable(np.array([-2, -2, 0, 2]), -2),
+    ],
+)
+def test_an_antiperiodic_threshold_is_an_absolute_value(wrong: AntiperiodicTable) -> None:
+    """Its bounds are those of 2 relu(t), so the verifier would prove them of any other table."""
+    parameters = make_head("inhibitor_rounded", 2, 1, 4).head.parameters
+    assert isinstance(parameters, InhibitorParameters)
+    assert isinstance(parameters.threshold, AntiperiodicTable)
+    with pytest.raises(ValueError, match=r"less a constant: wanted antiperiodic_abs\(2\)"):
+        replace(parameters, threshold=wrong)
+    assert replace(parameters, threshold=antiperiodic_abs(2)).threshold.bit_width == 2
 
 
 def loops(head: AttentionHead, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> list[list[int]]:

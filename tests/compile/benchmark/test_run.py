@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import ChildError
 from fhe_inhibitor.system.progress import Observer
+from tests.observers import Recorder
 
 SIMULATED = ("inhibitor_exact", "inhibitor_rounded", "dot_product_rounded")
 TINY = AttentionOptions(
@@ -160,6 +162,28 @@ def test_a_budget_leaves_out_and_says_so(tmp_path: Path) -> None:
     assert results.points[0].lookups == {3: 8, 2: 4}
     assert "left out: needs about" in attention_markdown(results)
     assert results.points == read_results(tmp_path / "attention.json").points
+
+
+def test_what_a_budget_ends_is_not_complete_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock passes the budget in the first of the two calls that `point_s` asks for."""
+    asked = TINY.model_copy(update={"circuits": ("inhibitor_exact",), "lengths": (2,)})
+    now = [0.0]
+
+    def work(method: str) -> None:
+        now[0] += 100.0 * (method == "simulate")
+
+    monkeypatch.setattr(attention_benchmark, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(InProcess, "before_call", staticmethod(work))
+    recorder = Recorder()
+    (ended,) = benchmark_attention(asked, tmp_path, 50.0, recorder).points
+    assert ended.status == "measured" and not ended.complete
+    assert len(ended.seconds["run"]) == 1
+    assert ["ended after 1 of 3 repetitions" in note for note in recorder.notes] == [True]
+    (point,) = benchmark_attention(asked, tmp_path, None, recorder).points
+    assert point.complete and len(point.seconds["run"]) == 2
+    assert point.seconds["run"][:1] == ended.seconds["run"]
 
 
 def test_what_cannot_be_compiled_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,9 @@ def test_a_lookup_is_as_wide_as_its_table_and_its_sum_as_the_inputs_that_are_dec
         NetworkShape("dot_product", causal=True, window=0, last_query="first"),
     ],
 )
-def test_counts_are_those_of_the_formula(shape: NetworkShape) -> None:
-    network = random_network(np.random.default_rng(0), shape)
+@pytest.mark.parametrize("boundary", ["embedding", "projection"])
+def test_counts_are_those_of_the_formula(shape: NetworkShape, boundary: str) -> None:
+    network = replace(random_network(np.random.default_rng(0), shape), client_boundary=boundary)
     lengths = [fitting_length(network, n) for n in (4, 7)]
     for n, calls in trace_network(network, lengths).items():
         counted = {call.stage.name: Counter[int]() for call in calls}

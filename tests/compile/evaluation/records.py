@@ -37,6 +37,7 @@ def header(**changes: Any) -> Header:
         noise_std=0.1,
         n_draws=2,
         float_sha256="d" * 64,
+        tokenizer_sha256="f" * 64,
     )
     return Header.model_validate(fields | changes)
 

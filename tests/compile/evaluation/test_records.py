@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import re
@@ -84,6 +85,7 @@ def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path, content: byte
         ({"mode": "simulate"}, "mode execute, now simulate"),
         ({"n_draws": 3}, "n_draws 2, now 3"),
         ({"float_sha256": None}, "float_sha256 dddddddddddd, now None"),
+        ({"tokenizer_sha256": "e" * 64}, f"tokenizer_sha256 {'f' * 12}, now {'e' * 12})"),
     ],
 )
 def test_an_evaluation_of_something_else_is_refused(path: Path, changes: dict, words: str) -> None:
@@ -96,6 +98,14 @@ def test_an_evaluation_of_something_else_is_refused(path: Path, changes: dict, w
 def test_other_names_of_the_same_are_none_of_something_else(path: Path) -> None:
     with open_evaluation(path) as file:
         file.check(header(model="renamed", data="copy.tsv", circuits_hash=None))
+
+
+def test_a_file_from_before_tokenizers_were_compared_goes_on(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(f',"tokenizer_sha256":"{"f" * 64}"'.encode(), b""))
+    assert read_evaluation(path)[0] == header(tokenizer_sha256=None)
+    with open_evaluation(path) as file:
+        assert file.begin(header(), sitting()) == 1
+    assert list(read_evaluation(path)[1].texts) == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +150,34 @@ def test_two_processes_do_not_write_to_one_file(path: Path) -> None:
         other.join()
     with open_evaluation(path):
         pass
+
+
+def test_a_refused_process_leaves_a_file_that_is_not_begun(tmp_path: Path) -> None:
+    path = tmp_path / "file.jsonl"
+    with open_evaluation(path) as file:
+        with pytest.raises(InputError, match="another process writes"), open_evaluation(path):
+            pass
+        file.begin(header(), sitting())
+    assert read_evaluation(path)[0] == header()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_goes_away_before_it_is_locked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    path, other = tmp_path / "file.jsonl", write(tmp_path / "other.jsonl", header(), TEXTS)
+    lock = fcntl.flock
+
+    def remove_and_lock(handle: int, how: int) -> None:
+        path.unlink()
+        if replaced:
+            other.rename(path)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+    with pytest.raises(InputError, match="removed or replaced"), open_evaluation(path):
+        pass
+    assert path.exists() == replaced
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

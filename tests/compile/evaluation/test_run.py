@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def test_each_text_is_kept_with_all_that_is_compared(model, data: Path, tmp_path
     assert (of.mode, of.model, of.model_hash) == ("disable", "tiny", model.hash)
     assert (of.data, of.data_sha256, of.n_texts) == ("dev.tsv", file_sha256(data), 4)
     assert (of.max_tokens, of.labels, of.circuits_hash) == (4, ("negative", "positive"), None)
+    tokenizer = hashlib.sha256(model.tokenizer.to_str().encode()).hexdigest()
+    assert of.tokenizer_sha256 == tokenizer
     assert list(found.texts) == [0, 1, 2, 3]
     for index, row in enumerate(read_tsv(data)):
         record, read = found.texts[index], model.tokenize(row.text)

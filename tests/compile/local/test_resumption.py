@@ -16,12 +16,13 @@ from filelock import FileLock
 
 from circuits.intervals import interval, interval_lookup
 from circuits.network import run
+from compile.local.resumption import RunOwner, kept_run
 from compile.local.session import Session
 from fhe_inhibitor.cli.main import main
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.runtime.classifier import Classification
-from fhe_inhibitor.runtime.execution import tasks_left, tasks_to_keep
+from fhe_inhibitor.runtime.execution import TaskDone, tasks_left, tasks_to_keep
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Message
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE
@@ -127,7 +128,8 @@ def test_a_run_goes_on_after_each_task_in_turn(
         observer = stop_after(session, folder, 1)
         assert ran(observer) == names[n - 1 : n + 1]  # one was finished, the next one begun
         assert ("encrypt" in observer.steps) == (n == 1)
-        assert task_files(folder) == {f"task-{i}" for i in tasks_to_keep(tasks, n)}
+        waiting = range(n + 1, len(tasks) + 1)
+        assert task_files(folder) == {f"task-{i}" for i in tasks_to_keep(tasks, waiting, n)}
         assert (f"keeps {n - 1} of {len(tasks)} tasks" in "".join(observer.notes)) == (n > 1)
     last = Recorder()
     result = classify(session, folder, observer=last)
@@ -330,10 +332,61 @@ def test_tasks_that_are_left_are_those_whose_values_are_needed() -> None:
     assert tasks_left(program, {"x", "b"}) == [1, 3, 4]
     assert tasks_left(program, {"x", "c"}) == [4]
     assert tasks_left(program, {"x", "d"}) == []
-    assert [tasks_to_keep(program, n) for n in range(5)] == [
-        set(),
+    assert [tasks_to_keep(program, range(n + 1, 5), n) for n in range(1, 5)] == [
         {1},
         {1, 2},
         {1, 2, 3},
         {3, 4},
     ]
+
+
+class Written:
+    """Stands for a ciphertext."""
+
+    def serialize(self) -> bytes:
+        return b"ciphertext"
+
+
+def keep_in_turn(folder: Path, program: list[Task], order: list[int], left: set[int]) -> None:
+    """Keep tasks, by index, in the order in which workers are done with them."""
+    owner = RunOwner(circuits_hash="a" * 64, evaluation_keys="b" * 64, text="c" * 64)
+    with kept_run(folder, owner, Observer()) as run:
+        run.keep_request(b"request", 0.0)
+        for index in order:
+            left.discard(index)
+            outputs: Any = {name: Written() for name in program[index - 1].outputs}
+            done = TaskDone(program[index - 1], outputs, 1.0, index, len(program))
+            run.keep(program, 4, done, left)
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"),
+    [
+        ([3], {3}),
+        ([3, 4], {3, 4}),
+        ([4, 2], {2, 4}),
+        ([4, 2, 3], {2, 3, 4}),
+        ([2, 3, 4, 1], {1, 2, 3, 4}),
+    ],
+)
+def test_tasks_that_are_done_early_stay(folder: Path, order: list[int], kept: set[int]) -> None:
+    """Four tasks read x and run at once; a fifth reads what they give, the last one that."""
+    program = [*(task("x", name) for name in "abcd"), task("abcd", "e"), task("e", "f")]
+    keep_in_turn(folder, program, order, {1, 2, 3, 4, 5, 6})
+    assert task_files(folder) == {f"task-{index}" for index in kept}
+
+
+def test_what_the_next_task_has_read_goes_once_it_is_kept(folder: Path) -> None:
+    """a and b are read by c, c by d; when d is there, c is enough to go on with."""
+    program = [task("x", "a"), task("x", "b"), task("ab", "c"), task("c", "d"), task("d", "e")]
+    keep_in_turn(folder, program, [2, 1, 3, 4], {1, 2, 3, 4, 5})
+    assert task_files(folder) == {"task-3", "task-4"}
+
+
+def test_what_a_damaged_task_is_needed_for_stays(folder: Path) -> None:
+    """x -> a -> (x, a) b -> (a, b) c: a was damaged and runs again, b is there and waits for c."""
+    program = [task("x", "a"), task("xa", "b"), task("ab", "c"), task("c", "d")]
+    keep_in_turn(folder, program, [1, 2], {1, 2, 3, 4})
+    (folder / "task-1").unlink()
+    keep_in_turn(folder, program, [1], {1, 3, 4})
+    assert task_files(folder) == {"task-1", "task-2"}

@@ -148,6 +148,9 @@ def test_lookups_are_those_of_each_piece(model: IntegerModel) -> None:
     stages["score"] = count_document_lookups(model.network)["score"]
     each = sum(stages.values(), Counter())
     assert count_lookups_of(model, several) == each + each + each
+    network = replace(model.network, client_boundary="projection")
+    total = count_lookups_of(replace(model, network=network), several)
+    assert total == Counter({w: 3 * n for w, n in (each - stages["layer0.project"]).items()})
 
 
 def test_neutral_logits_are_those_of_a_piece_on_average(model: IntegerModel, folder: Path) -> None:
