@@ -210,10 +210,16 @@ class EvaluationFile:
 def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
     """Open a file to go on with, made where it is missing; hold it for this process alone.
 
-    Nothing is written to it before `begin`. Raises InputError for a file that can't be written,
-    that another process writes to or removes meanwhile, that is damaged, or that is something else.
+    Nothing is written to it before `begin`. Raises InputError for a file that can't be written, as
+    a device can't, that another process writes to or removes meanwhile, that is damaged, or that is
+    something else.
     """
     try:
+        made = not path.exists()
+        if not (made or path.is_file()):  # seen before it is opened: a pipe waits for its reader
+            raise InputError(
+                f"can't write to {path} (it is no regular file): name another file with --out"
+            )
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InputError(
@@ -227,8 +233,8 @@ def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
             yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
         finally:
             # For who has the lock alone: the file of another process is empty until it begins, too.
-            if os.fstat(handle).st_size == 0:
-                path.unlink(missing_ok=True)
+            if made and os.fstat(handle).st_size == 0:
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
     finally:
         os.close(handle)
 

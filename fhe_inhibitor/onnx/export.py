@@ -154,7 +154,9 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _check_writable(out: Path) -> None:
     """Refuse a file that can't be written, before a model is loaded."""
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+    target = Path(os.path.realpath(out))
+    is_taken = os.path.exists(target) and not os.path.isfile(target)
+    if is_taken or not os.access(target.parent, os.W_OK) or not os.path.isdir(target.parent):
         raise InputError(f"can't write {out}: pass --out FILE in a folder that exists")
 
 

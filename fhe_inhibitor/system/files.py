@@ -81,10 +81,12 @@ def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> 
     """Write a file that appears whole or not at all, and survives a power failure once it has.
 
     data: text is written as UTF-8. mode: the file's permissions; it never has wider ones. What
-    was there before stays until the new content is on the disk. Raises OSError if the folder
-    can't be written.
+    was there before stays until the new content is on the disk. A link stays, and what it leads to
+    is written. Raises OSError if the folder can't be written, InputError for what is no file.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no regular file, and is left as it is: name another one")
     content = data.encode() if isinstance(data, str) else data
     # mkstemp makes the file 0600 before a byte of the content is in it.
     handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 
@@ -178,6 +179,28 @@ def test_a_file_that_goes_away_before_it_is_locked_is_refused(
     with pytest.raises(InputError, match="removed or replaced"), open_evaluation(path):
         pass
     assert path.exists() == replaced
+
+
+def test_what_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
+    """A pipe is not opened: that would wait for whoever reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="no regular file"), open_evaluation(path):
+            pass
+        assert path.exists()
+
+
+def test_an_empty_file_of_the_user_s_stays(tmp_path: Path) -> None:
+    path, link = tmp_path / "file.jsonl", tmp_path / "link"
+    path.touch()
+    with open_evaluation(path):
+        pass
+    assert path.exists()
+    path.unlink()
+    link.symlink_to(path)
+    with open_evaluation(link):
+        assert path.exists()
+    assert link.is_symlink() and not path.exists()
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

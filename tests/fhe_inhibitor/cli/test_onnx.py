@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,12 @@ def test_bad_arguments_are_refused(
     monkeypatch.chdir(tmp_path)
     assert_refused(run("export", *arguments), *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_is_no_place_for_a_graph(run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert_refused(run("export", "--out", tmp_path / "pipe"), "can't write", "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_integers_of_a_float_model_need_calibration(run, float_folder: Path, tmp_path) -> None:
