@@ -25,7 +25,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.public import PublicModel, read_tokenizer
 from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE, TOKENIZER_FILE
-from fhe_inhibitor.system.files import GZIPPED
+from fhe_inhibitor.system.files import GZIPPED, file_sha256
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
@@ -36,6 +36,8 @@ REPOSITORY_ONLY = (
     "inhibidistilbert-small-sst2",
 )
 INTEGER_FILE, CONFIG_FILE = "integer_model.safetensors", "config.json"
+# In the config: of the tokenizer's file, which the model's hash does not cover. Older ones lack it.
+TOKENIZER_DIGEST = "tokenizer_sha256"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,13 @@ class IntegerModel(PublicModel):
                 f"{folder}: {TOKENIZER_FILE} has {self.tokenizer.get_vocab_size()} tokens, the "
                 f"embedding {vocab} rows of {dim}, the network reads {self.network.dim} channels: "
                 "files of different models"
+            )
+        digest, found = config.get(TOKENIZER_DIGEST), file_sha256(folder / TOKENIZER_FILE)
+        if digest not in (None, found):
+            raise InputError(
+                f"{folder}: {CONFIG_FILE} says that {TOKENIZER_FILE} has the SHA-256 "
+                f"{str(digest)[:12]}, it has {found[:12]}: it was changed, or is of another model; "
+                "put back the one that came with it"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,14 @@ from circuits.lookups import AntiperiodicTable, SaturatingTable
 from circuits.network import run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
-from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.integer.model import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    DEFAULT_MODEL,
+    INTEGER_FILE,
+    REPOSITORY_ONLY,
+    IntegerModel,
+)
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
 from tests.networks import NetworkShape, random_inputs, random_network
@@ -228,6 +236,33 @@ def test_files_of_different_models_are_refused(folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps({**config, "dim": 99}))
     with pytest.raises(InputError, match="dim = 99"):
         IntegerModel.load(folder)
+
+
+def test_a_tokenizer_of_as_many_other_tokens_is_refused(folder: Path) -> None:
+    """It would give other labels without a word. Folders without its SHA-256 are older."""
+    path = folder / TOKENIZER_FILE
+    tokenizer, config = path.read_bytes(), json.loads((folder / CONFIG_FILE).read_text())
+    config["tokenizer_sha256"] = hashlib.sha256(tokenizer).hexdigest()
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    expected = IntegerModel.load(folder).tokenize("good").ids
+    content = json.loads(tokenizer)
+    vocab = content["model"]["vocab"]
+    content["model"]["vocab"] = dict(zip(vocab, reversed(vocab.values()), strict=True))
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{TOKENIZER_FILE} has the SHA-256"):
+        IntegerModel.load(folder)
+    del config["tokenizer_sha256"]
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    assert IntegerModel.load(folder).tokenize("good").ids != expected
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in (DEFAULT_MODEL, *REPOSITORY_ONLY) if not name.endswith("int8")]
+)
+def test_shipped_checkpoints_name_their_tokenizer(name: str) -> None:
+    config = json.loads((CHECKPOINTS / name / CONFIG_FILE).read_text())
+    tokenizer = (CHECKPOINTS / name / TOKENIZER_FILE).read_bytes()
+    assert config["tokenizer_sha256"] == hashlib.sha256(tokenizer).hexdigest()
 
 
 def test_an_unknown_model_is_refused() -> None:
