@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.files import Record, first_problem
 from fhe_inhibitor.system.machine import Machine
 
 VERSION = 1
@@ -270,17 +270,11 @@ def _parse(content: bytes, path: Path) -> Evaluation:
             number += 1
             found.add(Line.validate_json(line))
     except ValueError as error:
-        detail = _first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            f"{path}, line {number}, can't be read ({detail}): remove the line, or name another "
-            "file"
+            f"{path}, line {number}, can't be read ({first_problem(error)}): remove the line, or "
+            "name another file"
         ) from None
     return found
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
 
 
 def _no_evaluation(path: Path) -> InputError:

@@ -51,7 +51,8 @@ def calibrate(
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.integer.documents import measure_neutral, write_neutral
 
-    loaded, folder = IntegerModel.load(model), checkpoint_folder(model)
+    # What is there may be damaged, and is replaced.
+    loaded, folder = IntegerModel.load(model, calibrated=False), checkpoint_folder(model)
     texts = [row.text for row in read_tsv(data, len(loaded.labels))[:limit]]
     with Display(quiet) as display:
         display.begin("integer model")

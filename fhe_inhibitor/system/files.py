@@ -45,6 +45,14 @@ def read_results(path: Path, kind: type[Kind], made_by: str) -> Kind:
         ) from error
 
 
+def first_problem(error: ValueError) -> str:
+    """Return what is wrong first with the JSON of a record, and where; any other error's text."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+
+
 def read_bytes(path: Path) -> bytes:
     """Return a file's contents, unzipped if its name ends with `.gz`.
 

@@ -17,6 +17,7 @@ from fhe_inhibitor.integer.documents import (
 )
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE
 from fhe_inhibitor.text.data import read_tsv
 from tests.fhe_inhibitor.cli.test_main import assert_refused, run
 from tests.tiny_model import write_tiny_model
@@ -128,6 +129,10 @@ def test_calibrate_writes_what_the_model_is_loaded_with(run, model: Path, data: 
     outcome = run("calibrate", *arguments)
     assert (outcome.code, outcome.err) == (0, "")
     assert f"negative {expected[0]:+.2f}, positive {expected[1]:+.2f}" in outcome.out
+    assert IntegerModel.load(model).neutral_logits == expected
+    (model / NEUTRAL_FILE).write_text("damaged")
+    assert_refused(run("evaluate", "--data", data, "--model", model), "calibrate again")
+    assert run("calibrate", *arguments).code == 0
     assert IntegerModel.load(model).neutral_logits == expected
 
 
