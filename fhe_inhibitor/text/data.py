@@ -302,7 +302,10 @@ def _decode_lines(
         if raw.startswith(start):
             raise InputError(f"{name} is {kind}")
     # Not splitlines(): a review may contain U+0085 or U+2028, which are no ends of a line here.
-    lines = to_utf8(raw).replace(b"\r\n", b"\n").split(b"\n")
+    content = to_utf8(raw).replace(b"\r\n", b"\n")
+    if b"\n" not in content:  # as old Macs and some spreadsheets end lines
+        content = content.replace(b"\r", b"\n")
+    lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     decoded = []
@@ -320,10 +323,11 @@ def _decode_lines(
 
 def read_label(cell: str, n_labels: int, where: str) -> int:
     """Return a class as an integer; raises InputError that names the place."""
-    # int() would take the digits of any script, and "1_0".
-    label = int(cell) if cell.isascii() and cell.isdigit() else -1
+    # int() would take the digits of any script, and "1_0", and it refuses thousands of digits.
+    label = int(cell) if cell.isascii() and cell.isdigit() and len(cell) < 10 else -1
     if not 0 <= label < n_labels:
-        raise InputError(f"{where}: label {cell!r}; wanted an integer from 0 to {n_labels - 1}")
+        read = repr(cell[:60])
+        raise InputError(f"{where}: label {read}; wanted an integer from 0 to {n_labels - 1}")
     return label
 
 

@@ -9,7 +9,7 @@ TAGS = "a b big blockquote br center cite code del div em font h[1-6] hr i img i
 TAGS += " small span strong sub sup table td th tr tt u ul"
 # Not "i <3 it", nor "<sigh>".
 TAG = re.compile(rf"</?({'|'.join(TAGS.split())})(\s[^<>]*)?\s*/?>", re.IGNORECASE)
-ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 
 
 def without_markup(text: str) -> str:

@@ -16,6 +16,7 @@ from fhe_inhibitor.text.markup import without_markup
         ("i <3 it & you <sigh> a < b > c", "i <3 it & you <sigh> a < b > c"),
         ("AT&T &notit &unheard; 5&6", "AT&T &notit &unheard; 5&6"),
         ("&lt;br&gt;", "<br>"),
+        (f"&#{'1' * 5000};", f"&#{'1' * 5000};"),
     ],
 )
 def test_tags_and_entities(text: str, read: str) -> None:
