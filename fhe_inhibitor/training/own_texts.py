@@ -256,7 +256,7 @@ def _counts(rows: Rows, labels: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _tell(prepared: Prepared, splits: OwnSplits, observer: Observer) -> None:
-    """Say what was left out, and how much is done with the rest."""
+    """Say what was left out, of which classes the rest is, and how much is done with it."""
     for line in prepared.left_out_lines:
         observer.note(f"left out: {line}")
     if splits.left_out.total:
@@ -266,6 +266,9 @@ def _tell(prepared: Prepared, splits: OwnSplits, observer: Observer) -> None:
             f"{prepared.n_cut:,} texts have more than {MAX_TOKENS} words: their beginning is "
             "trained on"
         )
+    counts = map(sum, zip(prepared.train, prepared.validation, strict=True))
+    classes = zip(prepared.labels, counts, strict=True)
+    observer.note(f"the classes are {', '.join(f'{name} ({n:,} texts)' for name, n in classes)}")
     observer.note(
         f"{sum(prepared.train):,} texts to train on, {sum(prepared.validation):,} to measure on; "
         f"chosen for so many: {prepared.epochs:g} epochs of the teacher (--epochs), "

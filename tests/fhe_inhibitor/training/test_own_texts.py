@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,9 +141,12 @@ def test_numbers_are_names_of_classes_in_their_order(tmp_path: Path) -> None:
     texts = [(text, str(names[label])) for text, label in KINDS["sentiments"](60, 0)]
     data = write_jsonl(tmp_path / "texts.jsonl", texts)
     own = OwnRecipe(str(data), teacher=encoder(tmp_path / "encoder", texts), amounts=AMOUNTS)
-    own = replace(own, baseline=False)
-    prepared = prepare(own, tmp_path / "work", Observer())
+    own, recorder = replace(own, baseline=False), Recorder()
+    prepared = prepare(own, tmp_path / "work", recorder)
     assert prepared.labels == ("1", "2", "10")
+    counts = Counter(label for _, label in texts)
+    told = ", ".join(f"{name} ({counts[name]} texts)" for name in prepared.labels)
+    assert f"the classes are {told}" in recorder.notes
     results = train_on(own, prepared, tmp_path / "student", tmp_path / "work", Observer())
     assert "bag_of_words" not in results
     # The fine-tuned teacher is read again, by the names of its outputs.
