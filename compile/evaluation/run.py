@@ -32,7 +32,14 @@ from fhe_inhibitor.integer.documents import (
     document_logits,
     encode_pieces,
 )
-from fhe_inhibitor.integer.evaluation import Accuracy, Agreement, accuracy, agreement, draw_noise
+from fhe_inhibitor.integer.evaluation import (
+    Accuracy,
+    Agreement,
+    accuracy,
+    agreement,
+    draw_noise,
+    labelled_rows,
+)
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.integer.public import Tokens
 from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification
@@ -70,8 +77,9 @@ def evaluate_encrypted(
     """Classify labelled texts in a session whose mode is `simulate` or `execute`.
 
     max_pieces: read each text in so many pieces at most; None reads each as one. Raises InputError
-    for no texts, and for a session that encrypts nothing.
+    for no texts, labels that the model doesn't have, and for a session that encrypts nothing.
     """
+    rows = labelled_rows(session.model, rows)
     if session.mode == "disable" or not rows:
         raise InputError(
             f"{len(rows)} texts in mode {session.mode!r}; wanted 1 or more, 'simulate' or 'execute'"

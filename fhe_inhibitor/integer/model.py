@@ -181,8 +181,12 @@ def _public_projections(network: Network) -> dict[str, Linear]:
 def checkpoint_folder(name_or_path: str | Path) -> Path:
     """Return the folder of a shipped checkpoint for its name, any other path as it is.
 
-    Raises InputError for a checkpoint that the repository has and this installation hasn't.
+    Raises InputError for a checkpoint that the repository has and this installation hasn't, and for
+    what is no path.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        kind = type(name_or_path).__name__
+        raise InputError(f"a model is named by a string or a path, not by one of type {kind}")
     name, path = str(name_or_path), Path(name_or_path)
     if name in _shipped():
         return CHECKPOINTS / name
