@@ -58,10 +58,23 @@ def read_tsv(
     rows = []
     for where, (label, text) in read_columns(path, COLUMNS, on_invalid):
         with left_out(on_invalid):
-            if not is_visible(text):
-                raise InputError(f"{where}: the sentence is empty; remove the line")
+            _check_visible(text, where)
             rows.append(LabelledText(text, read_label(label, n_labels, where)))
     return rows
+
+
+def read_unlabelled(path: str | Path) -> list[str]:
+    """Return the sentences of a file as `read_tsv` does, whatever their labels are."""
+    texts = []
+    for where, (text,) in read_columns(path, COLUMNS[1:]):
+        _check_visible(text, where)
+        texts.append(text)
+    return texts
+
+
+def _check_visible(text: str, where: str) -> None:
+    if not is_visible(text):
+        raise InputError(f"{where}: the sentence is empty; remove the line")
 
 
 @contextmanager
