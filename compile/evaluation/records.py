@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,9 @@ OPTIONAL = ("circuits_hash", "tokenizer_sha256")  # compared where both are know
 HASH_DIGITS = 12  # that a message shows
 
 Mode = Literal["disable", "simulate", "execute"]
+Logit = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Header(Record):
@@ -55,15 +58,15 @@ class Header(Record):
     p_error: float
     data: str
     data_sha256: str
-    n_texts: int
-    max_tokens: int
-    labels: tuple[str, ...]
-    logit_scale: float
-    noise_std: float
-    n_draws: int
+    n_texts: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    labels: tuple[str, ...] = Field(min_length=2)
+    logit_scale: float = Field(gt=0, allow_inf_nan=False)
+    noise_std: float = Field(ge=0, allow_inf_nan=False)
+    n_draws: int = Field(ge=0)
     float_sha256: str | None
     max_pieces: int | None = None
-    neutral_logits: tuple[float, ...] = ()
+    neutral_logits: tuple[Real, ...] = ()
     tokenizer_sha256: str | None = None
 
 
@@ -77,7 +80,7 @@ class Sitting(Record):
     kind: Literal["sitting"] = "sitting"
     timed: bool
     machine: Machine
-    lookup_s: dict[int, float] = {}
+    lookup_s: dict[int, Seconds] = {}
     began: str
 
 
@@ -95,19 +98,40 @@ class TextRecord(Record):
     kind: Literal["text"] = "text"
     index: int = Field(ge=0)
     sitting: int = Field(ge=0)
-    label: int
-    logits: tuple[int, ...] | None
-    clear_logits: tuple[int, ...]
-    drawn_logits: tuple[tuple[int, ...], ...]
-    float_logits: tuple[float, ...] | None
-    n_tokens: int
-    n_read: int
-    n_positions: int
-    n_pieces: int = 1
-    offset: tuple[float, ...] = ()
-    stages: dict[str, float]
-    seconds: float
+    label: int = Field(ge=0)
+    logits: tuple[Logit, ...] | None
+    clear_logits: tuple[Logit, ...]
+    drawn_logits: tuple[tuple[Logit, ...], ...]
+    float_logits: tuple[Real, ...] | None
+    n_tokens: int = Field(ge=1)
+    n_read: int = Field(ge=1)
+    n_positions: int = Field(ge=1)
+    n_pieces: int = Field(default=1, ge=1)
+    offset: tuple[Real, ...] = ()
+    stages: dict[str, Seconds]
+    seconds: Seconds
     done: str
+
+    def check(self, header: Header) -> None:
+        """Raise ValueError for what no text of an evaluation with this header has."""
+        n, encrypted = len(header.labels), header.mode != "disable"
+
+        def fits(row: Sequence[float] | None, wanted: bool = True) -> bool:
+            return row is not None and len(row) == n if wanted else row is None
+
+        right = {
+            "index": self.index < header.n_texts,
+            "label": self.label < n,
+            "logits": fits(self.logits, encrypted),
+            "clear_logits": fits(self.clear_logits),
+            "drawn_logits": len(self.drawn_logits) == header.n_draws
+            and all(fits(row) for row in self.drawn_logits),
+            "float_logits": fits(self.float_logits, header.float_sha256 is not None),
+            "offset": not self.offset or fits(self.offset),
+            "seconds": self.seconds > 0 or not encrypted,
+        }
+        for name in (name for name, is_right in right.items() if not is_right):
+            raise ValueError(f"{name}: {getattr(self, name)} doesn't fit the first line")
 
 
 Line = TypeAdapter(Annotated[Sitting | TextRecord, Field(discriminator="kind")])
@@ -266,9 +290,12 @@ def _parse(content: bytes, path: Path) -> Evaluation:
         found.header = Header.model_validate_json(lines[0])
         if found.header.version != VERSION:
             raise ValueError(f"version {found.header.version}, this one reads {VERSION}")
-        for line in lines[1:]:
+        for content_of_line in lines[1:]:
             number += 1
-            found.add(Line.validate_json(line))
+            line = Line.validate_json(content_of_line)
+            if isinstance(line, TextRecord):
+                line.check(found.header)
+            found.add(line)
     except ValueError as error:
         raise InputError(
             f"{path}, line {number}, can't be read ({first_problem(error)}): remove the line, or "

@@ -142,9 +142,10 @@ def evaluate_into(
     the evaluation of something else: before anything is compiled, but for other circuits.
     """
     observer = observer or Observer()
+    model = session.model
+    rows = labelled_rows(model, rows)
     if not rows:
         raise InputError("0 texts; wanted 1 or more")
-    model = session.model
     texts = [row.text for row in rows]
     read: Sequence[Tokens | Document]
     if asked.max_pieces is None:
@@ -153,6 +154,7 @@ def evaluate_into(
         read = cut_documents(model, texts, asked.max_tokens, asked.max_pieces)
     with open_evaluation(path) as file:
         file.check(_header(session, asked))
+        _check_labels(file, rows)
         if file.n_dropped:
             observer.note(f"the last line of {path} was half-written: that text is done again")
         missing = [index for index in range(len(rows)) if index not in file.found.texts]
@@ -160,6 +162,17 @@ def evaluate_into(
             _tell_what_is_read(model, read, asked, observer)
             _evaluate(file, missing, rows, read, session, asked, observer)
         return file.found
+
+
+def _check_labels(file: EvaluationFile, rows: Sequence[LabelledText]) -> None:
+    """Refuse a file whose labels are not those of the texts, which only an edit can make."""
+    for index, row in enumerate(rows):
+        record = file.found.texts.get(index)
+        if record is not None and record.label != row.label:
+            raise InputError(
+                f"{file.path} has the label {record.label} for text {index}, the data {row.label}: "
+                "the file was changed; name another --out"
+            )
 
 
 def summarize(found: Evaluation, rows: Sequence[LabelledText]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from compile.evaluation.records import open_evaluation, read_evaluation
 from fhe_inhibitor.errors import InputError
 from tests.compile.evaluation.records import header, sitting, text, write
 
-TEXTS = [text(0, 1, [0, 3]), text(2, 0, [4, -4], float_logits=None)]
+TEXTS = [text(0, 1, [0, 3]), text(2, 0, [4, -4])]
 
 
 @pytest.fixture
@@ -122,6 +122,52 @@ def test_a_file_from_before_tokenizers_were_compared_goes_on(path: Path) -> None
 def test_a_damaged_line_is_refused_with_its_number(path: Path, line: bytes, words: str) -> None:
     path.write_bytes(path.read_bytes() + line + b"\n")
     with pytest.raises(InputError, match=words):
+        read_evaluation(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": 10},
+        {"label": 2},
+        {"label": -1},
+        {"logits": None},
+        {"logits": ()},
+        {"clear_logits": (1, 2, 3)},
+        {"clear_logits": (2**40, 0)},
+        {"drawn_logits": ((1, 2),)},
+        {"drawn_logits": ((1, 2), (1,))},
+        {"float_logits": None},
+        {"float_logits": (1.0,)},
+        {"offset": (1.0,)},
+        {"n_positions": 0},
+        {"seconds": 0.0},
+        {"seconds": -1.0},
+        {"stages": {"encrypt": -1.0}},
+    ],
+)
+def test_a_text_that_does_not_fit_the_first_line_is_refused(path: Path, changes: dict) -> None:
+    line = text(3, 0, [0, 0]).model_copy(update=changes).model_dump_json()
+    path.write_bytes(path.read_bytes() + line.encode() + b"\n")
+    (name,) = changes
+    with pytest.raises(InputError, match=f"line 5, can't be read.*{name}"):
+        read_evaluation(path)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"logit_scale":0.5', b'"logit_scale":0'),
+        (b'"logit_scale":0.5', b'"logit_scale":NaN'),
+        (b'"n_draws":2', b'"n_draws":-1'),
+        (b'"labels":["negative","positive"]', b'"labels":["negative"]'),
+    ],
+)
+def test_a_first_line_that_no_model_has_is_refused(path: Path, was: bytes, now: bytes) -> None:
+    content = path.read_bytes()
+    assert was in content
+    path.write_bytes(content.replace(was, now))
+    with pytest.raises(InputError, match="line 1, can't be read"):
         read_evaluation(path)
 
 

@@ -131,6 +131,18 @@ def test_a_file_of_something_else_is_refused(model, data: Path, tmp_path: Path) 
     assert out.read_bytes() == before
 
 
+def test_labels_that_are_not_the_data_s_are_refused(model, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "file.jsonl"
+    evaluate(out, model, data, limit=2)
+    out.write_text(
+        out.read_text().replace(
+            '"index":0,"sitting":0,"label":1', '"index":0,"sitting":0,"label":0'
+        )
+    )
+    with pytest.raises(InputError, match="label 0 for text 0, the data 1: the file was changed"):
+        evaluate(out, model, data)
+
+
 def test_an_interrupted_text_is_done_again(
     model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
