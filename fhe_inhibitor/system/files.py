@@ -115,11 +115,19 @@ def claim(path: Path, parameters: Mapping[str, Any], what: str, option: str) -> 
     """Write down, as JSON beside it, what something is made from; or check that it is the same.
 
     what, option: what the file's folder holds, and what names the folder, for the message. Raises
-    InputError if the file says that it was made from something else.
+    InputError if the file says that it was made from something else, or can't be read.
     """
     if not path.exists():
         write_atomically(path, json.dumps(parameters, indent=2) + "\n")
-    made_from = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        made_from = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        made_from = None
+    if not isinstance(made_from, dict):
+        raise InputError(
+            f"{path} is damaged, and says no more what {path.parent} was made from: remove that "
+            f"folder, or name another {option}"
+        )
     differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
     if differing:
         raise InputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import write_atomically
+from fhe_inhibitor.system.files import claim, write_atomically
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
@@ -28,3 +28,15 @@ def test_what_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
             write_atomically(path, "content")
         assert path.exists() and not path.is_file()
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_a_claim_that_is_damaged_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "parameters.json"
+    claim(path, {"seed": 0}, "a build", "--work")
+    claim(path, {"seed": 0}, "a build", "--work")
+    with pytest.raises(InputError, match="a build with other seed; remove it"):
+        claim(path, {"seed": 1}, "a build", "--work")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged, .*: remove that folder, or .* --work"):
+        claim(path, {"seed": 0}, "a build", "--work")

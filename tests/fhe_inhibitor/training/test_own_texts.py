@@ -228,6 +228,13 @@ def test_unusable_sizes_teachers_and_columns_are_refused(tmp_path: Path) -> None
     own = OwnRecipe(str(write_jsonl(tmp_path / "texts.jsonl", texts)), amounts=AMOUNTS)
     with pytest.raises(InputError, match="no size 'huge'"):
         prepare(replace(own, size="huge"), tmp_path / "work", Observer())
+    for epochs in (np.inf, np.nan):
+        amounts = replace(AMOUNTS, epochs=epochs)
+        with pytest.raises(InputError, match=f"{epochs} epochs; wanted a finite number"):
+            prepare(replace(own, amounts=amounts), tmp_path / "work", Observer())
+    with pytest.raises(InputError, match="none.txt is not a file"):
+        prepare(replace(own, sentences="none.txt"), tmp_path / "work", Observer())
+    assert not (tmp_path / "work").exists()  # nothing to remove before the corrected call
     with pytest.raises(InputError, match="--label-column"):
         prepare(replace(own, columns=Columns(label="kind")), tmp_path / "work", Observer())
     two = save_teacher(tiny_teacher(more_words=words_of(texts)), tmp_path / "two")
