@@ -157,3 +157,10 @@ def test_the_table_of_limits_is_printed_and_written(
     assert "| 2 | 1.7 | 12.5 |" in run("long-documents", *arguments, "--out", out).out
     other = ("--data", data, "--model", model, "--tokens", "2", "--draws", "1", "--out", out)
     assert "| 12.5 |" not in run("long-documents", *other).out
+    written = (out / "piece_limits.json").read_text()
+    changed = json.loads(written)
+    changed["rows"][1]["accuracy"]["value"] = 7.5
+    for content in (written[:-9], "[1]", "null", json.dumps(changed)):
+        (out / "piece_limits.json").write_text(content)
+        assert_refused(run("long-documents", *other), "piece_limits.json can't be read", "--out")
+    assert_refused(run("long-documents", *arguments, "--out", data), "can't write to the folder")
