@@ -272,9 +272,9 @@ def _tell(prepared: Prepared, splits: OwnSplits, observer: Observer) -> None:
             f"{prepared.n_cut:,} texts have more than {MAX_TOKENS} words: their beginning is "
             "trained on"
         )
-    counts = map(sum, zip(prepared.train, prepared.validation, strict=True))
-    classes = zip(prepared.labels, counts, strict=True)
-    observer.note(f"the classes are {', '.join(f'{name} ({n:,} texts)' for name, n in classes)}")
+    counts = zip(prepared.labels, prepared.train, prepared.validation, strict=True)
+    classes = ", ".join(f"{name} ({n + m:,} texts)" for name, n, m in counts)
+    observer.note(f"the classes are {classes}")
     observer.note(
         f"{sum(prepared.train):,} texts to train on, {sum(prepared.validation):,} to measure on; "
         f"chosen for so many: {prepared.epochs:g} epochs of the teacher (--epochs), "
