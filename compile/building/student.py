@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system.files import writing
 from fhe_inhibitor.system.progress import Observer, Stopwatch
 from fhe_inhibitor.training.own_texts import CLAIM_FILE, OwnRecipe, prepare, train_on
 
@@ -26,7 +27,9 @@ def make_student(
     work: folder of everything in between. Raises InputError for texts, teachers, options or folders
     that can't be used, and while another process builds in the same folder.
     """
-    if out.exists() and any(out.iterdir()) and not (work / CLAIM_FILE).exists():
+    with writing(f"the folder {out}", "name another one with --out"):
+        is_taken = out.exists() and any(out.iterdir())
+    if is_taken and not (work / CLAIM_FILE).exists():
         raise InputError(f"{out} is not empty: name a new folder with --out, or remove it")
     steps = Stopwatch(observer)
     with claimed(work):
@@ -37,8 +40,12 @@ def make_student(
 
 @contextmanager
 def claimed(work: Path) -> Iterator[None]:
-    """Hold a work folder, made where it is missing. Raises InputError if another process does."""
-    work.mkdir(parents=True, exist_ok=True)
+    """Hold a work folder, made where it is missing.
+
+    Raises InputError if another process does, and for what is no folder.
+    """
+    with writing(f"the folder {work}", "name another one with --work"):
+        work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / ".lock")
     try:
         lock.acquire(timeout=0)

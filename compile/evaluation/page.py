@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def write_page(files: Sequence[Path], out: Path) -> Path:
     files: of `evaluate --out`, a section each, in their order. Raises InputError for one that
     can't be read or has no decrypted logits, and for two evaluations of the same thing.
     """
-    runs = [_read(path) for path in files]
+    runs = _told_apart([_read(path) for path in files])
     for index, run in enumerate(runs):
         if run.slug in [other.slug for other in runs[:index]]:
             raise InputError(
@@ -100,6 +101,20 @@ def _read(path: Path) -> Run:
     parts += ["simulated"] if header.mode == "simulate" else []
     slug = re.sub(r"[^a-z0-9-]+", "-", "-".join(parts).lower())
     return Run(slug, header, found, stack(header, found), analysis)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Return runs, whose slugs have digits of the data where their names alone are the same.
+
+    A slug keeps letters of ASCII alone, so two sets of data may have the same.
+    """
+    counts = Counter(run.slug for run in runs)
+    return [
+        run
+        if counts[run.slug] == 1
+        else replace(run, slug=f"{run.slug}-{run.header.data_sha256[:8]}")
+        for run in runs
+    ]
 
 
 def _overview(runs: Sequence[Run]) -> list[str]:

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.files import Record
+from fhe_inhibitor.system.files import Record, first_problem
 from fhe_inhibitor.system.machine import Machine
 
 VERSION = 1
@@ -33,6 +33,9 @@ OPTIONAL = ("circuits_hash", "tokenizer_sha256")  # compared where both are know
 HASH_DIGITS = 12  # that a message shows
 
 Mode = Literal["disable", "simulate", "execute"]
+Logit = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Header(Record):
@@ -55,15 +58,15 @@ class Header(Record):
     p_error: float
     data: str
     data_sha256: str
-    n_texts: int
-    max_tokens: int
-    labels: tuple[str, ...]
-    logit_scale: float
-    noise_std: float
-    n_draws: int
+    n_texts: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    labels: tuple[str, ...] = Field(min_length=2)
+    logit_scale: float = Field(gt=0, allow_inf_nan=False)
+    noise_std: float = Field(ge=0, allow_inf_nan=False)
+    n_draws: int = Field(ge=0)
     float_sha256: str | None
     max_pieces: int | None = None
-    neutral_logits: tuple[float, ...] = ()
+    neutral_logits: tuple[Real, ...] = ()
     tokenizer_sha256: str | None = None
 
 
@@ -77,7 +80,7 @@ class Sitting(Record):
     kind: Literal["sitting"] = "sitting"
     timed: bool
     machine: Machine
-    lookup_s: dict[int, float] = {}
+    lookup_s: dict[int, Seconds] = {}
     began: str
 
 
@@ -95,19 +98,40 @@ class TextRecord(Record):
     kind: Literal["text"] = "text"
     index: int = Field(ge=0)
     sitting: int = Field(ge=0)
-    label: int
-    logits: tuple[int, ...] | None
-    clear_logits: tuple[int, ...]
-    drawn_logits: tuple[tuple[int, ...], ...]
-    float_logits: tuple[float, ...] | None
-    n_tokens: int
-    n_read: int
-    n_positions: int
-    n_pieces: int = 1
-    offset: tuple[float, ...] = ()
-    stages: dict[str, float]
-    seconds: float
+    label: int = Field(ge=0)
+    logits: tuple[Logit, ...] | None
+    clear_logits: tuple[Logit, ...]
+    drawn_logits: tuple[tuple[Logit, ...], ...]
+    float_logits: tuple[Real, ...] | None
+    n_tokens: int = Field(ge=1)
+    n_read: int = Field(ge=1)
+    n_positions: int = Field(ge=1)
+    n_pieces: int = Field(default=1, ge=1)
+    offset: tuple[Real, ...] = ()
+    stages: dict[str, Seconds]
+    seconds: Seconds
     done: str
+
+    def check(self, header: Header) -> None:
+        """Raise ValueError for what no text of an evaluation with this header has."""
+        n, encrypted = len(header.labels), header.mode != "disable"
+
+        def fits(row: Sequence[float] | None, wanted: bool = True) -> bool:
+            return row is not None and len(row) == n if wanted else row is None
+
+        right = {
+            "index": self.index < header.n_texts,
+            "label": self.label < n,
+            "logits": fits(self.logits, encrypted),
+            "clear_logits": fits(self.clear_logits),
+            "drawn_logits": len(self.drawn_logits) == header.n_draws
+            and all(fits(row) for row in self.drawn_logits),
+            "float_logits": fits(self.float_logits, header.float_sha256 is not None),
+            "offset": not self.offset or fits(self.offset),
+            "seconds": self.seconds > 0 or not encrypted,
+        }
+        for name in (name for name, is_right in right.items() if not is_right):
+            raise ValueError(f"{name}: {getattr(self, name)} doesn't fit the first line")
 
 
 Line = TypeAdapter(Annotated[Sitting | TextRecord, Field(discriminator="kind")])
@@ -210,10 +234,16 @@ class EvaluationFile:
 def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
     """Open a file to go on with, made where it is missing; hold it for this process alone.
 
-    Nothing is written to it before `begin`. Raises InputError for a file that can't be written,
-    that another process writes to or removes meanwhile, that is damaged, or that is something else.
+    Nothing is written to it before `begin`. Raises InputError for a file that can't be written, as
+    a device can't, that another process writes to or removes meanwhile, that is damaged, or that is
+    something else.
     """
     try:
+        made = not path.exists()
+        if not (made or path.is_file()):  # seen before it is opened: a pipe waits for its reader
+            raise InputError(
+                f"can't write to {path} (it is no regular file): name another file with --out"
+            )
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InputError(
@@ -227,8 +257,8 @@ def open_evaluation(path: Path) -> Iterator[EvaluationFile]:
             yield EvaluationFile(path, handle, found, len(content) - found.n_bytes)
         finally:
             # For who has the lock alone: the file of another process is empty until it begins, too.
-            if os.fstat(handle).st_size == 0:
-                path.unlink(missing_ok=True)
+            if made and os.fstat(handle).st_size == 0:
+                Path(os.path.realpath(path)).unlink(missing_ok=True)
     finally:
         os.close(handle)
 
@@ -260,21 +290,18 @@ def _parse(content: bytes, path: Path) -> Evaluation:
         found.header = Header.model_validate_json(lines[0])
         if found.header.version != VERSION:
             raise ValueError(f"version {found.header.version}, this one reads {VERSION}")
-        for line in lines[1:]:
+        for content_of_line in lines[1:]:
             number += 1
-            found.add(Line.validate_json(line))
+            line = Line.validate_json(content_of_line)
+            if isinstance(line, TextRecord):
+                line.check(found.header)
+            found.add(line)
     except ValueError as error:
-        detail = _first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise InputError(
-            f"{path}, line {number}, can't be read ({detail}): remove the line, or name another "
-            "file"
+            f"{path}, line {number}, can't be read ({first_problem(error)}): remove the line, or "
+            "name another file"
         ) from None
     return found
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
 
 
 def _no_evaluation(path: Path) -> InputError:

@@ -32,7 +32,14 @@ from fhe_inhibitor.integer.documents import (
     document_logits,
     encode_pieces,
 )
-from fhe_inhibitor.integer.evaluation import Accuracy, Agreement, accuracy, agreement, draw_noise
+from fhe_inhibitor.integer.evaluation import (
+    Accuracy,
+    Agreement,
+    accuracy,
+    agreement,
+    draw_noise,
+    labelled_rows,
+)
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.integer.public import Tokens
 from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification
@@ -70,8 +77,9 @@ def evaluate_encrypted(
     """Classify labelled texts in a session whose mode is `simulate` or `execute`.
 
     max_pieces: read each text in so many pieces at most; None reads each as one. Raises InputError
-    for no texts, and for a session that encrypts nothing.
+    for no texts, labels that the model doesn't have, and for a session that encrypts nothing.
     """
+    rows = labelled_rows(session.model, rows)
     if session.mode == "disable" or not rows:
         raise InputError(
             f"{len(rows)} texts in mode {session.mode!r}; wanted 1 or more, 'simulate' or 'execute'"
@@ -134,9 +142,10 @@ def evaluate_into(
     the evaluation of something else: before anything is compiled, but for other circuits.
     """
     observer = observer or Observer()
+    model = session.model
+    rows = labelled_rows(model, rows)
     if not rows:
         raise InputError("0 texts; wanted 1 or more")
-    model = session.model
     texts = [row.text for row in rows]
     read: Sequence[Tokens | Document]
     if asked.max_pieces is None:
@@ -145,6 +154,7 @@ def evaluate_into(
         read = cut_documents(model, texts, asked.max_tokens, asked.max_pieces)
     with open_evaluation(path) as file:
         file.check(_header(session, asked))
+        _check_labels(file, rows)
         if file.n_dropped:
             observer.note(f"the last line of {path} was half-written: that text is done again")
         missing = [index for index in range(len(rows)) if index not in file.found.texts]
@@ -152,6 +162,17 @@ def evaluate_into(
             _tell_what_is_read(model, read, asked, observer)
             _evaluate(file, missing, rows, read, session, asked, observer)
         return file.found
+
+
+def _check_labels(file: EvaluationFile, rows: Sequence[LabelledText]) -> None:
+    """Refuse a file whose labels are not those of the texts, which only an edit can make."""
+    for index, row in enumerate(rows):
+        record = file.found.texts.get(index)
+        if record is not None and record.label != row.label:
+            raise InputError(
+                f"{file.path} has the label {record.label} for text {index}, the data {row.label}: "
+                "the file was changed; name another --out"
+            )
 
 
 def summarize(found: Evaluation, rows: Sequence[LabelledText]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from fhe_inhibitor.integer.documents import (
     tell_neutral,
 )
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
-from fhe_inhibitor.integer.public import Tokens
+from fhe_inhibitor.integer.public import Tokens, as_texts
 from fhe_inhibitor.runtime.classifier import (
     Classification,
     DocumentClassification,
@@ -155,6 +155,7 @@ class Session:
         self, texts: Sequence[str], max_tokens: int | None = None, strict: bool = False
     ) -> list[Classification]:
         """Classify texts, one after the other, as `Classifier.classify_many` says."""
+        texts = as_texts(texts, "classify_many")
         tokens = self.model.tokenize_many(texts, max_tokens, strict, self._observer)
         return list(self.classify_each(texts, tokens))
 
@@ -166,6 +167,7 @@ class Session:
         strict: bool = False,
     ) -> None:
         """Classify texts in their order, as `Classifier.classify_apart` says."""
+        texts = as_texts(texts, "classify_apart")
         tokens = self.model.tokenize_each(texts, max_tokens, strict, self._observer)
         self._plan([self.model.encode(read)[0] for read in tokens if isinstance(read, Tokens)])
         for index, (text, read) in enumerate(zip(texts, tokens, strict=True)):
@@ -208,6 +210,7 @@ class Session:
         Long documents have circuits and keys of their own, which are made, or found, at the first
         one. In mode `execute` one lookup of each width is timed first, to tell the seconds.
         """
+        texts = as_texts(texts, "classify_documents")
         documents = cut_documents(self.model, texts, max_tokens, max_pieces)
         return list(self.classify_each_document(texts, documents))
 

@@ -12,6 +12,7 @@ import typer
 
 from fhe_inhibitor.cli.options import QuietOption, passphrase_in_environment
 from fhe_inhibitor.cli.worker import in_worker
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import silence_dependencies
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.progress import Observer
@@ -107,7 +108,8 @@ def build(
         baseline=bag_of_words,
         seed=seed,
     )
-    out = Path(out)
+    if not out.name:
+        raise InputError(f"--out {str(out)!r} has no name for the model: name a new folder")
     work = work or out.with_name(f"{out.name}-work")
     with warnings.catch_warnings(), Display(quiet) as display:
         silence_dependencies()

@@ -28,6 +28,7 @@ from fhe_inhibitor.cli.options import (
     SplitOption,
     TokenFileOption,
     TokensOption,
+    check_server_options,
     cluster_asked,
     passphrase_in_environment,
     pieces_asked,
@@ -105,6 +106,9 @@ def classify(
         raise InputError("--jsonl prints lines alone: drop --json, --benchmark and --resume")
     if long and (strict or as_lines):
         raise InputError("--long cuts texts, and prints all at the end: drop --strict and --jsonl")
+    check_server_options(server, token_file, ca, accept_new_model, insecure)
+    if mode == "disable" and server is None and (p_error is not None or split != 1):
+        raise InputError("--p-error and --split are of circuits: drop them, or --mode disable")
     pieces = pieces_asked(long, max_pieces)
     sentences = _documents(texts or [], file) if long else _sentences(texts or [], file, as_lines)
     if not sentences:

@@ -15,6 +15,7 @@ from fhe_inhibitor.cli.options import (
     OfferedModelOption,
     QuietOption,
     TokenFileOption,
+    check_server_options,
     print_json,
 )
 
@@ -37,6 +38,7 @@ def doctor(
     from fhe_inhibitor.cli.view import Display, print_findings
     from fhe_inhibitor.remote.options import RemoteOptions
 
+    check_server_options(server, token_file, ca, accept_new_model, insecure)
     remote.silence_retries()
     token = remote.read_token(token_file)
     options = RemoteOptions(

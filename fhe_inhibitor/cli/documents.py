@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import Field
 
 from fhe_inhibitor.cli.options import (
     JsonOption,
@@ -21,8 +22,15 @@ from fhe_inhibitor.cli.options import (
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel, checkpoint_folder
-from fhe_inhibitor.system.files import file_sha256, write_atomically, writing
-from fhe_inhibitor.system.machine import describe_machine
+from fhe_inhibitor.system.files import (
+    Record,
+    file_sha256,
+    make_folder,
+    read_results,
+    write_atomically,
+    writing,
+)
+from fhe_inhibitor.system.machine import Machine, describe_machine
 from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText, read_tsv
@@ -30,6 +38,43 @@ from fhe_inhibitor.text.data import LabelledText, read_tsv
 LIMITS = (1, 2, 4, 8, 12, 16)
 FILE = "piece_limits"
 PACKAGES = ("concrete-python", "numpy")
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class LimitAccuracy(Record):
+    """An `Accuracy`, as a file has it."""
+
+    n_texts: int = Field(ge=1)
+    n_draws: int = Field(ge=1)
+    value: Amount = Field(le=1)
+    standard_error: Amount
+    draws_std: Amount
+
+
+class Limit(Record):
+    """What came of one limit. pieces, lookups, seconds: of a text, on average."""
+
+    max_pieces: int
+    pieces: Amount
+    accuracy: LimitAccuracy
+    lookups: Amount
+    seconds: Amount | None
+
+
+class PieceLimits(Record):
+    """What `long-documents` keeps: of which model and texts, where, and a row for each limit."""
+
+    model: str
+    model_hash: str
+    neutral_logits: tuple[float, ...]
+    data: str
+    data_sha256: str
+    n_texts: int
+    max_tokens: int
+    n_draws: int
+    lookup_s: dict[int, Amount]
+    machine: Machine
+    rows: tuple[Limit, ...]
 
 
 def calibrate(
@@ -51,7 +96,8 @@ def calibrate(
     from fhe_inhibitor.cli.view import Display
     from fhe_inhibitor.integer.documents import measure_neutral, write_neutral
 
-    loaded, folder = IntegerModel.load(model), checkpoint_folder(model)
+    # What is there may be damaged, and is replaced.
+    loaded, folder = IntegerModel.load(model, calibrated=False), checkpoint_folder(model)
     texts = [row.text for row in read_tsv(data, len(loaded.labels))[:limit]]
     with Display(quiet) as display:
         display.begin("integer model")
@@ -91,13 +137,14 @@ def long_documents(
     """
     from fhe_inhibitor.cli.view import Display
 
-    work = MeasureLimits(data, model, tokens, limit, draws, timed, _read_json(out))
+    if out is not None:
+        make_folder(out)
+    work = MeasureLimits(data, model, tokens, limit, draws, timed, _read_known(out))
     with Display(quiet) as display:
         done = in_worker(work, display) if timed else work.run(display)
     page = "\n".join(to_markdown(done)) + "\n"
     if out is not None:
         with writing(f"the folder {out}", "name another one with --out"):
-            out.mkdir(parents=True, exist_ok=True)
             write_atomically(out / f"{FILE}.json", json.dumps(done, indent=1) + "\n")
             write_atomically(out / f"{FILE}.md", page)
     if as_json:
@@ -210,10 +257,15 @@ def to_markdown(done: dict[str, Any]) -> list[str]:
     ]
 
 
-def _read_json(folder: Path | None) -> dict[str, Any]:
-    """Return what an earlier call wrote to a folder; nothing if it wrote none."""
+def _read_known(folder: Path | None) -> dict[str, Any]:
+    """Return what an earlier call wrote to a folder; nothing if it wrote none.
+
+    Raises InputError for a file that can't be read, or holds something else.
+    """
     path = None if folder is None else folder / f"{FILE}.json"
-    return {} if path is None or not path.is_file() else dict(json.loads(path.read_text("utf-8")))
+    if path is None or not path.exists():
+        return {}
+    return read_results(path, PieceLimits, "long-documents").model_dump(mode="json")
 
 
 def _time_lookups(model: IntegerModel, observer: Observer) -> dict[int, float]:

@@ -116,6 +116,8 @@ def evaluate(
     pieces = pieces_asked(long, max_pieces)
     if timed and (out is None or mode != "execute"):
         raise InputError("--timed is said of an encrypted run that is kept: add --out FILE.jsonl")
+    if draws is not None and not rounding_noise:
+        raise InputError("--draws is of rounding noise: drop it, or --no-rounding-noise")
     n_draws = (draws or (DRAWS if out is None else KEPT_DRAWS)) if rounding_noise else 0
     with Display(quiet) as display:
         if out is not None:

@@ -33,9 +33,9 @@ def export(
     """Write a model as a graph of standard ONNX operators, run it, and say how it compares."""
     with needs("onnx"):
         from fhe_inhibitor.onnx.export import export_onnx
-    from fhe_inhibitor.text.data import read_columns, read_sentences
+    from fhe_inhibitor.text.data import read_sentences, read_unlabelled
 
     # Of any number of labels: they are compared with the original's, not with the file's.
-    texts = [text for _, (text,) in read_columns(data, ["sentence"])] if data else []
+    texts = read_unlabelled(data) if data else []
     sentences = read_sentences(calibration) if calibration else []
     print_json(asdict(export_onnx(model, out, quantized, sentences, texts)))

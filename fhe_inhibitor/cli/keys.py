@@ -21,6 +21,7 @@ from fhe_inhibitor.cli.options import (
     OfferedModelOption,
     QuietOption,
     TokenFileOption,
+    check_server_options,
     print_json,
 )
 from fhe_inhibitor.system.progress import printable
@@ -111,6 +112,7 @@ def remove(
     """Remove keys for good; results that are still on their way can't be read then."""
     from fhe_inhibitor.runtime.keyring import Keyring
 
+    check_server_options(server, token_file, ca, insecure)
     keyring = Keyring()
     entry = keyring.find(keys)
     if server is not None:

@@ -172,7 +172,17 @@ def pieces_asked(long: bool, max_pieces: int | None) -> int | None:
 
     if max_pieces is not None and not long:
         raise InputError("--max-pieces is of long texts: add --long, or drop it")
-    return (max_pieces or MAX_PIECES) if long else None
+    if not long:
+        return None
+    return MAX_PIECES if max_pieces is None else max_pieces
+
+
+def check_server_options(server: str | None, *given: Path | bool | None) -> None:
+    """Raise InputError if options that are of a server were given, and no server."""
+    if server is None and any(given):
+        raise InputError(
+            "--token-file, --ca, --accept-new-model and --insecure are of a server: add --server"
+        )
 
 
 def cluster_asked(scheduler: str | None, insecure: bool, shared: Path | None) -> Cluster | None:

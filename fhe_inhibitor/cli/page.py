@@ -15,6 +15,7 @@ from fhe_inhibitor.cli.options import (
     QuietOption,
     ServerOption,
     TokenFileOption,
+    check_server_options,
     passphrase_in_environment,
     print_now,
 )
@@ -41,6 +42,7 @@ def app(
     quiet: QuietOption = False,
 ) -> None:
     """Open a page in the browser that shows what becomes of a text, stage by stage."""
+    check_server_options(server, token_file, ca, accept_new_model, insecure)
     with needs("app"):
         from fhe_inhibitor.app import serving
         from fhe_inhibitor.app.page import build_page, gradio

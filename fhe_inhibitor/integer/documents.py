@@ -27,7 +27,7 @@ from circuits.documents import MAX_PIECES, run_document, scoring
 from circuits.lookups import Lookup, exact_lookup
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import IntegerModel
-from fhe_inhibitor.integer.public import PublicModel, Tokens
+from fhe_inhibitor.integer.public import PublicModel, Tokens, as_texts
 from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.progress import Observer
@@ -72,11 +72,12 @@ def cut_documents(
 
     max_tokens: that are read of a piece; the model's default if None. max_pieces: most pieces that
     are read of a text, 1 to `MAX_PIECES`, which is the default. Raises InputError as
-    `PublicModel.tokenize` does, and for another max_pieces.
+    `PublicModel.tokenize` does, and for another max_pieces; TypeError for a single string.
     """
+    texts = as_texts(texts, "classify_documents")
     limit = MAX_PIECES if max_pieces is None else max_pieces
-    if not 1 <= limit <= MAX_PIECES:
-        raise InputError(f"{limit} pieces asked for; wanted 1 to {MAX_PIECES}")
+    if not (isinstance(limit, int | np.integer) and 1 <= limit <= MAX_PIECES):
+        raise InputError(f"{limit!r} pieces asked for; wanted 1 to {MAX_PIECES}")
     documents = []
     for number, text in enumerate(texts, start=1):
         try:

@@ -9,7 +9,7 @@ Two errors are stated apart: `standard_error` is what other texts of the same ki
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,8 +119,10 @@ def evaluate(
 
     max_pieces: classify each text in so many pieces at most; None reads each as one.
     n_draws: passes over the texts, each with rounding noise of another seed; 0 is one pass
-    with exact rounding. Raises InputError for no texts, or a negative number of draws.
+    with exact rounding. Raises InputError for no texts, labels that the model doesn't have, or a
+    negative number of draws.
     """
+    rows = labelled_rows(model, rows)
     if n_draws < 0 or not rows:
         raise InputError(
             f"{len(rows)} texts and {n_draws} draws; wanted 1 text and 0 draws or more"
@@ -136,6 +138,18 @@ def evaluate(
             predict_documents(model, rows, max_tokens, max_pieces, seed, observer) for seed in seeds
         ]
     return accuracy(draws, rows)
+
+
+def labelled_rows(model: IntegerModel, rows: Iterable[LabelledText]) -> list[LabelledText]:
+    """Return texts as a list. Raises InputError for a label that is none of the model's numbers."""
+    listed, n_labels = list(rows), len(model.labels)
+    for number, row in enumerate(listed, start=1):
+        if not (isinstance(row.label, int | np.integer) and 0 <= row.label < n_labels):
+            raise InputError(
+                f"text {number} of {len(listed)}: label {row.label!r}; wanted an integer from 0 to "
+                f"{n_labels - 1}"
+            )
+    return listed
 
 
 def accuracy(draws: Sequence[np.ndarray], rows: Sequence[LabelledText]) -> Accuracy:

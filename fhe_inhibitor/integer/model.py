@@ -14,9 +14,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from circuits.linear import Linear
 from circuits.lookups import Lookup, exact_lookup
@@ -25,7 +26,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.public import PublicModel, read_tokenizer
 from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE, TOKENIZER_FILE
-from fhe_inhibitor.system.files import GZIPPED
+from fhe_inhibitor.system.files import GZIPPED, Record, file_sha256, first_problem
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
@@ -36,6 +37,19 @@ REPOSITORY_ONLY = (
     "inhibidistilbert-small-sst2",
 )
 INTEGER_FILE, CONFIG_FILE = "integer_model.safetensors", "config.json"
+# In the config: of the tokenizer's file, which the model's hash does not cover. Older ones lack it.
+TOKENIZER_DIGEST = "tokenizer_sha256"
+
+
+class Neutral(Record):
+    """What is kept beside a checkpoint: neutral logits, of the model that they were measured of.
+
+    data: what they were measured on.
+    """
+
+    model_hash: str
+    neutral_logits: tuple[Annotated[float, Field(strict=True, allow_inf_nan=False)], ...]
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,22 +77,26 @@ class IntegerModel(PublicModel):
         object.__setattr__(self, "causal", self.network.causal)
 
     @classmethod
-    def load(cls, name_or_path: str | Path = DEFAULT_MODEL) -> IntegerModel:
+    def load(
+        cls, name_or_path: str | Path = DEFAULT_MODEL, calibrated: bool = True
+    ) -> IntegerModel:
         """Load a shipped checkpoint by name, or a folder.
 
-        Raises InputError for an unknown name, a missing file, or contents that don't fit.
+        calibrated: with the neutral logits beside it. Raises InputError for an unknown name, a
+        missing file, or contents that don't fit.
         """
         folder = _find(name_or_path)
         config = _read_json(folder / CONFIG_FILE)
         path = integer_file(folder)
         parameters, digest = integer_format.read(path)
         tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
+        n_labels = len(parameters.get("labels", ()))
         try:
             model = cls(
                 name=Path(os.path.abspath(folder)).name,
                 tokenizer=tokenizer,
                 hash=digest,
-                neutral_logits=_neutral(folder, digest),
+                neutral_logits=_neutral(folder, digest, n_labels) if calibrated else (),
                 **parameters,
             )
         except TypeError as error:
@@ -119,17 +137,33 @@ class IntegerModel(PublicModel):
                 f"embedding {vocab} rows of {dim}, the network reads {self.network.dim} channels: "
                 "files of different models"
             )
+        digest, found = config.get(TOKENIZER_DIGEST), file_sha256(folder / TOKENIZER_FILE)
+        if digest not in (None, found):
+            raise InputError(
+                f"{folder}: {CONFIG_FILE} says that {TOKENIZER_FILE} has the SHA-256 "
+                f"{str(digest)[:12]}, it has {found[:12]}: it was changed, or is of another model; "
+                "put back the one that came with it"
+            )
 
 
-def _neutral(folder: Path, digest: str) -> tuple[float, ...]:
+def _neutral(folder: Path, digest: str, n_labels: int) -> tuple[float, ...]:
     """Return the neutral logits beside a checkpoint; none if there is no file, or an older one."""
     path = folder / NEUTRAL_FILE
-    if not path.is_file():
+    if not path.exists():
         return ()
-    content = _read_json(path)
-    if content.get("model_hash") != digest:
-        return ()
-    return tuple(float(value) for value in content["neutral_logits"])
+    try:
+        found = Neutral.model_validate_json(path.read_bytes())
+        if found.model_hash != digest:
+            return ()
+        if len(found.neutral_logits) != n_labels:
+            raise ValueError(f"{len(found.neutral_logits)} logits")
+    except (OSError, ValueError) as error:
+        what = first_problem(error) if isinstance(error, ValueError) else error.strerror
+        raise InputError(
+            f"{path} can't be read ({what}); wanted {n_labels} finite neutral logits: run "
+            "fhe-inhibitor calibrate again, or remove it"
+        ) from error
+    return found.neutral_logits
 
 
 def _public_projections(network: Network) -> dict[str, Linear]:
@@ -147,8 +181,12 @@ def _public_projections(network: Network) -> dict[str, Linear]:
 def checkpoint_folder(name_or_path: str | Path) -> Path:
     """Return the folder of a shipped checkpoint for its name, any other path as it is.
 
-    Raises InputError for a checkpoint that the repository has and this installation hasn't.
+    Raises InputError for a checkpoint that the repository has and this installation hasn't, and for
+    what is no path.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        kind = type(name_or_path).__name__
+        raise InputError(f"a model is named by a string or a path, not by one of type {kind}")
     name, path = str(name_or_path), Path(name_or_path)
     if name in shipped():
         return CHECKPOINTS / name
@@ -175,7 +213,7 @@ def shipped(file: str = CONFIG_FILE) -> list[str]:
 def _find(name_or_path: str | Path) -> Path:
     """Return the folder of a checkpoint, its files all there."""
     path = checkpoint_folder(name_or_path)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # whose own is_dir() fails for a name that is too long
         raise InputError(
             f"no model {str(name_or_path)!r}: pass a folder, or one of "
             f"{', '.join(shipped(f'{INTEGER_FILE}*'))}"
@@ -188,6 +226,9 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {json.dumps(content)[:60]}; wanted an object, {{...}}")
+    return content

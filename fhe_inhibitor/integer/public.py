@@ -10,7 +10,7 @@ written as two plain files, which run no code when they are read, and needs no t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -173,9 +173,10 @@ class PublicModel:
         """
         limit = self.default_tokens if max_tokens is None else max_tokens
         first = 0 if self.cls_token_id is None else 1
-        if not 1 + first <= limit <= self.max_tokens:
+        whole = isinstance(limit, int | np.integer)
+        if not (whole and 1 + first <= limit <= self.max_tokens):
             raise InputError(
-                f"{limit} tokens asked for, {self.name} reads {1 + first} to {self.max_tokens}"
+                f"{limit!r} tokens asked for, {self.name} reads {1 + first} to {self.max_tokens}"
             )
         return limit
 
@@ -186,8 +187,7 @@ class PublicModel:
 
         Raises InputError for a max_tokens that the model doesn't reach.
         """
-        if isinstance(texts, str):
-            raise TypeError("classify_apart wants a list of texts, not one: pass [text]")
+        texts = as_texts(texts, "classify_apart")
         self.token_limit(max_tokens)
         tokens: list[Tokens | InputError] = []
         for text in texts:
@@ -208,8 +208,7 @@ class PublicModel:
         Raises TypeError for a single string, whose letters are no texts, and InputError that says
         which of several texts is bad.
         """
-        if isinstance(texts, str):
-            raise TypeError("classify_many wants a list of texts, not one: pass [text]")
+        texts = as_texts(texts, "classify_many")
         tokens = []
         for number, text in enumerate(texts, start=1):
             try:
@@ -287,6 +286,21 @@ class PublicModel:
         probabilities = self.probabilities(integer_logits)
         best = int(probabilities.argmax())
         return self.labels[best], float(probabilities[best])
+
+
+def as_texts(texts: Iterable[str], call: str) -> list[str]:
+    """Return texts as a list, for calls that go through them more than once.
+
+    call: to blame. Raises TypeError for a single string, whose letters are no texts, and for what
+    holds none.
+
+    >>> as_texts((word for word in ("good", "bad")), "classify_many")
+    ['good', 'bad']
+    """
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        kind = type(texts).__name__
+        raise TypeError(f"{call} wants a list of texts, not one of type {kind}: pass [text]")
+    return list(texts)
 
 
 def most_important(

@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
-from fhe_inhibitor.integer.model import INTEGER_FILE, IntegerModel
+from fhe_inhibitor.integer.model import INTEGER_FILE, TOKENIZER_DIGEST, IntegerModel
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.model.quantized.network import QuantizedNetwork
+from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from fhe_inhibitor.system.files import file_sha256
 
 
 def save_checkpoint(
@@ -26,22 +28,23 @@ def save_checkpoint(
     """Write weights, integers, tokenizer and config to `folder`; return the integer model.
 
     importance: float `[vocab]`, or None if the model reads the first tokens of a text. The word
-    embedding, most of a small model, is rounded to half precision, in `model` too. Raises
-    InputError for a model without a quantization configuration.
+    embedding, most of a small model, is rounded to half precision, in `model` too. The config has
+    the tokenizer's SHA-256. Raises InputError for a model without a quantization configuration.
     """
     bits = model.config.quantization_config_or_none
     if bits is None:
         raise InputError("only a quantized model has integers: set config.quantization and train")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _save_weights(model, folder)
     config = model.config
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     first = config.classifier_query == "cls" and not config.causal
     if first:
         special["cls_token"] = "[CLS]"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # the same, a third smaller
+    tokenizer.save(str(folder / TOKENIZER_FILE), pretty=False)  # the same, a third smaller
+    config.update({TOKENIZER_DIGEST: file_sha256(folder / TOKENIZER_FILE)})
+    _save_weights(model, folder)
     network, logit_scale = QuantizedNetwork(model.eval()).to_circuit()
     network = replace(network, client_boundary=config.client_boundary)
     embedding, positions = _embedding_integers(model)

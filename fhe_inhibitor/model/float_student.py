@@ -28,7 +28,8 @@ def float_logits(name_or_path: str | Path, ids: Sequence[np.ndarray], n_labels: 
     """Return the float student's logits, float32 `[len(ids), n_labels]`, nothing quantized.
 
     ids: token ids of each text, int64 `[n]`, as `IntegerModel.tokenize` chose them. Raises
-    InputError for weights that can't be read, or that have another number of labels.
+    InputError for weights that can't be read, that have another number of labels, or whose logits
+    are not finite.
     """
     model: torch.nn.Module
     model, _, _ = load_model(name_or_path)
@@ -41,4 +42,10 @@ def float_logits(name_or_path: str | Path, ids: Sequence[np.ndarray], n_labels: 
     rows = [row.tolist() for row in ids]
     for chosen, inputs, mask in padded_batches(rows, BATCH_TOKENS, model.config.pad_token_id):
         logits[chosen] = model(input_ids=inputs, attention_mask=mask).logits.numpy()
+    if not np.isfinite(logits).all():
+        worst = logits[np.argmin(np.isfinite(logits).all(axis=1))].tolist()
+        raise InputError(
+            f"the float student of {str(name_or_path)!r} has the logits {worst} for one of the "
+            "texts; wanted finite ones: train it again, or remove its weights to go without it"
+        )
     return logits

@@ -34,7 +34,9 @@ from fhe_inhibitor.onnx.graph import OPSET
 from fhe_inhibitor.onnx.integer_graph import quantized_graph
 from fhe_inhibitor.onnx.runtime import OnnxClassifier, calibrate
 from fhe_inhibitor.system.files import write_atomically
+from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.batches import MAX_TOKENS
+from fhe_inhibitor.text.data import is_visible
 
 FLOAT_TOLERANCE = 1e-4
 
@@ -67,10 +69,10 @@ def export_onnx(
 ) -> Export:
     """Write a model as ONNX and compare it with the original on texts, or on random tokens.
 
-    Raises InputError for a folder without a model, a file that can't be written, a quantized
-    export of a float model without calibration texts, and RuntimeError if a float graph's logits
-    differ from torch's by more than 1e-4 (of the largest, if that is above 1), or an integer
-    graph's at all.
+    Raises InputError for a folder without a model, a file that can't be written, an empty text, a
+    quantized export of a float model without calibration texts, and RuntimeError if a float
+    graph's logits differ from torch's by more than 1e-4 (of the largest, if that is above 1), or an
+    integer graph's at all.
     """
     folder = _find(name_or_path)
     _check_writable(out)
@@ -103,8 +105,11 @@ class Made:
 def _from_integers(folder: Path, texts: Sequence[str]) -> Made:
     graph = quantized_graph(integer_format.read(integer_file(folder))[0])
     model = IntegerModel.load(folder)
-    inputs = [model.tokenize(text).ids[None] for text in texts]
-    inputs = inputs or _random_ids(len(model.embedding), model.default_tokens)
+    if texts:
+        read = model.tokenize_many(texts, None, strict=False, observer=Observer())
+        inputs = [tokens.ids[None] for tokens in read]
+    else:
+        inputs = _random_ids(len(model.embedding), model.default_tokens)
     return Made(graph, inputs, np.concatenate([_integer_logits(model, ids) for ids in inputs]))
 
 
@@ -115,7 +120,9 @@ def _from_weights(folder: Path, texts: Sequence[str], calibration: Sequence[str]
     config = model.config
     positions = getattr(config, "max_position_embeddings", 0) or MAX_TOKENS  # 0: none are needed
     most = min(MAX_TOKENS, positions, getattr(config, "n_tokens", MAX_TOKENS))
-    inputs = _encode(tokenizer, texts, most) or _random_ids(model.config.vocab_size, most)
+    inputs = (
+        _encode(tokenizer, texts, most) if texts else _random_ids(model.config.vocab_size, most)
+    )
     if calibration:
         graph = calibrate(graph, _encode(tokenizer, calibration, most))
     return Made(graph, inputs, np.concatenate([_float_logits(model, ids) for ids in inputs]))
@@ -144,7 +151,7 @@ def _compare(made: Made, out: Path) -> Export:
 
 def _find(name_or_path: str | Path) -> Path:
     folder = checkpoint_folder(name_or_path)
-    if not (folder / CONFIG_FILE).is_file():
+    if not os.path.isfile(folder / CONFIG_FILE):  # Path's fails for a name that is too long
         raise InputError(
             f"no model {str(name_or_path)!r}: pass the name of a shipped checkpoint, or a folder "
             f"with {CONFIG_FILE}, model.safetensors and tokenizer.json"
@@ -154,16 +161,23 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _check_writable(out: Path) -> None:
     """Refuse a file that can't be written, before a model is loaded."""
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+    target = Path(os.path.realpath(out))
+    is_taken = os.path.exists(target) and not os.path.isfile(target)
+    if is_taken or not os.access(target.parent, os.W_OK) or not os.path.isdir(target.parent):
         raise InputError(f"can't write {out}: pass --out FILE in a folder that exists")
 
 
 def _encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int
 ) -> list[np.ndarray]:
-    """Return the ids of each text, `[1, n]`, the first `most`."""
+    """Return the ids of each text, `[1, n]`, the first `most`. Raises InputError for no ids."""
     rows = [tokenizer(text)["input_ids"][:most] for text in texts]
-    return [np.array([row], np.int64) for row in rows if row]
+    for number, (text, row) in enumerate(zip(texts, rows, strict=True), start=1):
+        if not (row and is_visible(text)):
+            raise InputError(
+                f"text {number} of {len(texts)} is empty: pass a sentence with at least one word"
+            )
+    return [np.array([row], np.int64) for row in rows]
 
 
 def _random_ids(vocab: int, most: int) -> list[np.ndarray]:

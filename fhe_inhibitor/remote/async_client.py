@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.documents import cut_documents, describe_cost, tell_neutral
-from fhe_inhibitor.integer.public import PublicModel, Tokens
+from fhe_inhibitor.integer.public import PublicModel, Tokens, as_texts
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import JobFailed, NotFound, RemoteError
 from fhe_inhibitor.remote.exchange import ClientSide, Exchange
@@ -146,6 +146,7 @@ class AsyncRemoteClient:
         Raises InputError before keys are made or anything is encrypted; JobFailed if the server
         gives up on a text; RemoteError. If it is cancelled, so are the jobs on the server.
         """
+        texts = as_texts(texts, "classify_many")
         public = await self.public_model()
         tokens = public.tokenize_many(texts, max_tokens, strict, self._observer)
         side = await self._prepared()
@@ -168,6 +169,7 @@ class AsyncRemoteClient:
         `deliver` is called in the event loop's thread. What is sent depends on no decryption: the
         next text follows in the same way after a label and after an error.
         """
+        texts = as_texts(texts, "classify_apart")
         public = await self.public_model()
         tokens = public.tokenize_each(texts, max_tokens, strict, self._observer)
         side = await self._prepared()
@@ -210,6 +212,7 @@ class AsyncRemoteClient:
         Tells how much is asked of the server before it is sent. Raises as `classify_many` does, and
         InputError for more pieces than the server's circuits add.
         """
+        texts = as_texts(texts, "classify_documents")
         public = await self.public_model()
         documents = cut_documents(public, texts, max_tokens, max_pieces)
         tell_neutral(public, documents, self._observer)

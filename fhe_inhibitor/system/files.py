@@ -71,6 +71,14 @@ def _reading(path: Path, form: str) -> Iterator[None]:
         raise InputError(f"{path} can't be read as {form}: {first_line(error)}") from error
 
 
+def first_problem(error: ValueError) -> str:
+    """Return what is wrong first with the JSON of a record, and where; any other error's text."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+
+
 def read_bytes(path: Path) -> bytes:
     """Return a file's contents, unzipped if its name ends with `.gz`.
 
@@ -107,10 +115,12 @@ def write_atomically(path: str | Path, data: bytes | str, mode: int = 0o644) -> 
     """Write a file that appears whole or not at all, and survives a power failure once it has.
 
     data: text is written as UTF-8. mode: the file's permissions; it never has wider ones. What
-    was there before stays until the new content is on the disk. Raises OSError if the folder
-    can't be written.
+    was there before stays until the new content is on the disk. A link stays, and what it leads to
+    is written. Raises OSError if the folder can't be written, InputError for what is no file.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no regular file, and is left as it is: name another one")
     content = data.encode() if isinstance(data, str) else data
     # mkstemp makes the file 0600 before a byte of the content is in it.
     handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
@@ -131,11 +141,19 @@ def claim(path: Path, parameters: Mapping[str, Any], what: str, option: str) -> 
     """Write down, as JSON beside it, what something is made from; or check that it is the same.
 
     what, option: what the file's folder holds, and what names the folder, for the message. Raises
-    InputError if the file says that it was made from something else.
+    InputError if the file says that it was made from something else, or can't be read.
     """
     if not path.exists():
         write_atomically(path, json.dumps(parameters, indent=2) + "\n")
-    made_from = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        made_from = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        made_from = None
+    if not isinstance(made_from, dict):
+        raise InputError(
+            f"{path} is damaged, and says no more what {path.parent} was made from: remove that "
+            f"folder, or name another {option}"
+        )
     differing = sorted(key for key in parameters if parameters[key] != made_from.get(key))
     if differing:
         raise InputError(

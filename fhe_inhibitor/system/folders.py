@@ -25,7 +25,7 @@ def is_path(name: str | Path) -> bool:
         len(parts) > 2
         or str(name).startswith((".", "/", "~"))
         or str(name).endswith("/")
-        or (len(parts) == 2 and Path(parts[0]).is_dir())
+        or (len(parts) == 2 and os.path.isdir(parts[0]))
     )
 
 

@@ -58,10 +58,23 @@ def read_tsv(
     rows = []
     for where, (label, text) in read_columns(path, COLUMNS, on_invalid):
         with left_out(on_invalid):
-            if not is_visible(text):
-                raise InputError(f"{where}: the sentence is empty; remove the line")
+            _check_visible(text, where)
             rows.append(LabelledText(text, read_label(label, n_labels, where)))
     return rows
+
+
+def read_unlabelled(path: str | Path) -> list[str]:
+    """Return the sentences of a file as `read_tsv` does, whatever their labels are."""
+    texts = []
+    for where, (text,) in read_columns(path, COLUMNS[1:]):
+        _check_visible(text, where)
+        texts.append(text)
+    return texts
+
+
+def _check_visible(text: str, where: str) -> None:
+    if not is_visible(text):
+        raise InputError(f"{where}: the sentence is empty; remove the line")
 
 
 @contextmanager
@@ -302,7 +315,10 @@ def _decode_lines(
         if raw.startswith(start):
             raise InputError(f"{name} is {kind}")
     # Not splitlines(): a review may contain U+0085 or U+2028, which are no ends of a line here.
-    lines = to_utf8(raw).replace(b"\r\n", b"\n").split(b"\n")
+    content = to_utf8(raw).replace(b"\r\n", b"\n")
+    if b"\n" not in content:  # as old Macs and some spreadsheets end lines
+        content = content.replace(b"\r", b"\n")
+    lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     decoded = []
@@ -320,10 +336,11 @@ def _decode_lines(
 
 def read_label(cell: str, n_labels: int, where: str) -> int:
     """Return a class as an integer; raises InputError that names the place."""
-    # int() would take the digits of any script, and "1_0".
-    label = int(cell) if cell.isascii() and cell.isdigit() else -1
+    # int() would take the digits of any script, and "1_0", and it refuses thousands of digits.
+    label = int(cell) if cell.isascii() and cell.isdigit() and len(cell) < 10 else -1
     if not 0 <= label < n_labels:
-        raise InputError(f"{where}: label {cell!r}; wanted an integer from 0 to {n_labels - 1}")
+        read = repr(cell[:60])
+        raise InputError(f"{where}: label {read}; wanted an integer from 0 to {n_labels - 1}")
     return label
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,9 +78,9 @@ def read_labelled(
     bytes that are not UTF-8, columns that can't be found, a cell that is no text or names no class.
     """
     path, columns = Path(source), columns or Columns()
-    if path.is_dir():
+    if os.path.isdir(path):  # whose own is_dir() fails for a name that is too long
         files = _files_of(path)
-    elif path.is_file():
+    elif os.path.isfile(path):
         files = {TRAIN: path}
     elif is_path(source) or _kind(path):
         raise InputError(
@@ -189,9 +191,11 @@ def _parse(line: str, where: str) -> dict[str, Any]:
 def _files_of(folder: Path) -> dict[str, Path]:
     """Return the file of each split in a folder; one file alone is to be split."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and _kind(path)]
-    by_stem = {path.name.split(".")[0].lower(): path for path in files}
+    by_stem: dict[str, list[Path]] = {}
+    for path in files:
+        by_stem.setdefault(path.name.split(".")[0].lower(), []).append(path)
     found = {
-        split: by_stem[names[0]]
+        split: _alone(by_stem[names[0]], folder)
         for split, wanted in SPLITS.items()
         if (names := [name for name in wanted if name in by_stem])
     }
@@ -203,6 +207,16 @@ def _files_of(folder: Path) -> dict[str, Path]:
         f"{folder} holds {', '.join(path.name for path in files) or 'no file of texts'}; wanted "
         f"one file ({', '.join(KINDS)}), or one called train and another dev"
     )
+
+
+def _alone(files: Sequence[Path], folder: Path) -> Path:
+    """Return the file of a split. Raises InputError for several: none is left out in silence."""
+    if len(files) > 1:
+        raise InputError(
+            f"{folder} holds {' and '.join(path.name for path in files)}; wanted one file of that "
+            "name: put their texts in one, or move the others elsewhere"
+        )
+    return files[0]
 
 
 def _find(
@@ -239,6 +253,8 @@ def _name(label: Any, where: str) -> str:
     if not isinstance(label, str | int):
         raise InputError(f"{where}: label {json.dumps(label)[:60]}; wanted a name or whole number")
     name = " ".join((json.dumps(label) if isinstance(label, bool) else str(label)).split())
+    if whole := re.fullmatch(r"(-?[0-9]+)\.0+", name):  # as spreadsheets and pandas write 1
+        name = whole[1]
     if not name or not name.isprintable():
         raise InputError(f"{where}: label {label!r} is no name; wanted visible characters")
     return name

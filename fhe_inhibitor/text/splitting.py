@@ -21,6 +21,7 @@ from fhe_inhibitor.text.labelled import TRAIN, VALIDATION, NamedText, Rows
 from fhe_inhibitor.text.markup import without_markup
 
 MAX_CLASSES = 10
+NUMBER = re.compile(r"-?[0-9]{1,18}")  # int() refuses thousands of digits
 MIN_CLASS_TEXTS = 5  # of each class to train on
 MAX_VALIDATION = 2000  # texts that a validation set of our own choosing has at most
 
@@ -112,12 +113,21 @@ def split_texts(
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the classes in order: by value if all are whole numbers, else by name.
 
-    Raises InputError for fewer than 2 of them, or more than 10.
+    Raises InputError for fewer than 2 of them, or more than 10, and for two that are one, written
+    in two ways: in upper and lower case, or with zeros before a number.
 
     >>> class_names(["10", "9", "9"]), class_names(["sad", "glad"])
     (('9', '10'), ('glad', 'sad'))
     """
     counts = Counter(labels)
+    first: dict[str, str] = {}
+    for name in counts:
+        other = first.setdefault(_plain(name), name)
+        if other != name:
+            raise InputError(
+                f"the classes {other!r} ({counts[other]}) and {name!r} ({counts[name]}) differ "
+                "only in how they are written: write them alike, or give one another name"
+            )
     if not 2 <= len(counts) <= MAX_CLASSES:
         told = ", ".join(f"{name} ({n})" for name, n in counts.most_common(MAX_CLASSES + 2))
         more = ", ..." if len(counts) > MAX_CLASSES + 2 else ""
@@ -125,8 +135,13 @@ def class_names(labels: Iterable[str]) -> tuple[str, ...]:
             f"{len(counts)} class{'' if len(counts) == 1 else 'es'}: {told or 'no text is left'}"
             f"{more}; wanted 2 to {MAX_CLASSES}: is it the right column of labels?"
         )
-    numbers = all(re.fullmatch(r"-?[0-9]+", name) for name in counts)
+    numbers = all(NUMBER.fullmatch(name) for name in counts)
     return tuple(sorted(counts, key=int if numbers else str))
+
+
+def _plain(name: str) -> str:
+    """Return what two ways to write one class have in common."""
+    return str(int(name)) if NUMBER.fullmatch(name) else name.casefold()
 
 
 def _clean(rows: Iterable[NamedText], knows: Callable[[str], bool]) -> tuple[Rows, LeftOut]:

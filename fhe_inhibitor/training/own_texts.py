@@ -15,7 +15,7 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,15 @@ def prepare(own: OwnRecipe, work: Path, observer: Observer, skip_invalid: bool =
     """Read and split the texts into the work folder; say what was left out, and what is chosen.
 
     skip_invalid: leave out lines that can't be read, instead of refusing them. Raises InputError as
-    `read_labelled` and `split_texts` do, for a teacher or size that can't be used, and if the work
-    folder holds a build from other texts or with other options.
+    `read_labelled` and `split_texts` do, for a teacher, size or amount that can't be used,
+    sentences that can't be read, and if the work folder holds a build from other texts or with
+    other options.
     """
     if own.size not in SIZES:
         raise InputError(f"no size {own.size!r}; wanted one of {', '.join(SIZES)}")
+    if not 0 < (own.amounts.epochs or 1) < math.inf:
+        raise InputError(f"{own.amounts.epochs} epochs; wanted a finite number of more than 0")
+    sentences = read_sentences(own.sentences) if own.sentences else []
     observer.begin("read the texts")
     invalid: list[str] = []
     note = (lambda error: invalid.append(str(error))) if skip_invalid else None
@@ -145,7 +149,7 @@ def prepare(own: OwnRecipe, work: Path, observer: Observer, skip_invalid: bool =
         left_out_lines=tuple(invalid),
     )
     _claim(own, read, work)
-    _write(splits, written, own, work)
+    _write(splits, written, sentences, work)
     write_atomically(work / PREPARED_FILE, prepared.model_dump_json(indent=1) + "\n")
     _tell(prepared, splits, observer)
     return prepared
@@ -227,7 +231,9 @@ def _writer(teacher: Teacher) -> Callable[[str], str]:
     return write
 
 
-def _write(splits: OwnSplits, written: Callable[[str], str], own: OwnRecipe, work: Path) -> None:
+def _write(
+    splits: OwnSplits, written: Callable[[str], str], sentences: Sequence[str], work: Path
+) -> None:
     """Write train.tsv and dev.tsv, which `recipe.train` reads, and the texts as they came."""
     folder = work / DATA_FOLDER
     folder.mkdir(exist_ok=True)
@@ -243,9 +249,9 @@ def _write(splits: OwnSplits, written: Callable[[str], str], own: OwnRecipe, wor
     write_tsv("train.tsv", splits.train, begin_of)
     write_tsv("dev.tsv", splits.validation, begin_of)
     write_tsv(VALIDATION_FILE, splits.validation, lambda text: text)
-    if own.sentences:
+    if sentences:
         measured = {written(row.text).casefold() for row in splits.validation}
-        texts = map(written, read_sentences(own.sentences))
+        texts = map(written, sentences)
         kept = [text for text in texts if text.casefold() not in measured]
         write_atomically(folder / SENTENCES_FILE, "".join(f"{text}\n" for text in kept))
 
@@ -256,7 +262,7 @@ def _counts(rows: Rows, labels: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _tell(prepared: Prepared, splits: OwnSplits, observer: Observer) -> None:
-    """Say what was left out, and how much is done with the rest."""
+    """Say what was left out, of which classes the rest is, and how much is done with it."""
     for line in prepared.left_out_lines:
         observer.note(f"left out: {line}")
     if splits.left_out.total:
@@ -266,6 +272,9 @@ def _tell(prepared: Prepared, splits: OwnSplits, observer: Observer) -> None:
             f"{prepared.n_cut:,} texts have more than {MAX_TOKENS} words: their beginning is "
             "trained on"
         )
+    counts = zip(prepared.labels, prepared.train, prepared.validation, strict=True)
+    classes = ", ".join(f"{name} ({n + m:,} texts)" for name, n, m in counts)
+    observer.note(f"the classes are {classes}")
     observer.note(
         f"{sum(prepared.train):,} texts to train on, {sum(prepared.validation):,} to measure on; "
         f"chosen for so many: {prepared.epochs:g} epochs of the teacher (--epochs), "

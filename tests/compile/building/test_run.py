@@ -120,6 +120,12 @@ def test_folders_of_something_else_are_refused(run, tmp_path: Path) -> None:  # 
     outcome = run("build", "--data", data, "--out", out)
     assert_refused(outcome, "is not empty: name a new folder with --out")
     assert list(out.iterdir()) == [out / "thesis.tex"]
+    for nameless in (".", "/", ""):
+        assert_refused(run("build", "--data", data, "--out", nameless), "has no name for the model")
+    build = ("build", "--data", data, "--out")
+    assert_refused(run(*build, data), "Not a directory", "another one with --out")
+    assert_refused(run(*build, tmp_path / ("x" * 300)), "name too long", "another one with --out")
+    assert_refused(run(*build, tmp_path / "new", "--work", data), "another one with --work")
     assert_refused(run("build", "--data", tmp_path / "none.csv", "--out", tmp_path / "new"), "none")
     with (
         claimed(tmp_path / "work"),

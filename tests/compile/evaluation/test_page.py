@@ -134,6 +134,22 @@ def test_each_file_has_a_section(file: Path, tmp_path: Path) -> None:
         assert_is_image(folder, name)
 
 
+def test_data_whose_names_have_no_letters_of_ascii_are_told_apart(tmp_path: Path) -> None:
+    files = [
+        write(
+            tmp_path / f"{digit}.jsonl",
+            header(data=f"{name}.tsv", data_sha256=digit * 64),
+            random_texts(10),
+        )
+        for digit, name in (("a", "\u6587"), ("b", "\u672c"))
+    ]
+    write_page(files, tmp_path / "docs")
+    folders = sorted(path.name for path in (tmp_path / "docs" / "decrypted_accuracy").iterdir())
+    assert folders == ["tiny---4-aaaaaaaa", "tiny---4-bbbbbbbb"]
+    with pytest.raises(InputError, match="second evaluation"):
+        write_page([files[0], files[0]], tmp_path / "docs")
+
+
 def test_files_without_decrypted_logits_are_refused(file: Path, tmp_path: Path) -> None:
     clear = [r.model_copy(update={"logits": None}) for r in random_texts(3)]
     other = write(tmp_path / "clear.jsonl", header(mode="disable", circuits_hash=None), clear)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from compile.evaluation.records import open_evaluation, read_evaluation
 from fhe_inhibitor.errors import InputError
 from tests.compile.evaluation.records import header, sitting, text, write
 
-TEXTS = [text(0, 1, [0, 3]), text(2, 0, [4, -4], float_logits=None)]
+TEXTS = [text(0, 1, [0, 3]), text(2, 0, [4, -4])]
 
 
 @pytest.fixture
@@ -124,6 +125,52 @@ def test_a_damaged_line_is_refused_with_its_number(path: Path, line: bytes, word
         read_evaluation(path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": 10},
+        {"label": 2},
+        {"label": -1},
+        {"logits": None},
+        {"logits": ()},
+        {"clear_logits": (1, 2, 3)},
+        {"clear_logits": (2**40, 0)},
+        {"drawn_logits": ((1, 2),)},
+        {"drawn_logits": ((1, 2), (1,))},
+        {"float_logits": None},
+        {"float_logits": (1.0,)},
+        {"offset": (1.0,)},
+        {"n_positions": 0},
+        {"seconds": 0.0},
+        {"seconds": -1.0},
+        {"stages": {"encrypt": -1.0}},
+    ],
+)
+def test_a_text_that_does_not_fit_the_first_line_is_refused(path: Path, changes: dict) -> None:
+    line = text(3, 0, [0, 0]).model_copy(update=changes).model_dump_json()
+    path.write_bytes(path.read_bytes() + line.encode() + b"\n")
+    (name,) = changes
+    with pytest.raises(InputError, match=f"line 5, can't be read.*{name}"):
+        read_evaluation(path)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"logit_scale":0.5', b'"logit_scale":0'),
+        (b'"logit_scale":0.5', b'"logit_scale":NaN'),
+        (b'"n_draws":2', b'"n_draws":-1'),
+        (b'"labels":["negative","positive"]', b'"labels":["negative"]'),
+    ],
+)
+def test_a_first_line_that_no_model_has_is_refused(path: Path, was: bytes, now: bytes) -> None:
+    content = path.read_bytes()
+    assert was in content
+    path.write_bytes(content.replace(was, now))
+    with pytest.raises(InputError, match="line 1, can't be read"):
+        read_evaluation(path)
+
+
 def test_another_version_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
     with pytest.raises(InputError, match="version 2, this one reads 1"):
@@ -178,6 +225,28 @@ def test_a_file_that_goes_away_before_it_is_locked_is_refused(
     with pytest.raises(InputError, match="removed or replaced"), open_evaluation(path):
         pass
     assert path.exists() == replaced
+
+
+def test_what_is_no_regular_file_is_refused_and_stays(tmp_path: Path) -> None:
+    """A pipe is not opened: that would wait for whoever reads it."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match="no regular file"), open_evaluation(path):
+            pass
+        assert path.exists()
+
+
+def test_an_empty_file_of_the_user_s_stays(tmp_path: Path) -> None:
+    path, link = tmp_path / "file.jsonl", tmp_path / "link"
+    path.touch()
+    with open_evaluation(path):
+        pass
+    assert path.exists()
+    path.unlink()
+    link.symlink_to(path)
+    with open_evaluation(link):
+        assert path.exists()
+    assert link.is_symlink() and not path.exists()
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

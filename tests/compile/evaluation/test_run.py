@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from compile.local.session import Session
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import draw_noise
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
+from fhe_inhibitor.model import float_student
 from fhe_inhibitor.model.float_student import float_logits
 from fhe_inhibitor.model.loading import load_model
 from fhe_inhibitor.runtime.classifier import Classification
@@ -129,6 +131,18 @@ def test_a_file_of_something_else_is_refused(model, data: Path, tmp_path: Path) 
     assert out.read_bytes() == before
 
 
+def test_labels_that_are_not_the_data_s_are_refused(model, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "file.jsonl"
+    evaluate(out, model, data, limit=2)
+    out.write_text(
+        out.read_text().replace(
+            '"index":0,"sitting":0,"label":1', '"index":0,"sitting":0,"label":0'
+        )
+    )
+    with pytest.raises(InputError, match="label 0 for text 0, the data 1: the file was changed"):
+        evaluate(out, model, data)
+
+
 def test_an_interrupted_text_is_done_again(
     model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +196,26 @@ def test_the_float_student_reads_the_same_tokens(tmp_path: Path, data: Path) -> 
         assert found.texts[index].float_logits == pytest.approx(expected, abs=1e-4)
     with pytest.raises(InputError, match="has 2 labels, its integers 3"):
         float_logits(DEFAULT_MODEL, [], 3)
+
+
+def test_a_float_student_without_finite_logits_is_refused_before_anything_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON has no NaN: the file would hold a line that can't be read."""
+
+    class Overflowing:
+        config = SimpleNamespace(num_labels=2, pad_token_id=0)
+
+        def __call__(self, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=torch.full((len(input_ids), 2), torch.inf))
+
+    monkeypatch.setattr(float_student, "load_model", lambda _: (Overflowing(), None, None))
+    out, rows = tmp_path / "file.jsonl", read_tsv(data)
+    asked = Asked(data, len(rows), DEFAULT_MODEL, None, 0, False)
+    refused = pytest.raises(InputError, match=r"logits \[inf, inf\] .* wanted finite")
+    with Session(IntegerModel.load(), "disable") as session, refused:
+        evaluate_into(out, session, rows, asked)
+    assert not out.exists()
 
 
 @pytest.mark.fhe

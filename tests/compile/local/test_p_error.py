@@ -56,7 +56,7 @@ def test_a_session_takes_a_probability_by_name(model: IntegerModel) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["classify", "--mode", "disable", "--p-error", "0.1", "a film"], "probability '0.1'"),
+        (["classify", "--mode", "simulate", "--p-error", "0.1", "a"], "probability '0.1'"),
         (["classify", "--server", "http://127.0.0.1:9", "--p-error", "2^-40", "a"], "drop --p-er"),
         (["compile", "--out", "{out}", "--p-error", "2^-30"], "error probability '2^-30'; wanted"),
     ],

@@ -258,9 +258,30 @@ Session({str(folder)!r}, cache_dir={str(cache)!r}).prepare()
     assert done.stdout == done.stderr == ""
 
 
-def test_one_text_in_place_of_a_list_is_refused(model) -> None:
-    with pytest.raises(TypeError, match="list of texts"):
-        Session(model, "disable").classify_many("a good film")
+@pytest.mark.parametrize("texts", ["a good film", None])
+def test_one_text_in_place_of_a_list_is_refused(model, texts) -> None:
+    session = Session(model, "disable")
+    with pytest.raises(TypeError, match="classify_many wants a list of texts"):
+        session.classify_many(texts)
+    with pytest.raises(TypeError, match="classify_documents wants a list of texts"):
+        session.classify_documents(texts)
+    with pytest.raises(TypeError, match="classify_apart wants a list of texts"):
+        session.classify_apart(texts, print)
+
+
+def test_texts_may_come_one_by_one(model) -> None:
+    session, texts = Session(model, "disable"), ["good", "bad"]
+    told: list[Outcome] = []
+    session.classify_apart(iter(texts), told.append)
+    assert [one.text for one in told] == texts
+    assert [one.text for one in session.classify_many(iter(texts))] == texts
+    assert [one.text for one in session.classify_documents(iter(texts))] == texts
+
+
+@pytest.mark.parametrize("name", [None, 5])
+def test_a_model_that_is_no_name_is_refused(name) -> None:
+    with pytest.raises(InputError, match="a model is named by a string or a path"):
+        Session(name)
 
 
 def change(part: Path, **values: object) -> None:

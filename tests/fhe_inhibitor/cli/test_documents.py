@@ -17,6 +17,7 @@ from fhe_inhibitor.integer.documents import (
 )
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import IntegerModel
+from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE
 from fhe_inhibitor.text.data import read_tsv
 from tests.fhe_inhibitor.cli.test_main import assert_refused, run
 from tests.tiny_model import write_tiny_model
@@ -129,6 +130,10 @@ def test_calibrate_writes_what_the_model_is_loaded_with(run, model: Path, data: 
     assert (outcome.code, outcome.err) == (0, "")
     assert f"negative {expected[0]:+.2f}, positive {expected[1]:+.2f}" in outcome.out
     assert IntegerModel.load(model).neutral_logits == expected
+    (model / NEUTRAL_FILE).write_text("damaged")
+    assert_refused(run("evaluate", "--data", data, "--model", model), "calibrate again")
+    assert run("calibrate", *arguments).code == 0
+    assert IntegerModel.load(model).neutral_logits == expected
 
 
 def test_the_table_of_limits_is_printed_and_written(
@@ -152,3 +157,10 @@ def test_the_table_of_limits_is_printed_and_written(
     assert "| 2 | 1.7 | 12.5 |" in run("long-documents", *arguments, "--out", out).out
     other = ("--data", data, "--model", model, "--tokens", "2", "--draws", "1", "--out", out)
     assert "| 12.5 |" not in run("long-documents", *other).out
+    written = (out / "piece_limits.json").read_text()
+    changed = json.loads(written)
+    changed["rows"][1]["accuracy"]["value"] = 7.5
+    for content in (written[:-9], "[1]", "null", json.dumps(changed)):
+        (out / "piece_limits.json").write_text(content)
+        assert_refused(run("long-documents", *other), "piece_limits.json can't be read", "--out")
+    assert_refused(run("long-documents", *arguments, "--out", data), "can't write to the folder")

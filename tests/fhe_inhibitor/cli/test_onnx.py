@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import TOKENIZER_FILE, IntegerModel
+from fhe_inhibitor.onnx.export import export_onnx
 from fhe_inhibitor.onnx.reader import read_exported
 from fhe_inhibitor.onnx.runtime import OnnxClassifier
 from tests.fhe_inhibitor.cli.test_main import TSV, assert_refused, run
@@ -86,6 +89,7 @@ def test_a_float_model_is_quantized_by_texts(run, float_folder: Path, data: Path
     [
         (["--format", "gguf", "--out", "x.onnx"], ["No such option", "--format"]),
         (["--out", "x.onnx", "--model", "nonsense"], ["no model 'nonsense'"]),
+        (["--out", "x.onnx", "--model", "x" * 300], ["no model 'xxx"]),
         (["--out", "nowhere/x.onnx"], ["can't write nowhere/x.onnx"]),
         (["--out", "."], ["can't write ."]),
         ([], ["--out"]),
@@ -99,6 +103,27 @@ def test_bad_arguments_are_refused(
     monkeypatch.chdir(tmp_path)
     assert_refused(run("export", *arguments), *words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [(), ("--quantized",)])
+def test_an_empty_sentence_to_compare_on_is_refused(
+    run, integer_folder: Path, float_folder: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Without one that can be read it compared on random tokens, and said nothing."""
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\n \t1\n")
+    folder = integer_folder if options else float_folder
+    arguments = ("--model", folder, "--data", tmp_path / "dev.tsv", *options)
+    outcome = run("export", "--out", tmp_path / "x.onnx", *arguments)
+    assert_refused(outcome, "dev.tsv, line 2: the sentence is empty")
+    with pytest.raises(InputError, match="text 2 of 2.* is empty"):
+        export_onnx(folder, tmp_path / "x.onnx", bool(options), texts=["good", " "])
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_pipe_is_no_place_for_a_graph(run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert_refused(run("export", "--out", tmp_path / "pipe"), "can't write", "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_integers_of_a_float_model_need_calibration(run, float_folder: Path, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_fewer_tokens_are_another_text(model: IntegerModel) -> None:
 def test_refuses_no_texts(model: IntegerModel) -> None:
     with pytest.raises(InputError, match="0 texts"):
         evaluate(model, [])
+
+
+@pytest.mark.parametrize("label", ["1", 1.0, None, -1, 2])
+def test_refuses_labels_that_the_model_lacks(model: IntegerModel, label: Any) -> None:
+    """A label "1" would never be equal to 1, and the accuracy 0."""
+    with pytest.raises(InputError, match="text 2 of 2: label .*; wanted an integer from 0 to 1"):
+        evaluate(model, [ROWS[0], LabelledText("good", label)])
+
+
+def test_rows_may_come_one_by_one(model: IntegerModel) -> None:
+    assert evaluate(model, (row for row in ROWS), n_draws=2) == evaluate(model, ROWS, n_draws=2)
+    labels = np.array([row.label for row in ROWS])
+    rows = [LabelledText(row.text, n) for row, n in zip(ROWS, labels, strict=True)]
+    assert evaluate(model, rows) == evaluate(model, ROWS)
 
 
 def test_agreement_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,16 @@ from circuits.lookups import AntiperiodicTable, SaturatingTable
 from circuits.network import run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
-from fhe_inhibitor.integer.model import CONFIG_FILE, INTEGER_FILE, IntegerModel
+from fhe_inhibitor.integer.model import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    DEFAULT_MODEL,
+    INTEGER_FILE,
+    REPOSITORY_ONLY,
+    IntegerModel,
+)
 from fhe_inhibitor.integer.public import most_important
-from fhe_inhibitor.runtime.manifest import TOKENIZER_FILE
+from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE, TOKENIZER_FILE
 from tests.networks import NetworkShape, random_inputs, random_network
 from tests.tiny_model import SHAPE, write_tiny_model
 
@@ -230,9 +238,66 @@ def test_files_of_different_models_are_refused(folder: Path) -> None:
         IntegerModel.load(folder)
 
 
-def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(InputError, match="no model 'nonsense'"):
-        IntegerModel.load("nonsense")
+def test_a_tokenizer_of_as_many_other_tokens_is_refused(folder: Path) -> None:
+    """It would give other labels without a word. Folders without its SHA-256 are older."""
+    path = folder / TOKENIZER_FILE
+    tokenizer, config = path.read_bytes(), json.loads((folder / CONFIG_FILE).read_text())
+    config["tokenizer_sha256"] = hashlib.sha256(tokenizer).hexdigest()
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    expected = IntegerModel.load(folder).tokenize("good").ids
+    content = json.loads(tokenizer)
+    vocab = content["model"]["vocab"]
+    content["model"]["vocab"] = dict(zip(vocab, reversed(vocab.values()), strict=True))
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{TOKENIZER_FILE} has the SHA-256"):
+        IntegerModel.load(folder)
+    del config["tokenizer_sha256"]
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    assert IntegerModel.load(folder).tokenize("good").ids != expected
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in (DEFAULT_MODEL, *REPOSITORY_ONLY) if not name.endswith("int8")]
+)
+def test_shipped_checkpoints_name_their_tokenizer(name: str) -> None:
+    config = json.loads((CHECKPOINTS / name / CONFIG_FILE).read_text())
+    tokenizer = (CHECKPOINTS / name / TOKENIZER_FILE).read_bytes()
+    assert config["tokenizer_sha256"] == hashlib.sha256(tokenizer).hexdigest()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3"])
+def test_a_config_that_is_no_object_is_refused(folder: Path, content: str) -> None:
+    (folder / CONFIG_FILE).write_text(content)
+    with pytest.raises(InputError, match=f"{CONFIG_FILE} holds"):
+        IntegerModel.load(folder)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    ["[1, NaN]", "[1, Infinity]", "[1, 1e999]", '["1", "2"]', "[true, 2]", "[1]", "[1, 2, 3]", "1"],
+)
+def test_neutral_logits_that_are_no_finite_numbers_are_refused(folder: Path, logits: str) -> None:
+    model = IntegerModel.load(folder)
+    path = folder / NEUTRAL_FILE
+    path.write_text(f'{{"model_hash": "{model.hash}", "neutral_logits": {logits}}}')
+    with pytest.raises(InputError, match=rf"{NEUTRAL_FILE} can't be read .* wanted 2 finite"):
+        IntegerModel.load(folder)
+    assert IntegerModel.load(folder, calibrated=False).neutral_logits == ()
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"model_hash": 1}', "not"])
+def test_a_damaged_file_of_neutral_logits_is_the_one_that_is_blamed(
+    folder: Path, content: str
+) -> None:
+    (folder / NEUTRAL_FILE).write_text(content)
+    with pytest.raises(InputError, match=f"{NEUTRAL_FILE} can't be read .* calibrate again"):
+        IntegerModel.load(folder)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "x" * 300, f"folder/{'x' * 300}"])
+def test_an_unknown_model_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"no model '{name}'"):
+        IntegerModel.load(name)
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from circuits.lookups import exact_lookup
 from circuits.stages import project
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.integer.documents import cut_documents
 from fhe_inhibitor.integer.evaluation import predict
 from fhe_inhibitor.integer.model import IntegerModel
 from fhe_inhibitor.integer.public import PublicModel
@@ -102,6 +103,15 @@ def test_what_is_no_string_is_no_text(model: IntegerModel, text) -> None:
     for texts in ("a", "a film", b"a film"):
         with pytest.raises(TypeError, match="a list of texts|a text is a string"):
             model.tokenize_many(texts, None, False, Observer())
+
+
+@pytest.mark.parametrize("number", ["2", 2.5, [2]])
+def test_numbers_of_tokens_and_pieces_are_whole(model: IntegerModel, number) -> None:
+    with pytest.raises(InputError, match="tokens asked for, .* reads 1 to 4"):
+        model.tokenize("good", number)
+    with pytest.raises(InputError, match="pieces asked for; wanted 1 to 16"):
+        cut_documents(model, ["good"], 2, number)
+    assert model.tokenize("good film", np.int64(1)).n_cut == 1
 
 
 def test_markup_is_read_as_what_it_stands_for(model: IntegerModel) -> None:

@@ -139,6 +139,16 @@ def test_tokens_are_listed_and_revoked_and_all_else_stays(tmp_path: Path) -> Non
         revoke(path, "alice")
 
 
+def test_a_token_is_revoked_in_the_file_that_a_link_leads_to(tmp_path: Path) -> None:
+    path, link = tmp_path / "tokens", tmp_path / "link"
+    link.symlink_to(path)
+    alice = new_token(link, "alice")
+    assert revoke(link, "alice") == 1
+    assert link.is_symlink() and path.read_text() == ""
+    with pytest.raises(Refused):
+        Tokens(path).user(f"Bearer {alice}")
+
+
 def test_a_tokens_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
     folder.mkdir()

@@ -15,6 +15,7 @@ from fhe_inhibitor.text.data import (
     hold_out,
     leaked_phrases,
     load_splits,
+    read_label,
     read_sentences,
     read_tsv,
     without_leaks,
@@ -135,6 +136,25 @@ def test_leaks_are_left_out() -> None:
     leaks = ["two three four", held_out[0], "so one two three four five six seven eight too"]
     fine = ["two three", "so two three four", "two three four five six seven eight but"]
     assert without_leaks(leaks + fine, held_out) == fine
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_system(tmp_path: Path, end: str) -> None:
+    """With the last one a file was one text of all."""
+    path = tmp_path / "texts"
+    path.write_bytes(end.join(["sentence\tlabel", "fine\t1", "dull\t0", ""]).encode())
+    assert read_tsv(path) == [LabelledText("fine", 1), LabelledText("dull", 0)]
+    assert read_sentences(path)[1:] == ["fine\t1", "dull\t0"]
+
+
+def test_a_return_within_a_line_is_no_end_of_one(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_bytes(b"one\rtext\nanother\n")
+    assert read_sentences(tmp_path / "texts") == ["one\rtext", "another"]
+
+
+def test_a_label_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^here: label '1{60}'; wanted an integer from 0 to 1$"):
+        read_label("1" * 5000, 2, "here")
 
 
 def test_sentences_are_read_compressed_or_not(tmp_path: Path) -> None:

@@ -142,7 +142,29 @@ def test_a_folder_has_splits_or_one_file(tmp_path: Path) -> None:
     assert [row.text for row in read_labelled(tmp_path)["validation"]] == ["e"]
 
 
-@pytest.mark.parametrize("name", ["no/such/folder", "./missing", "missing.csv"])
+@pytest.mark.parametrize("other", ["train.csv", "train.part2.tsv", "Train.jsonl.gz"])
+def test_no_file_of_a_split_is_left_out_in_silence(tmp_path: Path, other: str) -> None:
+    write(tmp_path, "text\tlabel\na\t1\n", "train.tsv")
+    write(tmp_path, "text,label\nb,1\n", other)
+    with pytest.raises(InputError, match=r"holds \S+ and \S+; wanted one file") as error:
+        read_labelled(tmp_path)
+    assert "train.tsv" in str(error.value) and other in str(error.value)
+
+
+def test_whole_numbers_are_the_same_classes_in_each_kind_of_file(tmp_path: Path) -> None:
+    """Pandas writes 1.0 for 1 where a label of the column is missing."""
+    for name, content in {
+        "a.tsv": "text\tlabel\nx\t1\ny\t1.0\nz\t-2.00\n",
+        "a.csv": "text,label\nx,1\ny,1.0\nz,-2.00\n",
+        "a.jsonl": "".join(f'{{"text": "t", "label": {n}}}\n' for n in ("1", "1.0", "-2.00")),
+    }.items():
+        rows = read_labelled(write(tmp_path, content, name))["train"]
+        assert [row.label for row in rows] == ["1", "1", "-2"]
+
+
+@pytest.mark.parametrize(
+    "name", ["no/such/folder", "./missing", "missing.csv", f"{'x' * 300}.csv", f"{'x' * 300}/a.csv"]
+)
 def test_a_path_to_nothing_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(InputError, match="is no file or folder here"):
         read_labelled(name)

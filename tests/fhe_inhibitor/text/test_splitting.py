@@ -137,6 +137,19 @@ def test_too_few_or_too_many_classes_are_refused(labels: list[str], message: str
         class_names(labels)
 
 
+@pytest.mark.parametrize(
+    "labels", [["pos", "Pos", "neg"], ["1", "01", "2"], ["0", "-0"], [*"0123456789", "00", "01"]]
+)
+def test_one_class_that_is_written_in_two_ways_is_refused(labels: list[str]) -> None:
+    """As two classes it would be learned to be told apart from itself."""
+    with pytest.raises(InputError, match=r"'\S+' \(1\) and '\S+' \(1\) differ only in how"):
+        class_names(labels)
+
+
+def test_a_number_of_thousands_of_digits_is_a_name() -> None:
+    assert class_names(["1" * 5000, "2"]) == ("1" * 5000, "2")
+
+
 def test_classes_too_small_to_learn_and_shares_of_all_are_refused(tmp_path: Path) -> None:
     texts = topics(40)
     with pytest.raises(InputError, match="rare has 2 texts to train on and 1 to .* wanted 5"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.conversion import save_checkpoint
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
+from fhe_inhibitor.system.files import file_sha256
 from fhe_inhibitor.training.corpus import TokenizedTexts
 from fhe_inhibitor.training.distillation import (
     DistillationConfig,
@@ -204,6 +206,8 @@ def test_a_trained_student_converts_exactly(task, pooling: int, tmp_path: Path) 
     tokenizer = Tokenizer(WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     model = save_checkpoint(student, tokenizer, importance, tmp_path / "student")
+    config_json = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert config_json["tokenizer_sha256"] == file_sha256(tmp_path / "student" / "tokenizer.json")
     expected = predict(student, table, importance, 6)
     noisy = predict(student, table, importance, 6, seed=1)
     assert (noisy != expected).any()

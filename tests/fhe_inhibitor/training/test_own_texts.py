@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -140,9 +141,12 @@ def test_numbers_are_names_of_classes_in_their_order(tmp_path: Path) -> None:
     texts = [(text, str(names[label])) for text, label in KINDS["sentiments"](60, 0)]
     data = write_jsonl(tmp_path / "texts.jsonl", texts)
     own = OwnRecipe(str(data), teacher=encoder(tmp_path / "encoder", texts), amounts=AMOUNTS)
-    own = replace(own, baseline=False)
-    prepared = prepare(own, tmp_path / "work", Observer())
+    own, recorder = replace(own, baseline=False), Recorder()
+    prepared = prepare(own, tmp_path / "work", recorder)
     assert prepared.labels == ("1", "2", "10")
+    counts = Counter(label for _, label in texts)
+    told = ", ".join(f"{name} ({counts[name]} texts)" for name in prepared.labels)
+    assert f"the classes are {told}" in recorder.notes
     results = train_on(own, prepared, tmp_path / "student", tmp_path / "work", Observer())
     assert "bag_of_words" not in results
     # The fine-tuned teacher is read again, by the names of its outputs.
@@ -224,6 +228,13 @@ def test_unusable_sizes_teachers_and_columns_are_refused(tmp_path: Path) -> None
     own = OwnRecipe(str(write_jsonl(tmp_path / "texts.jsonl", texts)), amounts=AMOUNTS)
     with pytest.raises(InputError, match="no size 'huge'"):
         prepare(replace(own, size="huge"), tmp_path / "work", Observer())
+    for epochs in (np.inf, np.nan):
+        amounts = replace(AMOUNTS, epochs=epochs)
+        with pytest.raises(InputError, match=f"{epochs} epochs; wanted a finite number"):
+            prepare(replace(own, amounts=amounts), tmp_path / "work", Observer())
+    with pytest.raises(InputError, match="none.txt is not a file"):
+        prepare(replace(own, sentences="none.txt"), tmp_path / "work", Observer())
+    assert not (tmp_path / "work").exists()  # nothing to remove before the corrected call
     with pytest.raises(InputError, match="--label-column"):
         prepare(replace(own, columns=Columns(label="kind")), tmp_path / "work", Observer())
     two = save_teacher(tiny_teacher(more_words=words_of(texts)), tmp_path / "two")
