@@ -224,7 +224,7 @@ def _find(
 ) -> str:
     """Return the column given, else the one with a usual name. Raises InputError for none."""
     if given is None:
-        alike = next((found for name in usual if (found := _called(name, names))), [])
+        alike = next(filter(None, (_called(name, names) for name in usual)), [])
         if len(set(alike)) > 1:
             raise InputError(
                 f"{where}: which column holds the {what}s, {' or '.join(map(repr, alike))}? Name "
