@@ -22,6 +22,7 @@ from compile.benchmark.results import AttentionOptions, Quality, Workers, read_r
 from compile.benchmark.run import benchmark_attention, comparable
 from fhe_inhibitor.benchmark.heads import make_head
 from fhe_inhibitor.cluster import connection
+from fhe_inhibitor.cluster.depot import REQUESTS
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import Equipment
 from fhe_inhibitor.runtime.messages import pack_keys
@@ -223,13 +224,15 @@ def test_a_worker_runs_the_blocks_of_an_encrypted_head(
     ((kind,),) = results.fleets
     assert (kind.machines, kind.workers, kind.tasks_at_once, kind.threads) == (1, 1, 1, 1)
     # Circuits, one file of evaluation keys: nothing else was left there, nothing secret ever was.
+    assert not list((shared / REQUESTS).iterdir())
     keys = head._circuit.module.client.evaluation_keys.serialize()
     largest = max(shared.iterdir(), key=lambda path: path.stat().st_size)
     assert largest.stat().st_size == len(pack_keys("ab" * 32, keys))
     secret = head._circuit.module.client.keys._keyset.get_client_keys().get_secret_keys()
     parts = [data[len(data) // 2 :][:512] for data in (key.serialize() for key in secret)]
     assert parts and all(any(part) for part in parts)
-    assert not any(part in path.read_bytes() for part in parts for path in shared.iterdir())
+    files = [path for path in shared.rglob("*") if path.is_file()]
+    assert not any(part in path.read_bytes() for part in parts for path in files)
 
 
 def plugins(client: Client) -> list[str]:

@@ -28,7 +28,7 @@ from fhe_inhibitor.system.files import file_sha256
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE
 from fhe_inhibitor.text.data import read_tsv
 from tests.observers import Recorder
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import SMALL_SHAPE, write_tiny_model
 
 TSV = "sentence\tlabel\na good film\t1\nbad\t0\nthe film is n't very good\t0\nit 's dull .\t0\n"
 
@@ -41,6 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> IntegerModel:
     return IntegerModel.load(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> IntegerModel:
+    """For what is encrypted, keys included, in each test."""
+    folder = tmp_path_factory.mktemp("small") / "tiny"
+    return IntegerModel.load(write_tiny_model(folder, buckets=(2,), shape=SMALL_SHAPE))
 
 
 @pytest.fixture(scope="module")
@@ -220,13 +227,13 @@ def test_a_float_student_without_finite_logits_is_refused_before_anything_is_kep
 
 @pytest.mark.fhe
 def test_encrypted_texts_are_kept_one_by_one(
-    model, data: Path, tmp_path: Path, prepared: None
+    small, data: Path, tmp_path: Path, prepared: None
 ) -> None:
     out, rows = tmp_path / "file.jsonl", read_tsv(data)
-    evaluate(out, model, data, "execute", limit=2)
+    evaluate(out, small, data, "execute", limit=2)
     out.write_bytes(out.read_bytes()[:-30])
     recorder = Recorder()
-    found = evaluate(out, model, data, "execute", timed=True, limit=3, observer=recorder)
+    found = evaluate(out, small, data, "execute", timed=True, limit=3, observer=recorder)
     assert recorder.planned("lookups") == recorder.finished("lookups") > 0
     assert found.header is not None and found.header.circuits_hash
     assert [found.texts[index].sitting for index in range(3)] == [0, 1, 1]
@@ -235,8 +242,8 @@ def test_encrypted_texts_are_kept_one_by_one(
     assert second.lookup_s and min(second.lookup_s.values()) > 0
     for index in range(3):
         record = found.texts[index]
-        x, padding = model.encode(model.tokenize(rows[index].text))
-        bounds = run(model.network, interval(x), interval(padding), interval_lookup)
+        x, padding = small.encode(small.tokenize(rows[index].text))
+        bounds = run(small.network, interval(x), interval(padding), interval_lookup)
         assert record.logits is not None
         assert (bounds.low <= record.logits).all() and (record.logits <= bounds.high).all()
         assert {"encrypt", "layer0.project", "classify", "decrypt"} <= set(record.stages)
@@ -249,16 +256,16 @@ def test_encrypted_texts_are_kept_one_by_one(
 
 @pytest.mark.fhe
 def test_other_circuits_of_the_same_model_are_refused(
-    model, data: Path, tmp_path: Path, prepared: None
+    small, data: Path, tmp_path: Path, prepared: None
 ) -> None:
     out = tmp_path / "file.jsonl"
-    evaluate(out, model, data, "execute", limit=1)
+    evaluate(out, small, data, "execute", limit=1)
     content = out.read_text()
     circuits = read_evaluation(out)[0].circuits_hash
     assert circuits is not None
     out.write_text(content.replace(circuits, "e" * 64))
     with pytest.raises(InputError, match="circuits_hash eeeeeeeeeeee"):
-        evaluate(out, model, data, "execute", limit=2)
+        evaluate(out, small, data, "execute", limit=2)
     assert out.read_text() == content.replace(circuits, "e" * 64)
 
 
