@@ -157,7 +157,7 @@ experiments-report: $(STAMP) ## docs/experiments.md from the results
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## unit tests: nothing is encrypted

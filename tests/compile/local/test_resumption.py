@@ -28,7 +28,7 @@ from fhe_inhibitor.runtime.messages import Message
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE
 from fhe_inhibitor.system.progress import Observer
 from tests.observers import Recorder
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import SMALL_SHAPE, write_tiny_model
 
 TEXT, OTHER = "a good film", "a bad film"
 
@@ -242,7 +242,8 @@ def test_the_run_of_another_owner_is_refused_and_stays(
 ) -> None:
     stop_after(session, folder, 1)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    another = IntegerModel.load(write_tiny_model(tmp_path / "other", seed=7, buckets=(4,)))
+    other = write_tiny_model(tmp_path / "other", buckets=(2,), shape=SMALL_SHAPE)
+    another = IntegerModel.load(other)
     with pytest.raises(InputError, match="a run of another text"):
         classify(session, folder, OTHER)
     with pytest.raises(InputError, match="a run of another model"):
