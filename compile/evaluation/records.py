@@ -46,7 +46,7 @@ class Header(Record):
     noise_std: the model's. n_draws: of rounding noise, for each text. float_sha256: of the float
     student's weights, None without one. max_pieces: that are read of a long text, None if each text
     is read as one; neutral_logits: the model's, for long texts. tokenizer_sha256: of the model's
-    tokenizer, which its hash does not cover; None in files that are older than this field.
+    tokenizer as it is served, which its hash does not cover; None in files older than this field.
     """
 
     format: Literal["fhe-inhibitor evaluation"] = "fhe-inhibitor evaluation"

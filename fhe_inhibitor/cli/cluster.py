@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from typing import Annotated
 
-import psutil
 import typer
 
 from fhe_inhibitor.cluster.orders import CORES_VARIABLE
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
+from fhe_inhibitor.system.machine import usable_cores
 from fhe_inhibitor.system.programs import program
 
 app = typer.Typer(no_args_is_help=True)
@@ -83,8 +82,7 @@ def worker(
     with needs("cluster"):
         from fhe_inhibitor.cluster.connection import check_address
     check_address(address, insecure_cluster)
-    there = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
-    cores = cores or there or 1
+    cores = cores or usable_cores()
     if tasks > cores:
         raise InputError(f"{tasks} tasks at once on {cores} cores: a task takes one at least")
     arguments = [address, "--nthreads", str(tasks), "--nworkers", "1", "--no-dashboard"]

@@ -132,7 +132,7 @@ class ClusterExecutor:
 
         Outputs are those of the last task; of all if they are to be kept. Raises InputError for
         what the circuits refuse, EngineDiedError for what ended two engines, or workers again and
-        again, WorkerFailedError for what two workers could not do, ClusterError for a scheduler
+        again, WorkerFailedError for what a worker could not do, twice, ClusterError for a scheduler
         that doesn't come back or is lost again and again.
         """
         observer = observer or Observer()
@@ -172,8 +172,7 @@ class ClusterExecutor:
         data = {name: value.serialize() for name, value in values.items()}
         n_lost = 0
         while True:
-            connection = self._connection
-            assert connection is not None
+            connection = self._joined()
             try:
                 ready = connection.ready.setdefault(task.function, {})
                 self._run_everywhere(connection, task, data, ready)
@@ -211,9 +210,7 @@ class ClusterExecutor:
                         ready[address] = found[address]
 
     def _attempt(self, run: Run, observer: Observer) -> Iterator[TaskDone[Value]]:
-        connection = self._connection
-        assert connection is not None
-        sent = Sent(connection, run, self.placement)
+        sent = Sent(connection := self._joined(), run, self.placement)
         try:
             observer.begin(run.tasks[run.left[0] - 1].stage)
             looked = time.monotonic()
@@ -236,7 +233,22 @@ class ClusterExecutor:
         finally:
             sent.cancel()
 
+    def _joined(self) -> Connection:
+        """Return the connection, made anew if the scheduler had not come back."""
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
     def _connect(self) -> Connection:
+        """Join the cluster. Raises ClusterError, also for a scheduler that is lost meanwhile."""
+        try:
+            return self._join()
+        except LOST as error:
+            raise ClusterError(
+                f"the scheduler was lost ({type(error).__name__}: {first_line(error)})"
+            ) from error
+
+    def _join(self) -> Connection:
         cluster = self._cluster
         client = cluster.scheduler
         if isinstance(client, str):
@@ -323,7 +335,7 @@ class ClusterExecutor:
         while self._connection is None:
             try:
                 self._connection = self._connect()
-            except (ClusterError, *LOST) as error:
+            except ClusterError as error:
                 if time.monotonic() > end:
                     raise ClusterError(f"the scheduler did not come back: {error}") from error
                 time.sleep(LOOK_S)
@@ -469,9 +481,17 @@ class Sent:
 def forget_the_gone(client: Client) -> None:
     """Take back what workers were told by clients that were killed, or lost their connection.
 
-    Each worker that comes would ask the depot of each of them for its circuits, and wait.
+    Each worker that comes would ask the depot of each of them for its circuits, and wait. Raises
+    ClusterError for a scheduler that lacks this package, or has an older one.
     """
-    for name in client.run_on_scheduler(left_behind):
+    try:
+        names = client.run_on_scheduler(left_behind)
+    except (AttributeError, ImportError) as error:
+        raise ClusterError(
+            f"the scheduler has another version of this package, or none ({first_line(error)}): "
+            "start it again with this one"
+        ) from error
+    for name in names:
         with suppress(Exception):  # another client was faster
             client.unregister_worker_plugin(name)
 

@@ -33,7 +33,7 @@ from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_settings
 from fhe_inhibitor.experiments.small import OneLayer, Vision, run_one_layer, run_vision
-from fhe_inhibitor.system.files import Record, read_yaml, write_atomically
+from fhe_inhibitor.system.files import Record, first_problem, read_yaml, write_atomically
 from fhe_inhibitor.system.progress import Observer
 
 WEIGHTS = "model*.safetensors"
@@ -71,8 +71,7 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
-        first = " ".join(str(error).split("\n")[:3])
-        raise InputError(f"{path} is no plan of experiments: {first}") from None
+        raise InputError(f"{path} is no plan of experiments: {first_problem(error)}") from None
 
 
 def run_plan(

@@ -26,7 +26,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer import format as integer_format
 from fhe_inhibitor.integer.public import PublicModel, read_tokenizer
 from fhe_inhibitor.runtime.manifest import NEUTRAL_FILE, TOKENIZER_FILE
-from fhe_inhibitor.system.files import GZIPPED, Record, file_sha256, first_problem
+from fhe_inhibitor.system.files import GZIPPED, Record, file_sha256, first_problem, read_json
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 DEFAULT_MODEL = "inhibidistilbert-nano-sst2"
@@ -225,10 +225,7 @@ def _find(name_or_path: str | Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} can't be read as JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {json.dumps(content)[:60]}; wanted an object, {{...}}")
     return content

@@ -30,10 +30,10 @@ arrived. The piece that completes the keys is answered when their SHA-256 was fo
 `wrong_keys` for another one (then all is dropped), or for keys of other circuits (told as soon as
 their first bytes are there). Keys unused for `Limits.keys_ttl_s` are dropped.
 
-Jobs: header `Idempotency-Key` makes a repeated POST return the first one's job; with another
-request it is refused, 409 `idempotency_conflict`. A job ends as `done`, `failed`, `cancelled`;
-`Limits.job_ttl_s` later its ciphertexts go and it is `expired`. Of those without a result a user's
-newest 1,000 are known.
+Jobs: header `Idempotency-Key` makes a repeated POST return the first one's job, while that is
+known; with another request it is refused, 409 `idempotency_conflict`. A job ends as `done`,
+`failed`, `cancelled`; `Limits.job_ttl_s` later its ciphertexts go and it is `expired`. Of those
+without a result a user's newest 1,000 are known.
 
 Events: `task`, data `TaskEvent`, id its index, for each finished task from the first on, or from
 the one after header `Last-Event-ID`; then one named by the final status, data `Job`, id `end`, and

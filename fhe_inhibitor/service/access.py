@@ -91,6 +91,7 @@ def _private(path: str, flags: int) -> int:
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Hold a file of tokens for this process alone. Raises InputError if it can't be written."""
+    path = Path(os.path.realpath(path))  # the same lock by whatever link
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock"), mode=0o600):

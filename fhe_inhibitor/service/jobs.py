@@ -323,7 +323,10 @@ class Jobs:
 
 
 def _forget_oldest(connection: sqlite3.Connection, user: str) -> None:
-    """Forget a user's ended jobs without a result, but for the newest; their files are gone."""
+    """Forget a user's ended jobs without a result, but for the newest.
+
+    The next cleaning takes their files.
+    """
     ended = f"user = :user AND status != '{Status.DONE}' AND NOT {UNFINISHED}"
     connection.execute(
         f"DELETE FROM jobs WHERE {ended} AND rowid NOT IN (SELECT rowid FROM jobs WHERE {ended}"

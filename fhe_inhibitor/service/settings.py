@@ -29,7 +29,7 @@ from fhe_inhibitor.service.certificates import check_certificate
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.files import to_utf8
 from fhe_inhibitor.system.folders import service_root, with_home
-from fhe_inhibitor.system.machine import container_limit_bytes
+from fhe_inhibitor.system.machine import container_limit_bytes, usable_cores
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
@@ -37,7 +37,6 @@ UNPACKED = 10  # memory that evaluation keys take, over their size as they are s
 MEBIBYTE = 1 << 20
 # First parts of the paths that the service has (`routes`, `web`), where metrics would be hidden.
 OWN_PATHS = ("v1", "health", "ready", "status", "docs", "openapi.json")
-HAS_AFFINITY = hasattr(psutil.Process, "cpu_affinity")  # not on macOS
 
 
 class Settings(BaseSettings):
@@ -147,8 +146,7 @@ class Settings(BaseSettings):
     @property
     def threads(self) -> int:
         """Threads of each worker."""
-        n_cores = len(psutil.Process().cpu_affinity()) if HAS_AFFINITY else psutil.cpu_count() or 1
-        return self.worker_threads or max(1, n_cores // self.workers)
+        return self.worker_threads or max(1, usable_cores() // self.workers)
 
     @property
     def memory_bytes(self) -> int:

@@ -82,6 +82,8 @@ class Worker:
         try:
             done = self._run(claim)
             self._report(Report(kind="done" if done else "dropped", job=claim.job))
+        except ClusterError as error:  # no fault of the request
+            self._fail(claim, Failure.INTERNAL, str(error))
         except InputError as error:
             self._fail(claim, Failure.REFUSED, str(error))
         except EngineDiedError as error:

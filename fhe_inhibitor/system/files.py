@@ -39,9 +39,10 @@ def read_results(path: Path, kind: type[Kind], made_by: str) -> Kind:
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
+        why = first_problem(error) if isinstance(error, ValidationError) else first_line(error)
         raise InputError(
             f"{path} can't be read as results of {made_by}: name another folder with --out, or "
-            f"remove it ({str(error).splitlines()[0]})"
+            f"remove it ({why})"
         ) from error
 
 
@@ -146,8 +147,8 @@ def claim(path: Path, parameters: Mapping[str, Any], what: str, option: str) -> 
     if not path.exists():
         write_atomically(path, json.dumps(parameters, indent=2) + "\n")
     try:
-        made_from = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        made_from = read_json(path)
+    except InputError:
         made_from = None
     if not isinstance(made_from, dict):
         raise InputError(

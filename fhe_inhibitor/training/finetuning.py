@@ -71,7 +71,10 @@ def finetune(
     weights = {name: w for name, w in teacher.model.named_parameters() if w.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), learning_rate, weight_decay=0.01, fused=True)
     first = checkpoint.load(weights, optimizer)
-    claim(checkpoint.path.with_name(CLAIM_FILE), made_of, "a teacher", "out_dir")
+    made_of_file = checkpoint.path.with_name(CLAIM_FILE)
+    if not first:  # nothing was kept, so there is nothing to go on with
+        made_of_file.unlink(missing_ok=True)
+    claim(made_of_file, made_of, "a teacher", "--work")
     texts = [row.text for row in train]
     ids = encode(teacher, texts)
     labels = torch.tensor([row.label for row in train])

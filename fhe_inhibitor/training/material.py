@@ -55,7 +55,7 @@ def make_teacher(
     if folder.exists():
         if (folder / CLAIM_FILE).exists():
             made_of = origin(given, kept, recipe.teacher_epochs, recipe.material_seed)
-            claim(folder / CLAIM_FILE, made_of, "a teacher", "work folder")
+            claim(folder / CLAIM_FILE, made_of, "a teacher", "--work")
         return load_teacher(folder, recipe.labels)
     return finetune(
         given,

@@ -11,7 +11,12 @@ import pytest
 from distributed import Client
 from distributed.comm import CommClosedError
 
-from fhe_inhibitor.cluster.executor import SCHEDULERS_LOST, ClusterExecutor, Run
+from fhe_inhibitor.cluster.executor import (
+    SCHEDULERS_LOST,
+    ClusterExecutor,
+    Run,
+    forget_the_gone,
+)
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError, WorkerFailedError
 from fhe_inhibitor.cluster.store import Store
@@ -87,3 +92,35 @@ def test_a_scheduler_that_is_lost_again_and_again_ends_a_run(
     ):
         go_on(executor)
     assert n_attempts == 2 + SCHEDULERS_LOST
+
+
+def test_a_scheduler_that_did_not_come_back_is_joined_by_the_next_run(
+    here: Client, circuits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run gives up, the second one finds no scheduler, the third one has one again."""
+
+    def gone(*_: object) -> Any:
+        raise CommClosedError("gone")
+
+    with ClusterExecutor(Cluster(here, patience_s=0), circuits, KEYS) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(ClusterExecutor, "_join", gone)
+            patch.setattr("fhe_inhibitor.cluster.executor.Sent", gone)
+            for words in ("did not come back: the scheduler was lost .*gone", "was lost .*gone"):
+                with pytest.raises(ClusterError, match=words):
+                    go_on(executor)
+        assert executor._connection is None
+        assert executor._joined() is executor._connection
+
+
+def test_a_scheduler_of_another_version_is_named(
+    here: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds no function of that name in its own code."""
+
+    def lacks(*_: object) -> Any:
+        raise AttributeError("module has no attribute 'left_behind'")
+
+    monkeypatch.setattr(here, "run_on_scheduler", lacks)
+    with pytest.raises(ClusterError, match="another version .*'left_behind'.*start it again"):
+        forget_the_gone(here)

@@ -227,7 +227,6 @@ def test_a_scheduler_of_another_machine_needs_tls_or_a_word(tmp_path: Path) -> N
 def test_threads_are_the_cores_shared_out_on_every_system(monkeypatch) -> None:
     n_cores = len(psutil.Process().cpu_affinity())
     assert load_settings(workers=1).threads == n_cores
-    monkeypatch.setattr("fhe_inhibitor.service.settings.HAS_AFFINITY", False)
     monkeypatch.delattr("os.sched_getaffinity")
     assert load_settings(workers=2).threads == max(1, psutil.cpu_count() // 2)
 

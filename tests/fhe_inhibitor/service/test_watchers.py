@@ -13,8 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Failure, Status
-from fhe_inhibitor.service.jobs import Jobs, NewJob
+from fhe_inhibitor.service.jobs import Claim, Jobs, NewJob
 from fhe_inhibitor.service.orders import Order, Report
 from fhe_inhibitor.service.service import Service
 from fhe_inhibitor.service.settings import load_settings
@@ -245,3 +247,29 @@ def test_what_a_worker_tells_of_a_failure_is_short_and_true(tmp_path: Path) -> N
     first, second = reports
     assert (first.kind, second.kind) == ("failed", "dropped")
     assert len(first.message or "") == MAX_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (InputError("keys of other circuits"), Failure.REFUSED),
+        (ClusterError("the scheduler was lost"), Failure.INTERNAL),
+        (EngineDiedError("SIGSEGV"), Failure.WORKER_DIED),
+    ],
+)
+def test_a_job_fails_for_what_ended_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, failure: Failure
+) -> None:
+    def run(worker: Worker, claim: Claim) -> bool:
+        raise error
+
+    monkeypatch.setattr(Worker, "_run", run)
+    reports: list[Report] = []
+    worker = Worker(order_of(tmp_path), reports.append)
+    worker._servers[MODEL] = object()  # type: ignore[assignment]
+    new = NewJob("ann", MODEL, "b" * 64, 4, 3, "0" * 64, None)
+    job = worker._jobs.submit(new, lambda job: None)
+    assert worker.run_next()
+    (report,) = reports
+    assert (report.kind, report.job, report.error) == ("failed", job.id, failure)
+    assert report.message == str(error)
