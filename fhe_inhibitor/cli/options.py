@@ -181,7 +181,7 @@ def check_server_options(server: str | None, *given: Path | bool | None) -> None
     """Raise InputError if options that are of a server were given, and no server."""
     if server is None and any(given):
         raise InputError(
-            "options of a server (--token-file, --ca, --insecure, ...) were given: add --server"
+            "--token-file, --ca, --accept-new-model and --insecure are of a server: add --server"
         )
 
 
