@@ -153,7 +153,7 @@ def build_module(
             for call in calls[n]:
                 name = call.function.name
                 check_lookups(module, name, lookups[name], formula[call.stage.name])
-        formula = count_document_lookups(network)
+        formula = count_document_lookups(network) if added else {}
         for call in added:
             name = call.function.name
             check_lookups(module, name, lookups[name], formula.get(call.stage.name, Counter()))

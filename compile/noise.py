@@ -84,9 +84,10 @@ def measure_model_noise(
 
 
 def largest_norms(network: Network) -> dict[int, float]:
-    """Return the largest 2-norm of weights before a rounded lookup, by the lookup's width.
+    """Return the largest 2-norm of a linear layer's weights before a rounded lookup, by its width.
 
-    Projections of a layer that pools read sums: each weight is of `pooled` positions.
+    Without residuals, and without the sums of heads, whose weights are 1. Projections of a layer
+    that pools read sums: each weight is of `pooled` positions.
     """
     read: list[tuple[Linear | None, int]] = [(network.classifier.pre_classifier, 1)]
     for layer in network.layers:

@@ -93,8 +93,14 @@ def verify(
 def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
     """Prove the ranges of what long documents need: the score, then the sums of 2 pieces and more.
 
-    Raises VerificationError as `verify` does, and where no score has a table.
+    Raises VerificationError as `verify` does, where no score has a table, and for a network whose
+    last layer asks for all positions: its logits are those of the first.
     """
+    if not network.layers[-1].single_query:
+        raise VerificationError(
+            f"{SCORE}: the last layer asks for all positions; wanted single_query for long "
+            "documents"
+        )
     try:
         wires = {**network_wires(network, network.stride), SCORE: score_wire(network)}
     except ValueError as error:

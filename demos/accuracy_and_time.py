@@ -21,13 +21,12 @@ from typing import Annotated, Any
 import typer
 
 from compile.local.session import Session
-from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.evaluation import evaluate
 from fhe_inhibitor.integer.model import CHECKPOINTS, DEFAULT_MODEL, IntegerModel
 from fhe_inhibitor.runtime.costs import predict_seconds
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.huge_pages import restart_with_huge_pages
-from fhe_inhibitor.system.machine import Machine, describe_machine
+from fhe_inhibitor.system.machine import Machine, check_machine, describe_machine
 from fhe_inhibitor.system.plots import STYLES, new_axes, save_figure
 from fhe_inhibitor.text.data import LabelledText, hold_out, load_splits
 
@@ -75,15 +74,6 @@ def main(
     once("dot_product", lambda: read_training_results()["dot_product"])
     (out / f"{FILE}.md").write_text(to_markdown(results, models), encoding="utf-8")
     plot(results, models["inhibitor"].buckets, out)
-
-
-def check_machine(measured: Machine, here: Machine, path: Path) -> None:
-    """Raise InputError where new times would stand under another machine than they are taken on."""
-    if (measured.hardware, measured.versions) != (here.hardware, here.versions):
-        raise InputError(
-            f"the times in {path} are of another machine ({measured.describe()}; this one is "
-            f"{here.describe()}): go on there, or name another --out"
-        )
 
 
 def read_training_results() -> dict[str, Any]:

@@ -41,6 +41,8 @@ def plot_attention(
     over_lengths(lookups, lengths, "lookups of all widths")
     over_lengths(ratios, lengths, "ratio of run times")
     for axes in (times, lookups, ratios):
+        if not axes.get_legend_handles_labels()[0]:
+            continue
         axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     save_figure(figure, out, NAME)
 
@@ -72,8 +74,9 @@ def _plot_ratios(
             [r.n for r in found], [r.ratio.median for r in found],
             label=f"{titles[pair[0]]} / {titles[pair[1]]}", **STYLES[name],
         )  # fmt: skip
-    dot_product, inhibitor = published["dot_product_exact"], published["inhibitor_exact"]
-    values = [s / inhibitor[n] for n, s in dot_product.items()]
-    label = "dot product / inhibitor, published"
-    axes.plot(list(dot_product), values, color="black", marker="P", label=label, **HOLLOW)
+    if published:
+        dot_product, inhibitor = published["dot_product_exact"], published["inhibitor_exact"]
+        values = [s / inhibitor[n] for n, s in dot_product.items()]
+        label = "dot product / inhibitor, published"
+        axes.plot(list(dot_product), values, color="black", marker="P", label=label, **HOLLOW)
     axes.axhline(1, color="black", linewidth=0.8)

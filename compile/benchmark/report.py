@@ -20,7 +20,8 @@ from compile.benchmark.results import (
 from fhe_inhibitor.system.pages import markdown_table
 from fhe_inhibitor.system.statistics import Summary
 
-# Brännvall 2023, table 2: seconds of one encrypted head, by n.
+# Brännvall 2023, table 2: seconds of one encrypted head of this width, by n.
+PUBLISHED_DIM = 2
 PUBLISHED = {
     "dot_product_exact": {2: 2.68, 4: 22.4, 8: 107.0, 16: 828.0},
     "inhibitor_exact": {2: 0.749, 4: 8.56, 8: 23.8, 16: 127.0},
@@ -55,7 +56,7 @@ def write_attention(results: AttentionResults, out: Path) -> list[Path]:
     write_results(results, out)
     _write_csv(results, out / f"{NAME}.csv")
     (out / f"{NAME}.md").write_text(attention_markdown(results), encoding="utf-8")
-    plot_attention(results, PUBLISHED, TITLES, out)
+    plot_attention(results, _published(results), TITLES, out)
     return [out / f"{NAME}.{suffix}" for suffix in ("json", "csv", "md", "png", "svg")]
 
 
@@ -70,6 +71,11 @@ def attention_markdown(results: AttentionResults) -> str:
         [f"![time, lookups and ratio by length]({NAME}.png)"],
     ]
     return "\n".join("\n".join(part) + "\n" for part in parts if part)
+
+
+def _published(results: AttentionResults) -> dict[str, dict[int, float]]:
+    """Return the paper's seconds, nothing for heads of another width than its."""
+    return PUBLISHED if results.parameters.head_dim == PUBLISHED_DIM else {}
 
 
 def _preamble(results: AttentionResults) -> str:
@@ -118,11 +124,10 @@ def _ratios(results: AttentionResults) -> list[str]:
         found = {r.n: r for r in results.ratios if (r.circuit, r.other) == pair}
         cells = [_ratio(found[n]) if n in found else "-" for n in lengths]
         rows.append([f"{TITLES[pair[0]]} / {TITLES[pair[1]]}", *cells])
-    published = {
-        n: s / PUBLISHED["inhibitor_exact"][n] for n, s in PUBLISHED["dot_product_exact"].items()
-    }
-    cells = [f"{published[n]:.2f}" if n in published else "-" for n in lengths]
-    rows.append(["dot product / inhibitor, published", *cells])
+    if published := _published(results):
+        dot_product, inhibitor = published["dot_product_exact"], published["inhibitor_exact"]
+        ratios = {n: f"{seconds / inhibitor[n]:.2f}" for n, seconds in dot_product.items()}
+        rows.append(["dot product / inhibitor, published", *(ratios.get(n, "-") for n in lengths)])
     return [
         *markdown_table(["ratio of median run times, n =", *lengths], rows),
         "",
@@ -136,7 +141,8 @@ def _ratio(ratio: AttentionRatio) -> str:
 
 
 def _points(results: AttentionResults) -> list[str]:
-    rows = [_cells(point, results.parameters.head_dim) for point in _sorted(results)]
+    published = _published(results)
+    rows = [_cells(p, published.get(p.circuit, {}).get(p.n)) for p in _sorted(results)]
     cut = {"dot_product_rounded": REPEATED} if results.parameters.split > 1 else {}
     of_heads = FORMULAS | cut
     formulas = "; ".join(f"{TITLES[c]} {of_heads[c]}" for c in results.parameters.circuits)
@@ -148,13 +154,12 @@ def _points(results: AttentionResults) -> list[str]:
     ]
 
 
-def _cells(point: AttentionPoint, head_dim: int) -> list[str]:
+def _cells(point: AttentionPoint, published: float | None) -> list[str]:
     title = [TITLES[point.circuit], str(point.n)]
     if point.status in ("not_compiled", "failed"):
         return [*title, f"{point.status.replace('_', ' ')}: {_plain(point.reason)}", *[""] * 11]
     run = point.summaries.get("run")
     timed = run if point.lookup_s else None
-    published = PUBLISHED.get(point.circuit, {}).get(point.n) if head_dim == 2 else None
     ratio = timed.median / point.predicted_s if timed and point.predicted_s else None
     left_out = f"left out: {_plain(point.reason)}" if point.status == "left_out" else "-"
     agrees = "agrees" if point.lookups == point.formula else "**differs**"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from compile.options import DEFAULT_P_ERROR
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record, write_atomically
-from fhe_inhibitor.system.machine import Machine, describe_machine
+from fhe_inhibitor.system.machine import Machine, check_machine, describe_machine
 from fhe_inhibitor.system.pages import counted
 from fhe_inhibitor.system.statistics import Growth, Summary
 
@@ -20,7 +20,7 @@ CIRCUITS = 2  # of the circuits: 2 have narrower thresholds, squares and exponen
 NAME = "attention"
 PHASES = ("compile", "keygen", "encrypt", "run", "decrypt")
 CALLS = "calls"  # on workers, a phase beside `run`
-PACKAGES = ("concrete-python", "numpy")
+PACKAGES = ("concrete-python", "numpy", "fhe-inhibitor")
 
 Mode = Literal["execute", "simulate"]
 
@@ -212,7 +212,8 @@ def measure_quality(h: np.ndarray, expected: np.ndarray) -> Quality:
 def start_or_resume(out: Path, parameters: AttentionOptions) -> AttentionResults:
     """Return the results that a folder holds, to go on with; new ones if it holds none.
 
-    Raises InputError for results of another version, of other circuits, commit or parameters.
+    Raises InputError for results of another version, of other circuits, commit, parameters or
+    machine.
     """
     machine = describe_machine(PACKAGES, in_children=True)
     path = out / f"{NAME}.json"
@@ -230,6 +231,7 @@ def start_or_resume(out: Path, parameters: AttentionOptions) -> AttentionResults
             if getattr(found.parameters, name) != getattr(parameters, name)
         ]
         raise _other(path, ", ".join(names))
+    check_machine(found.machine, machine, path)
     return found
 
 

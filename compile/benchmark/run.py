@@ -34,7 +34,7 @@ from compile.benchmark.results import (
 from fhe_inhibitor.benchmark.heads import make_head
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.system.child import Child, ChildError
+from fhe_inhibitor.system.child import Child, ChildDied, ChildError
 from fhe_inhibitor.system.files import make_folder
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.statistics import compare, fit_growth, summarize
@@ -179,6 +179,8 @@ class _Run:
         self._observer.begin(f"n = {n}, {circuit}: compile")
         try:
             compiled: Compiled = child.call("compile", self._parameters.repetitions)
+        except ChildDied:
+            raise  # for want of memory, say, which is no word on the circuit
         except (ChildError, InputError) as error:
             self._keep(point, status="not_compiled", reason=str(error), complete=True)
             return

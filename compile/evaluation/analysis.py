@@ -189,7 +189,15 @@ def analyse(header: Header, found: Evaluation) -> Analysis:
 
 
 def stack(header: Header, found: Evaluation) -> Logits:
-    """Return the logits of all texts of a file. Raises InputError if none was decrypted."""
+    """Return the logits of all texts of a file.
+
+    Raises InputError if none was decrypted, and for long texts, whose labels need offsets.
+    """
+    if header.max_pieces is not None:
+        raise InputError(
+            f"the evaluation of {header.data} is of long texts, which no page shows: the command "
+            "that made it prints their figures"
+        )
     records = sorted_records(found)
     if not records or header.mode == "disable":
         raise InputError(

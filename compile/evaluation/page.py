@@ -34,12 +34,14 @@ NAME = "decrypted_accuracy"
 HEAD = """# Accuracy that was decrypted
 
 Made by `fhe-inhibitor evaluate-report` from what `fhe-inhibitor evaluate --out` kept of each text
-as soon as its logits were there; nothing here is typed. Intervals are Wilson's, of confidence 95%.
+as soon as its logits were there; no figure was entered by hand. Intervals are Wilson's, of
+confidence 95%.
 
 - *decrypted*: every layer ran on ciphertexts, and the logits were decrypted.
 - *integers*: the integer model on the same tokens, in the clear, with exact rounding.
 - *noise drawn*: the same with the noise of encrypted rounding drawn, a seed for each draw.
-- *float student*: the trained weights that the integers were made from, nothing quantized.
+- *float student*: the checkpoint's float weights, without rounding and tables. They are as training
+  in integers left them, so they are no upper bound for the integers.
 """
 SIMULATED = (
     "**Simulated**: Concrete simulated the circuits, and nothing was encrypted. What is called "
@@ -91,11 +93,6 @@ def to_markdown(runs: Sequence[Run]) -> str:
 
 def _read(path: Path) -> Run:
     header, found = read_evaluation(path)
-    if header.max_pieces is not None:
-        raise InputError(
-            f"{path} is of long texts, which this page doesn't show: the command that made it "
-            "prints their figures"
-        )
     analysis = analyse(header, found)
     parts = [header.model, Path(header.data).stem, str(header.max_tokens)]
     parts += ["simulated"] if header.mode == "simulate" else []

@@ -64,10 +64,8 @@ class ScalingProcess:
         observer.begin("keygen")
         self._client.generate_keys()
         self._keys = self._server.read_evaluation_keys(self._client.evaluation_keys())
-        observer.begin("unpack keys")
-        width, function = next(iter(self._server.manifest.benchmarks.items()))
-        zeros = Value.deserialize(self._client.encrypt_benchmark(width))
-        self._server.call(function, [zeros], self._keys)
+        observer.begin("unpack keys")  # each function unpacks those that it is the first to use
+        self.run(Observer(), seed=0)
         return int(os.environ[THREADS_VARIABLE])
 
     def join(self, observer: Observer, scheduler: str) -> None:

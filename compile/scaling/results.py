@@ -7,12 +7,12 @@ from typing import Literal
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import Record, read_results, write_atomically
-from fhe_inhibitor.system.machine import Machine, describe_machine
+from fhe_inhibitor.system.machine import Machine, check_machine, describe_machine
 from fhe_inhibitor.system.statistics import Summary
 
 Series = Literal["threads", "workers"]
 MEASURED, SIMULATED = "scaling_measured", "scaling_simulated"
-PACKAGES = ("concrete-python", "numpy")
+PACKAGES = ("concrete-python", "numpy", "fhe-inhibitor")
 MEASURED_BY, SIMULATED_BY = "benchmark scaling", "benchmark scaling --simulate"
 
 
@@ -140,7 +140,7 @@ class SimulatedResults(Record):
 def start_or_resume(out: Path, options: ScalingOptions) -> ScalingResults:
     """Return the results that a folder holds, to go on with; new ones if it holds none.
 
-    Raises InputError for results of another commit, or of other options.
+    Raises InputError for results of another commit, of other options or of another machine.
     """
     machine = describe_machine(PACKAGES, in_children=True)
     path = out / f"{MEASURED}.json"
@@ -159,6 +159,7 @@ def start_or_resume(out: Path, options: ScalingOptions) -> ScalingResults:
             f"{path} holds results with other {', '.join(differing)}: name another --out or "
             "remove it"
         )
+    check_machine(found.machine, machine, path)
     return found
 
 

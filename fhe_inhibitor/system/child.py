@@ -60,12 +60,16 @@ class ChildError(RuntimeError):
     """What failed in the child; says how."""
 
 
+class ChildDied(ChildError):
+    """The child ended, or hung and was ended: the same call may work where more memory is free."""
+
+
 class Child:
     """Calls methods of `make(*arguments)`, which lives in another process.
 
     threads: of OpenMP there, which reads their number when it is loaded; as here if None.
 
-    Raises what they raise if it is an InputError, ChildError for all else, a crash included;
+    Raises what they raise if it is an InputError, ChildError for all else, ChildDied for a crash;
     InputError for an environment in which no such process can work.
     """
 
@@ -119,7 +123,7 @@ class Child:
             if self._process.is_alive():
                 raise  # it was a pipe of our own: nobody reads what we show
             code = self._process.exitcode or 0
-            raise ChildError(
+            raise ChildDied(
                 f"the working process ended unexpectedly, exit code {code}{_cause(-code)}"
             ) from None
 
@@ -130,7 +134,7 @@ class Child:
             print(said, end="", file=sys.stderr)
 
     def _wait_for_message(self) -> None:
-        """Wait until the child says something. Raises ChildError, and ends it, if it hangs.
+        """Wait until the child says something. Raises ChildDied, and ends it, if it hangs.
 
         Looks are counted, not seconds: none is made while this process is stopped.
         """
@@ -141,7 +145,7 @@ class Child:
             n_idle = n_idle + 1 if activity == before else 0
             if n_idle * LOOK_S >= STUCK_S:
                 self.close()
-                raise ChildError(
+                raise ChildDied(
                     f"the working process hung: it slept for {STUCK_S:.0f} s, with no work done. "
                     "Native code does that where it can't get memory: allow more (ulimit -v)"
                 )

@@ -69,6 +69,15 @@ def describe_machine(packages: Sequence[str], in_children: bool = False) -> Mach
     )
 
 
+def check_machine(measured: Machine, here: Machine, path: Path) -> None:
+    """Raise InputError where new times would stand under another machine than they are taken on."""
+    if (measured.hardware, measured.versions) != (here.hardware, here.versions):
+        raise InputError(
+            f"the times in {path} are of another machine ({measured.describe()}; this one is "
+            f"{here.describe()}): go on there, or name another --out"
+        )
+
+
 def processor() -> str:
     """Return the processor's name."""
     try:
