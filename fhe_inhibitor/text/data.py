@@ -171,8 +171,9 @@ def hold_out(
         )
     drawn = sorted(random.Random(seed).sample(full, n_sentences))
     held_out = [train[index] for index in drawn]
-    leaks = leaked_phrases(row.text for row in held_out)
-    kept = [row for row in train if tuple(row.text.split()) not in leaks]
+    words = [tuple(row.text.split()) for row in train]
+    leaks = _leaks(words, [words[index] for index in drawn])
+    kept = [row for row, text in zip(train, words, strict=True) if text not in leaks]
     return kept, held_out
 
 
@@ -207,28 +208,30 @@ def phrases_inside(phrases: Collection[Words], texts: Iterable[Words]) -> set[Wo
     return found
 
 
-def leaked_phrases(texts: Iterable[str]) -> set[Words]:
-    """Return every run of three words or more in the texts, and the texts themselves."""
-    leaks: set[Words] = set()
-    for text in texts:
-        words = tuple(text.split())
-        leaks.add(words)
-        leaks.update(phrase for phrase in _phrases(words) if len(phrase) >= MIN_LEAK_WORDS)
-    return leaks
-
-
 def without_leaks(texts: Sequence[str], held_out: Sequence[str]) -> list[str]:
     """Return the texts that are no phrase of a held-out text and share no run of eight words.
 
     A phrase of one or two words is no leak; the same words may well stand in both.
     """
-    leaks = leaked_phrases(held_out)
+    words, held = ([tuple(text.split()) for text in side] for side in (texts, held_out))
+    leaks = _leaks(words, held)
+    shared = {run for text in held for run in _long_runs(text)}
+    return [
+        text
+        for text, own in zip(texts, words, strict=True)
+        if own not in leaks and shared.isdisjoint(_long_runs(own))
+    ]
 
-    def leaked(words: Words) -> bool:
-        runs = (words[i : i + LEAK_RUN_WORDS] for i in range(len(words) - LEAK_RUN_WORDS + 1))
-        return words in leaks or any(run in leaks for run in runs)
 
-    return [text for text in texts if not leaked(tuple(text.split()))]
+def _leaks(texts: Collection[Words], held_out: Collection[Words]) -> set[Words]:
+    """Return the held-out texts, and the texts of three words or more that stand inside one."""
+    long = {text for text in texts if len(text) >= MIN_LEAK_WORDS}
+    return {*held_out, *phrases_inside(long, held_out)}
+
+
+def _long_runs(words: Words) -> Iterator[Words]:
+    """All runs of eight words."""
+    return (words[i : i + LEAK_RUN_WORDS] for i in range(len(words) - LEAK_RUN_WORDS + 1))
 
 
 def read_sentences(path: str | Path, each_apart: bool = False) -> list[str]:
@@ -279,15 +282,6 @@ def _document(lines: Sequence[str], name: str | Path) -> str:
     if not is_visible(text):
         raise InputError(f"{name} holds no text; wanted a document")
     return text
-
-
-def _phrases(words: Words) -> Iterator[Words]:
-    """All runs of words that are shorter than the whole."""
-    n_words = len(words)
-    for start in range(n_words):
-        for end in range(start + 1, n_words + 1):
-            if end - start < n_words:
-                yield words[start:end]
 
 
 def read_lines(path: str | Path, on_invalid: OnInvalid | None = None) -> list[str]:
@@ -375,8 +369,11 @@ def _splits_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
             raise InputError(
                 f"{name!r} has no split {split!r} with the columns {' and '.join(COLUMNS)}"
             )
-        splits[split] = [
-            LabelledText(row["sentence"].strip(), read_label(str(row["label"]), n_labels, name))
-            for row in loaded[split]
-        ]
+        splits[split] = []
+        for index, row in enumerate(loaded[split]):
+            where = f"{name}, {split}, row {index}"
+            text = " ".join(str(row["sentence"]).split())  # one line, as in a file
+            _check_visible(text, where)
+            label = read_label(str(row["label"]), n_labels, where)
+            splits[split].append(LabelledText(text, label))
     return splits

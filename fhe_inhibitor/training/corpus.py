@@ -151,7 +151,7 @@ def build_corpus(
         lambda: {"features": token_features(teacher, tokenizer), "importance": importance},
     )
     observer.finish(1)
-    varied = (folder / "texts.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    varied = (folder / "texts.txt").read_bytes().decode().split("\n")[:-1]  # a text may hold \r
     _load_or_make(folder / "texts.npz", lambda: _tokenized(tokenizer, train, varied))
     _load_or_make(folder / "held_out.npz", lambda: _label(teacher, tokenizer, held_out_texts))
     observer.finish(1)
