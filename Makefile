@@ -18,14 +18,8 @@ TASK ?= sst2
 RECIPE ?= aligned
 # Processes that run tests side by side; unit tests with one thread each.
 WORKERS ?= 2
-# What test-all runs beside test: first what needs no server, then servers; both in processes side
-# by side. The files that take longest come first, so that no process is left alone with one.
-ENCRYPTED := "(fhe or packaging) and not timing and not slow"
-WITHOUT_SERVER := tests/test_packaging.py tests/demos tests/compile \
-    tests/fhe_inhibitor/runtime tests/fhe_inhibitor/onnx tests/fhe_inhibitor/app \
-    tests/test_documentation.py \
-    tests/fhe_inhibitor/remote/test_documents.py \
-    $(addprefix tests/fhe_inhibitor/cli/,test_evaluate.py test_exit_status.py test_json.py)
+# What test-all runs beside lint and unit tests, in processes side by side.
+ENCRYPTED := "(end_to_end or fhe or packaging) and not timing and not slow"
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
 
@@ -168,11 +162,8 @@ test: lint test-fast ## lint, types, unit tests, and the shipped model encrypted
 	$(BIN)/pytest -m end_to_end tests/compile/local
 
 .PHONY: test-all
-test-all: test ## that, all encrypted tests, the service's faults and load, the wheel, the docs
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
-	    -m $(ENCRYPTED) $(WITHOUT_SERVER)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m $(ENCRYPTED) \
-	    $(addprefix --ignore=,$(WITHOUT_SERVER)) tests
+test-all: lint test-fast ## that, all encrypted tests, the service's faults and load, the wheel, the docs
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m $(ENCRYPTED) tests
 
 .PHONY: test-timing
 test-timing: $(STAMP) ## tests that compare seconds, for a quiet machine

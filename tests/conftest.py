@@ -15,6 +15,30 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STATUS = pytest.StashKey[int]()
 
 
+# With processes side by side, what takes longest goes first: else one ends long after the others.
+LONGEST = (
+    "tests/test_packaging.py",
+    "tests/demos/test_tour.py",
+    "tests/fhe_inhibitor/runtime/test_encrypted.py",
+    "tests/compile/local/test_shipped.py",
+    "tests/compile/local/test_session.py",
+    "tests/compile/local/test_resumption.py",
+    "tests/fhe_inhibitor/remote/test_documents.py",
+    "tests/fhe_inhibitor/cli/test_remote.py",
+    "tests/fhe_inhibitor/cli/test_json.py",
+    "tests/fhe_inhibitor/remote/test_client.py",
+    "tests/fhe_inhibitor/service/test_faults.py",
+    "tests/fhe_inhibitor/cluster/test_executor.py",
+    "tests/fhe_inhibitor/cluster/test_service.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {REPOSITORY / file: index for index, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     session.config.stash[STATUS] = int(exitstatus)
 

@@ -87,6 +87,7 @@ def test_a_fresh_kernel_gives_the_stored_outputs(tmp_path: Path) -> None:
     """But for numbers; the label is the same, and logits lie within the noise of rounding."""
     main(tmp_path / "tour.ipynb")
     fresh = nbformat.read(tmp_path / "tour.ipynb", as_version=4)
+    assert "decrypt" in CODE
     assert [cell.source for cell in fresh.cells] == [cell.source for cell in STORED.cells]
     for cell in fresh.cells:
         if cell.cell_type == "code":

@@ -18,12 +18,13 @@ from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.protocol import folder_hash
 from fhe_inhibitor.runtime.security import required_log2_std
 from fhe_inhibitor.system.progress import Observer
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import SMALL_SHAPE, write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> IntegerModel:
-    return IntegerModel.load(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return IntegerModel.load(write_tiny_model(folder, buckets=(2,), shape=SMALL_SHAPE))
 
 
 def test_each_probability_has_its_own_circuits_and_keys(

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fhe_inhibitor.runtime.messages import Message
 from fhe_inhibitor.system.folders import CACHE_VARIABLE, KEYS_VARIABLE
 from fhe_inhibitor.system.progress import Observer
 from tests.observers import Recorder
-from tests.tiny_model import SMALL_SHAPE, write_tiny_model
+from tests.tiny_model import SHAPE, SMALL_SHAPE, write_tiny_model
 
 TEXT, OTHER = "a good film", "a bad film"
 
@@ -55,7 +56,8 @@ class StopsAfter(Recorder):
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    return write_tiny_model(folder, seed=122, buckets=(4,))
+    shape = replace(SHAPE, lookup_bits=4)  # keys and times are half those of 5 bits
+    return write_tiny_model(folder, seed=122, buckets=(4,), shape=shape)
 
 
 @pytest.fixture(scope="module")

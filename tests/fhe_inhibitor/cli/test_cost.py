@@ -93,8 +93,9 @@ def test_lengths_beyond_the_model_are_refused(capfd: pytest.CaptureFixture[str])
 
 
 def test_lengths_that_do_not_fit_the_pooling_are_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cost_command, "in_worker", lambda work, observer: work.run(observer))
     config = json.loads(Path(NANO).read_text()) | {"pooling": 2}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))

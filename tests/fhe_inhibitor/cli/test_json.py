@@ -26,13 +26,13 @@ TSV = "sentence\tlabel\na fine film\t1\na dull film\t0\n"
 ARGUMENTS = {
     "classify": ["--mode", "disable", "--model", "{model}", "a good film"],
     "evaluate": ["--model", "{model}", "--data", "{data}/dev.tsv"],
-    "compile": ["--model", "{model}", "--out", "{out}", "--no-measure"],
+    "compile": ["--model", "{small}", "--out", "{out}", "--no-measure"],
     "cost": ["--model", "{model}", "--tokens", "3"],
     "distill": ["--recipe", "teacher", "--task", "sst2", "--data", "{data}", "--teacher", "{float}"]
     + ["--config", "{data}/short.yaml", "--out", "{out}"],
     "keys list": [],
     "tokens list": ["--data", "{data}"],
-    "benchmark noise": ["--bits", "3", "--lookups", "64"],
+    "benchmark noise": ["--bits", "3", "--norm", "3", "--lookups", "64"],
     "calibrate": ["--model", "{model}", "--data", "{data}/long.tsv"],
     "long-documents": ["--model", "{model}", "--data", "{data}/long.tsv", "--draws", "1"],
     "doctor": [],

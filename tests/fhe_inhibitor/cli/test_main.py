@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -342,9 +343,18 @@ def test_a_signal_ends_a_command_with_one_line(model: Path, tmp_path: Path, numb
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    time.sleep(4)
+    while not catches(process.pid, number):
+        time.sleep(0.02)
+    time.sleep(0.5)  # it reads texts by then
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     name = signal.Signals(number).name
     assert err.decode() == f"fhe-inhibitor: ended by {name}; what was finished is kept\n"
     assert (process.returncode, out) == (128 + number, b"")
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
+    return bool(int(caught, 16) >> number - 1 & 1)

@@ -119,10 +119,21 @@ def test_from_keys_to_labels_and_back_to_nothing(run, heidi: RemoteUser, tmp_pat
         assert word in out
     assert "clear" not in out
 
-    wrong = start(heidi, "classify", *on_server, TEXT, FHE_INHIBITOR_PASSPHRASE="wrong")
-    assert_refused(outcome(wrong), 2, "wrong passphrase")
+    known = client_jobs(heidi)
+    with heeding_ctrl_c(), stopped_workers(heidi.server):
+        process = start(heidi, "classify", *on_server, TEXT, **secret)
+        new_job(heidi, known)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        code, out, err = outcome(process)
+    assert (code, out, err.count("\n")) == (130, "", 1)
+    assert "interrupted" in err
+    (job,) = [job for job in jobs(heidi) if job.id not in known]
+    assert job.status is Status.CANCELLED
+
     assert_refused(run("classify", *on_server, TEXT), 2, "set FHE_INHIBITOR_PASSPHRASE")
     assert_refused(run("keys", "new", *on_server), 2, "there are keys", "already")
+    wrong = {"FHE_INHIBITOR_PASSPHRASE": "wrong"}
+    assert_refused(run("classify", *on_server, TEXT, **wrong), 2, "wrong passphrase")
 
     (row,) = json.loads(run("keys", "list", "--json")[1])
     assert (row["model"], row["locked"]) == ("tiny", True)
@@ -167,16 +178,3 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     command = ("classify", "--server", heidi.server.url, *arguments, TEXT)
     assert_refused(run(*command, **environment), code, *words)
-
-
-def test_ctrl_c_is_one_line_and_cancels_on_the_server(carol: RemoteUser) -> None:
-    known = client_jobs(carol)
-    with heeding_ctrl_c(), stopped_workers(carol.server):
-        process = start(carol, "classify", "--server", carol.server.url, TEXT)
-        new_job(carol, known)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        code, out, err = outcome(process)
-    assert (code, out, err.count("\n")) == (130, "", 1)
-    assert "interrupted" in err
-    (job,) = [job for job in jobs(carol) if job.id not in known]
-    assert job.status is Status.CANCELLED

@@ -24,6 +24,7 @@ from fhe_inhibitor.remote.client import AsyncRemoteClient
 from fhe_inhibitor.remote.connection import Connection
 from fhe_inhibitor.remote.errors import AccessDenied, JobFailed, ModelMismatch, ServerUnreachable
 from fhe_inhibitor.remote.exchange import ClientSide, Exchange
+from fhe_inhibitor.remote.pins import PINS_FILE, Pins
 from fhe_inhibitor.runtime.classifier import Classification, Outcome
 from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.costs import stage_name
@@ -398,3 +399,31 @@ def test_a_server_that_dies_meanwhile_is_waited_for(tiny: Tiny, tmp_path: Path) 
         server.stop()
         with grace.client(patience_s=1.0) as client, pytest.raises(ServerUnreachable):
             client.connect()
+
+
+def test_using_a_server_pins_its_model(carol: RemoteUser) -> None:
+    """As if another model had been there when carol first came."""
+    path = carol.folder / "keys" / PINS_FILE
+    address, name = carol.server.url, "tiny"
+    with carol.client() as client:
+        now = client.connect()
+        client.make_keys()
+    assert Pins(path.parent)._read()[address] == {name: now.circuits_hash}
+    Pins(path.parent).pin(address, now.model_copy(update={"circuits_hash": "1" * 64}))
+    with Wire(carol.server) as wire:
+        Pins(path.parent).pin(wire.url, now.model_copy(update={"circuits_hash": "1" * 64}))
+        with (
+            carol.client(wire.url) as client,
+            pytest.raises(ModelMismatch, match="it was 111111111111 before; nothing was sent"),
+        ):
+            client.classify("a good film")
+        assert wire.passed[UP].count(b"HTTP/1.1") == 1
+    with carol.client(accept_new_model=True) as client:
+        client.make_keys()
+    with carol.client() as client:
+        assert client.connect() == now
+
+
+def test_a_server_of_ordinary_circuits_says_what_it_lacks(carol: RemoteUser) -> None:
+    with carol.client() as client, pytest.raises(InputError, match="1 at most.*serve --long"):
+        client.classify_document(TEXTS[0], 2, 3)

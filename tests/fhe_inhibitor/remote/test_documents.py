@@ -27,7 +27,7 @@ from fhe_inhibitor.runtime.protocol import folder_hash
 from fhe_inhibitor.runtime.server import Server, Value
 from tests.execution import decrypt
 from tests.fhe_inhibitor.conftest import SEED, SHAPE, Tiny
-from tests.fhe_inhibitor.remote.remote_user import RemoteUser, remote_user
+from tests.fhe_inhibitor.remote.remote_user import remote_user
 from tests.fhe_inhibitor.service.serving import Serving
 from tests.observers import Recorder
 from tests.rounding import assert_within_rounding, piece_bounds
@@ -186,8 +186,3 @@ def test_a_server_adds_pieces_for_a_client_without_the_model(long: Tiny, tmp_pat
     ]
     assert user.observer.finished("lookups") == lookups
     assert "piece 2/2: score" in user.observer.steps
-
-
-def test_a_server_of_ordinary_circuits_says_what_it_lacks(carol: RemoteUser) -> None:
-    with carol.client() as client, pytest.raises(InputError, match="1 at most.*serve --long"):
-        client.classify_document(TEXT, 2, 3)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from fastapi import Response
 
-from demos.relay import UP
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.remote.errors import ModelMismatch
@@ -27,7 +26,6 @@ from fhe_inhibitor.runtime.protocol import (
     circuits_hash,
 )
 from tests.fhe_inhibitor.conftest import Tiny
-from tests.fhe_inhibitor.remote.remote_user import RemoteUser, Wire
 from tests.fhe_inhibitor.remote.test_connection import (  # noqa: F401 a fixture
     MODEL,
     ask,
@@ -184,27 +182,3 @@ def test_a_model_that_is_refused_is_not_pinned(
     assert not (tmp_path / PINS_FILE).exists()
     assert keys.exists() == with_keys
     assert {name.split()[0] for name, _ in scripted.asked} == {"GET"}  # no keys were sent
-
-
-@pytest.mark.fhe
-def test_using_a_server_pins_its_model(carol: RemoteUser) -> None:
-    """As if another model had been there when carol first came."""
-    path = carol.folder / "keys" / PINS_FILE
-    address, name = carol.server.url, "tiny"
-    with carol.client() as client:
-        now = client.connect()
-        client.make_keys()
-    assert Pins(path.parent)._read()[address] == {name: now.circuits_hash}
-    Pins(path.parent).pin(address, now.model_copy(update={"circuits_hash": "1" * 64}))
-    with Wire(carol.server) as wire:
-        Pins(path.parent).pin(wire.url, now.model_copy(update={"circuits_hash": "1" * 64}))
-        with (
-            carol.client(wire.url) as client,
-            pytest.raises(ModelMismatch, match="it was 111111111111 before; nothing was sent"),
-        ):
-            client.classify("a good film")
-        assert wire.passed[UP].count(b"HTTP/1.1") == 1
-    with carol.client(accept_new_model=True) as client:
-        client.make_keys()
-    with carol.client() as client:
-        assert client.connect() == now

@@ -39,7 +39,8 @@ def executions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exec
         if attention not in made:
             network = random_network(np.random.default_rng(5), SHAPES[attention])
             folder = tmp_path_factory.mktemp(attention) / "circuits"
-            made[attention] = prepare(network, BUCKETS, folder)
+            lengths = BUCKETS if attention == "inhibitor" else BUCKETS[-1:]
+            made[attention] = prepare(network, lengths, folder)
         return made[attention]
 
     return execution

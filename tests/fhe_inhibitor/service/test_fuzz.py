@@ -107,7 +107,7 @@ MALFORMED: tuple[Callable[[Material, random.Random], bytes], ...] = (
 )
 
 
-@pytest.mark.parametrize("n_requests", [30, pytest.param(2000, marks=SLOW)])
+@pytest.mark.parametrize("n_requests", [BATCH, pytest.param(2000, marks=SLOW)])
 def test_malformed_requests_hurt_nobody(
     tiny: Tiny, server: Serving, alice: Api, bob: Api, user: User, other_user: User, n_requests: int
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_step_of_cleaning_that_fails_stops_no_other(
 
 def test_a_result_is_kept_of_a_job_that_was_removed_meanwhile(parts: Parts) -> None:
     parts.storage.keep_result("removed")
+    assert parts.storage.jobs() == []
 
 
 def test_keys_of_another_model_or_incomplete_ones_make_no_job(parts: Parts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -27,11 +28,11 @@ def people(alice: Api, bob: Api, user: User, other_user: User) -> list[tuple[Api
     return [(alice, user), (bob, other_user)] * (N_CLIENTS // 2)
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(120, marks=SLOW)])
+@pytest.mark.parametrize("seconds", [3, pytest.param(120, marks=SLOW)])
 def test_eight_clients_at_once(people: list[tuple[Api, User]], seconds: float) -> None:
     served, latencies = load(people, seconds)
     assert len(served) == len(set(served)) >= N_CLIENTS
-    assert len(latencies) >= len(PROBES)
+    assert len(latencies) > 5 * len(PROBES)
 
 
 @pytest.mark.timing
@@ -53,14 +54,11 @@ def load(people: list[tuple[Api, User]], seconds: float) -> tuple[list[str], lis
     latencies: list[float] = []
 
     def classify(api: Api, person: User) -> None:
-        try:
-            own = Api(api.url, api.token, api.keys, api.circuits_hash)
-            while time.monotonic() < end:
-                job = own.start(person.request)
-                person.check(own.result(job))
-                served.append(job)
-        except BaseException as error:
-            failed.append(error)
+        own = Api(api.url, api.token, api.keys, api.circuits_hash)
+        while time.monotonic() < end:
+            job = own.start(person.request)
+            person.check(own.result(job))
+            served.append(job)
 
     def probe() -> None:
         api = people[0][0]
@@ -73,8 +71,14 @@ def load(people: list[tuple[Api, User]], seconds: float) -> tuple[list[str], lis
                     latencies.append(time.perf_counter() - start)
                     time.sleep(0.01)
 
-    threads = [threading.Thread(target=classify, args=person) for person in people]
-    threads.append(threading.Thread(target=probe))
+    def guard(work: Callable[..., None], *arguments: object) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=guard, args=(classify, *person)) for person in people]
+    threads.append(threading.Thread(target=guard, args=(probe,)))
     for thread in threads:
         thread.start()
     for thread in threads:

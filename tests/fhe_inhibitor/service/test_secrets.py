@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,7 @@ def watch_files(api: Api, job: str, folder: Path) -> dict[Path, bytes]:
     files: dict[Path, bytes] = {}
     while not api.job(job).status.final:
         files |= read_files(folder)
+        time.sleep(0.02)  # a task takes far longer
     return files
 
 
