@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,8 +23,11 @@ from fhe_inhibitor.system.progress import Observer
 
 
 def main(
-    text: str = "a gripping , funny film",
+    text: Annotated[str, typer.Argument()] = "a gripping , funny film",
     server: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8765",
+    ca: Annotated[
+        Path | None, typer.Option(help="The server's certificate, if the system doesn't know it.")
+    ] = None,
     accept_new_model: Annotated[
         bool, typer.Option("--accept-new-model", help="Take another model than the server had.")
     ] = False,
@@ -31,7 +35,7 @@ def main(
     """Agree on a model, make keys, send them, classify."""
     silence_dependencies()
     token = os.environ.get("FHE_INHIBITOR_TOKEN")
-    options = RemoteOptions(accept_new_model=accept_new_model)
+    options = RemoteOptions(ca=ca, accept_new_model=accept_new_model)
     with RemoteClient(server, token, options, Shown()) as client:
         # One hash over all that both sides must agree on. Were it another one than the keys here
         # belong to, the client would know now, before it sent anything.

@@ -28,7 +28,7 @@ from fhe_inhibitor.system.progress import Observer
 
 
 def main(
-    text: str = "a gripping , funny film",
+    text: Annotated[str, typer.Argument()] = "a gripping , funny film",
     model: str = DEFAULT_MODEL,
     jobs: Annotated[int, typer.Option(min=1, help="Slurm jobs, each one worker.")] = 2,
     cores: Annotated[int, typer.Option(min=1, help="Of each job.")] = 32,

@@ -1,30 +1,20 @@
-"""The page on the command line, written by typer from the commands themselves at each build."""
+"""What the page on the command line gets at each build: the reference that typer writes."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
-from fhe_inhibitor.cli.exit_codes import markdown_table
+from mkdocs.structure.files import Files
+from mkdocs.structure.pages import Page
 
 PAGE = "command_line.md"
-INTRODUCTION = Path(__file__).with_name("command_line_introduction.md")
-EXIT_CODES = "EXIT_CODES"  # where the table goes
 
 
-def on_files(files: Files, config: Any) -> Files:
-    """Add the page to those of the folder."""
-    files.append(File.generated(config, PAGE, content=introduction() + commands()))
-    return files
-
-
-def introduction() -> str:
-    """Return what stands before the reference, with the table of exit codes."""
-    return INTRODUCTION.read_text("utf-8").replace(EXIT_CODES, markdown_table()) + "\n"
+def on_page_markdown(markdown: str, *, page: Page, config: Any, files: Files) -> str:
+    """Add the reference of all commands to the page on them."""
+    return f"{markdown}\n{commands()}" if page.file.src_path == PAGE else markdown
 
 
 def commands() -> str:

@@ -163,20 +163,18 @@ def simulated_markdown(results: SimulatedResults) -> str:
 
 
 def goal_line(results: SimulatedResults) -> str:
-    """Return whether the goal is met on paper, and what limits it."""
+    """Return whether the simulation meets the goal, and what limits it."""
     goal = results.goal
-    what = (
-        f"on {goal.machines} machines of {goal.cores} cores with {goal.gbit_per_s:g} Gbit/s, "
-        f"wanted at most {goal.limit_s:g} s"
-    )
+    what = f"on {goal.machines} machines of {goal.cores} cores with {goal.gbit_per_s:g} Gbit/s"
     point = results.find(goal.machines, goal.cores, goal.gbit_per_s)
     assert point is not None
     verdict = "met" if point.seconds <= goal.limit_s else "missed"
     return (
-        f"Goal, on paper: {verdict}. {point.seconds:.1f} s simulated {what}. Limited by: "
-        f"{point.limit}. Lookups shared out evenly would take {point.even_s:.1f} s, the chain of "
-        f"stages takes {point.chain_s:.1f} s, and without a network it would be "
-        f"{point.no_network_s:.1f} s; {decimal_size(point.moved_bytes)} move."
+        f"Our goal is at most {goal.limit_s:g} s {what}: {verdict} in this simulation, which has "
+        f"{point.seconds:.1f} s. What limits it: {point.limit}. Lookups shared out evenly "
+        f"would take {point.even_s:.1f} s, the chain of stages takes {point.chain_s:.1f} s, and "
+        f"without a network it would be {point.no_network_s:.1f} s; "
+        f"{decimal_size(point.moved_bytes)} move."
     )
 
 

@@ -30,8 +30,9 @@ def to_markdown(results: Results) -> str:
         f"# What limits a {results.size} student",
         "",
         "Made by `python -m demos.ablation --data FOLDER --sentences FILE"
-        f"{'' if results.size == 'nano' else f' --size {results.size}'}`; nothing here is typed. "
-        f"{machine.processor}, {machine.cores} cores, torch {machine.versions.get('torch', '?')}, "
+        f"{'' if results.size == 'nano' else f' --size {results.size}'}`; no figure was "
+        f"entered by hand. {machine.processor}, {machine.cores} cores, "
+        f"torch {machine.versions.get('torch', '?')}, "
         f"commit {', '.join(_commits(results))}, {machine.date}.",
         "",
         f"Each row changes one thing of the size {results.size}. Float students learn for "

@@ -21,7 +21,7 @@ def to_markdown(results: Results) -> str:
         "# Images under encryption",
         "",
         "A one-layer transformer classifies images that it can't see. Made by `python -m "
-        "demos.digits`; nothing here is typed.",
+        "demos.digits`; no figure was entered by hand.",
         "",
         f"The images are {results.source}: {results.n_train:,} to train on, {results.n_test} to "
         f"test on, {results.image_size[0]} x {results.image_size[1]} pixels each. The client cuts "

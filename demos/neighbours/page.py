@@ -102,16 +102,16 @@ def _head(results: Results) -> list[str]:
         "# Fair neighbours, SST-2",
         "",
         "What could a researcher do instead of the inhibitor student? Made by "
-        "`python -m demos.neighbours --data FOLDER`; nothing here is typed. Every sentence is "
-        "encrypted with 128 bits of security.",
+        "`python -m demos.neighbours --data FOLDER`; no figure was entered by hand. Every "
+        "sentence is encrypted with 128 bits of security.",
         "",
         "- *inhibitor student*, *dot-product student*: every layer after the embedding is "
         f"encrypted. They read the {results.tokens} most important tokens.",
         "- *bag of words*: a weight for each word of train, by logistic regression on all its "
         "texts, less what is held out. The client encrypts which words of that list a text has.",
-        "- *public encoder*: all-MiniLM-L6-v2, not fine-tuned, mean of the last states, length 1. "
-        "The client runs it in the clear and encrypts the embedding. Heads learn from "
-        f"{results.train_texts:,} texts of train, full sentences first.",
+        "- *public encoder*: all-MiniLM-L6-v2, not fine-tuned, the mean of its last hidden states, "
+        "scaled to length 1. The client runs it in the clear and encrypts the embedding. Heads "
+        f"learn from {results.train_texts:,} texts of train, full sentences first.",
         "",
     ]
     for what, machines in (("Accuracies", accuracy), ("Times", times)):

@@ -122,7 +122,8 @@ def write_report(results: Path, out: Path) -> str:
     figures.mkdir(parents=True, exist_ok=True)
     parts = [
         "# Experiments\n",
-        "Written by `fhe-inhibitor experiments report` from JSON files; nothing here is typed.",
+        "Written by `fhe-inhibitor experiments report` from JSON files; no figure was entered by "
+        "hand.",
         _describe_machines(sections),
     ]
     for number, (name, (title, about)) in enumerate(SECTIONS.items(), start=1):
