@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import QuietOption, passphrase_in_environment
+from fhe_inhibitor.cli.options import MAX_SEED, QuietOption, passphrase_in_environment
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import silence_dependencies
@@ -84,7 +84,7 @@ def build(
             show_default=False,
         ),
     ] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Make an encrypted classifier of your own labelled texts; goes on where it stopped."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fhe_inhibitor.cli.options import JsonOption, LabelsOption, QuietOption
+from fhe_inhibitor.cli.options import MAX_SEED, JsonOption, LabelsOption, QuietOption
 from fhe_inhibitor.cli.view import Page
 from fhe_inhibitor.system.extras import needs
 
@@ -34,7 +34,7 @@ def distill(
     text: Annotated[
         str | None, typer.Option(metavar="FILE", help="Unlabelled texts, one a line.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="0 if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="0 if not given.")] = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="YAML or JSON; options given here come before it."),

@@ -19,6 +19,7 @@ from fhe_inhibitor.system.extras import needs
 TOKEN_VARIABLE, PASSPHRASE_VARIABLE = "FHE_INHIBITOR_TOKEN", "FHE_INHIBITOR_PASSPHRASE"
 
 MODES = ("disable", "simulate", "execute")
+MAX_SEED = 2**32 - 1  # of numpy's generators
 P_ERRORS = ("2^-20", "2^-40", "2^-64", "2^-128")
 
 

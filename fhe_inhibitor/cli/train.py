@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import QuietOption, print_json
+from fhe_inhibitor.cli.options import MAX_SEED, QuietOption, print_json
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 
@@ -44,9 +44,14 @@ def train(
     held_out: Annotated[
         int, typer.Option(min=1, help="Full sentences to keep out of train, to choose by.")
     ] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the students.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the students.")] = 0,
     material_seed: Annotated[
-        int, typer.Option(help="Of teacher, corpus and what is held out; several seeds share them.")
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_SEED,
+            help="Of teacher, corpus and what is held out; several seeds share them.",
+        ),
     ] = 0,
     quiet: QuietOption = False,
 ) -> None:

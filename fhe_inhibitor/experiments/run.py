@@ -36,6 +36,7 @@ from fhe_inhibitor.model.int8_checkpoint import save_int8
 from fhe_inhibitor.system.extras import install_command
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine, peak_memory_bytes
+from fhe_inhibitor.system.processor import fastest_device
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import read_sentences
 from fhe_inhibitor.text.tasks import TRAIN, Task
@@ -87,7 +88,7 @@ def _train(
     experiment: Experiment, recipe: DistillationRecipe, teacher: Teacher, phases: Phases
 ) -> Result:
     """Run all phases, save the student (or the teacher, if a recipe makes nothing else)."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = fastest_device()
     if recipe.tuned_teacher and not (teacher.is_tuned and recipe.makes_student):
         model: Any = teacher.model.to(device)
         phases.run(experiment.changed(TUNING), model)
@@ -119,7 +120,11 @@ def _train(
 
 
 def _make_student(
-    data: ExperimentData, task: Task, recipe: DistillationRecipe, teacher: Teacher, device: str
+    data: ExperimentData,
+    task: Task,
+    recipe: DistillationRecipe,
+    teacher: Teacher,
+    device: torch.device,
 ) -> tuple[Any, list[LayerFit]]:
     """Return the student before its phases, and each layer's error if it was derived."""
     experiment, fits = data.experiment, list[LayerFit]()

@@ -1,4 +1,4 @@
-"""How models compute: denormal numbers, threads, bfloat16 where the hardware has it."""
+"""How models compute: on which device, denormal numbers, threads, bfloat16 where there is any."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import torch
 
 BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+
+
+def fastest_device() -> torch.device:
+    """Return the GPU if torch finds one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
@@ -44,6 +49,11 @@ def autocast(device_type: str = "cpu", enabled: bool = True) -> torch.autocast:
 
     Others would only imitate it, several times slower than the float32 that they keep.
     """
+    return torch.autocast(device_type, torch.bfloat16, enabled=enabled and _has_it(device_type))
+
+
+def _has_it(device_type: str) -> bool:
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
-    fast = device_type != "cpu" or any(capabilities.get(name) for name in BFLOAT16)
-    return torch.autocast(device_type, torch.bfloat16, enabled=enabled and fast)
+    return device_type != "cpu" or any(capabilities.get(name) for name in BFLOAT16)

@@ -306,5 +306,5 @@ def _checksum(lines: Any) -> int:
 def _checksum_teacher(teacher: Teacher) -> int:
     checksum = 0
     for weight in teacher.model.state_dict().values():
-        checksum = zlib.crc32(weight.contiguous().numpy().tobytes(), checksum)
+        checksum = zlib.crc32(weight.cpu().contiguous().numpy().tobytes(), checksum)
     return checksum

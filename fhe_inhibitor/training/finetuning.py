@@ -1,4 +1,4 @@
-"""Fine-tuning a teacher on a labelled train set, on a CPU, in minutes, resumable.
+"""Fine-tuning a teacher on a labelled train set, where its model is, in minutes, resumable.
 
 All random numbers follow from the seed and the training step, so that an interrupted run ends with
 the same weights as one that was not.
@@ -48,9 +48,10 @@ def finetune(
     embeddings stay frozen, so that words which the train set lacks keep their place among the rest.
     The teacher is changed in place and returned. observer: hears of each training step.
 
-    Same seed, same result. Until the end all files lie in `<out_dir>.partial`; a call that was
-    interrupted goes on from its last checkpoint when it is repeated. What the teacher is made of
-    lies beside it (`CLAIM_FILE`).
+    Same seed, same result on a processor; on a GPU sums may differ in their last bits. Until the
+    end all files lie in `<out_dir>.partial`; a call that was interrupted goes on from its last
+    checkpoint when it is repeated, on either. What the teacher is made of lies beside it
+    (`CLAIM_FILE`).
 
     Raises InputError if `out_dir` exists, or has the checkpoint of a call with other settings,
     texts or another base.
@@ -132,17 +133,19 @@ class _Checkpoint:
             for name, weight in weights.items():
                 weight.copy_(tensors[f"weight/{name}"])
                 keys = ("step", "exp_avg", "exp_avg_sq")
-                optimizer.state[weight] = {key: tensors[f"{key}/{name}"] for key in keys}
+                state = {key: tensors[f"{key}/{name}"].to(weight.device) for key in keys}
+                optimizer.state[weight] = state
         return int(tensors["step"])
 
 
 def _step(
     teacher: Teacher, rows: list[list[int]], labels: Tensor, optimizer: torch.optim.AdamW
 ) -> None:
-    tokens, mask = pad(rows, teacher.tokenizer.pad_token_id)
-    with autocast():
+    device = teacher.model.device
+    tokens, mask = (x.to(device) for x in pad(rows, teacher.tokenizer.pad_token_id))
+    with autocast(device.type):
         logits = teacher.model(input_ids=tokens, attention_mask=mask).logits
-    loss = torch.nn.functional.cross_entropy(logits.float(), labels)
+    loss = torch.nn.functional.cross_entropy(logits.float(), labels.to(device))
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from tokenizers import Tokenizer
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.files import claim
+from fhe_inhibitor.system.processor import fastest_device
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import (
     LabelledText,
@@ -35,6 +37,7 @@ from fhe_inhibitor.training.phrase_teacher import PhraseTeacher
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
 from fhe_inhibitor.training.vocabulary import tokenize
 
+LOCK_FILE = ".material.lock"
 N_SENTENCES = 128  # that gamma, eta and delta are derived from
 
 
@@ -43,10 +46,13 @@ def make_teacher(
 ) -> Teacher:
     """Return the teacher: a classifier as given, all else fine-tuned in the work folder.
 
+    It is on the GPU if there is one, where it also answers.
+
     Raises InputError for a folder with a teacher of other epochs, texts, seed or base. One of an
     older version doesn't say what it is made of, and is taken.
     """
     given = load_teacher(recipe.teacher, recipe.labels, may_be_untuned=True)
+    given.model.to(fastest_device())
     if given.is_tuned:
         return given
     folder = work / "teacher"
@@ -56,7 +62,9 @@ def make_teacher(
         if (folder / CLAIM_FILE).exists():
             made_of = origin(given, kept, recipe.teacher_epochs, recipe.material_seed)
             claim(folder / CLAIM_FILE, made_of, "a teacher", "--work")
-        return load_teacher(folder, recipe.labels)
+        given = load_teacher(folder, recipe.labels)
+        given.model.to(fastest_device())
+        return given
     return finetune(
         given,
         kept,
@@ -105,26 +113,28 @@ def make_material(
     """Load or make teacher and corpus in the work folder.
 
     Students that learn from the teacher's hidden states need no logits of whole texts, but the bag
-    of words does.
+    of words does. One process at a time makes them; others wait, and find them.
     """
     splits = load_splits(recipe.data, len(recipe.labels))
     kept, held_out = splits["train"], list[LabelledText]()
     if recipe.held_out:
         kept, held_out = hold_out(kept, recipe.held_out, seed=recipe.material_seed)
     observer = observer or Observer()
-    teacher = make_teacher(recipe, kept, work, observer)
-    corpus = build_corpus(
-        teacher,
-        kept,
-        held_out,
-        read_sentences(recipe.sentences) if recipe.sentences else [],
-        n_texts=recipe.n_texts,
-        n_phrases=recipe.n_phrases,
-        seed=recipe.material_seed,
-        cache_dir=work / "corpus",
-        labelled=baselines or not recipe.size.from_teacher,
-        observer=observer,
-    )
+    observer.begin("teacher and corpus")
+    with FileLock(work / LOCK_FILE):
+        teacher = make_teacher(recipe, kept, work, observer)
+        corpus = build_corpus(
+            teacher,
+            kept,
+            held_out,
+            read_sentences(recipe.sentences) if recipe.sentences else [],
+            n_texts=recipe.n_texts,
+            n_phrases=recipe.n_phrases,
+            seed=recipe.material_seed,
+            cache_dir=work / "corpus",
+            labelled=baselines or not recipe.size.from_teacher,
+            observer=observer,
+        )
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     rows = {"held_out": held_out} if held_out else {}
     rows["validation"] = splits["validation"]

@@ -93,7 +93,7 @@ class TrainingSettings(Record):
     between two lines of the journal.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     patience: NonNegativeInt = 0
     save_steps: PositiveInt = 500
     log_steps: PositiveInt = 50

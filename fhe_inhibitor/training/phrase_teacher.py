@@ -37,6 +37,7 @@ class PhraseTeacher:
     def __init__(self, teacher: Teacher, student_tokenizer: Tokenizer) -> None:
         self.teacher = as_distilbert(teacher)
         self.model = from_distilbert(self.teacher.model).requires_grad_(False)
+        self.model.to(teacher.model.device)
         vocabulary = teacher.tokenizer.get_vocab()
         if missing := [name for name in ("[CLS]", "[SEP]", "[UNK]") if name not in vocabulary]:
             raise InputError(
@@ -50,15 +51,17 @@ class PhraseTeacher:
         """Return logits, and the embeddings and each layer's states `[B, n, dim]` of each token.
 
         ids, mask: the student's, int64 `[B, n]`, [CLS] first, padding on the right. States are in
-        the order of the student's `hidden_states`; those of padding are 0.
+        the order of the student's `hidden_states`; those of padding are 0. All are where `ids` are,
+        wherever the teacher is.
         """
-        tokens, attention_mask, share = self._read(ids, mask)
+        device = self.model.device
+        tokens, attention_mask, share = (x.to(device) for x in self._read(ids, mask))
         lengths = attention_mask.sum(dim=1)
         order = lengths.argsort()
         logits, states = [], []
         for rows in order.split(GROUP):  # of like length: half of a batch would be padding
             longest = int(lengths[rows].max())
-            with autocast():
+            with autocast(device.type):
                 output = self.model(
                     tokens[rows, :longest],
                     attention_mask[rows, :longest],
@@ -68,8 +71,8 @@ class PhraseTeacher:
             logits.append(output.logits.float())
             states.append([own @ state.float() for state in output.hidden_states])
         back = order.argsort()
-        layers = zip(*states, strict=True)
-        return Observed(torch.cat(logits)[back], states=[torch.cat(x)[back] for x in layers])
+        layers = [torch.cat(x)[back].to(ids.device) for x in zip(*states, strict=True)]
+        return Observed(torch.cat(logits)[back].to(ids.device), states=layers)
 
     def _read(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the teacher's ids and mask, `[B, m]`, and each piece's share in each token.
@@ -103,9 +106,10 @@ def phrase_embeddings(
     words, norm = embeddings.word_embeddings.weight, embeddings.LayerNorm
     positions = embeddings.position_embeddings.weight[:n_tokens]
     middle = positions[1:].mean(dim=0)
-    lengths = torch.tensor([len(pieces) for pieces in teacher.pieces])
-    flat = torch.tensor([i for pieces in teacher.pieces for i in pieces])
-    owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    device = words.device
+    lengths = torch.tensor([len(pieces) for pieces in teacher.pieces], device=device)
+    flat = torch.tensor([i for pieces in teacher.pieces for i in pieces], device=device)
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
     table = words.new_zeros(len(lengths), words.shape[1])
     table.index_add_(0, owner, norm(words[flat] + middle))
     table /= lengths[:, None]
@@ -114,4 +118,4 @@ def phrase_embeddings(
     seen = words[sorted({i for row in rows for i in row[1:-1]})]
     shifts = [(norm(seen + position) - norm(seen + middle)).mean(dim=0) for position in positions]
     shifts[0] = torch.zeros_like(middle)
-    return table, torch.stack(shifts)
+    return table.cpu(), torch.stack(shifts).cpu()

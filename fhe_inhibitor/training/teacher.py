@@ -30,6 +30,7 @@ from fhe_inhibitor.text.batches import MAX_TOKENS, padded_batches
 from fhe_inhibitor.text.tasks import SENTIMENT
 
 OFFLINE_TEACHER = "minilm"
+BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 16_384  # that it reads at once, with padding
 MODEL_TYPES = ("distilbert", "bert", "inhibidistilbert")  # the last one with dot products
 
 
@@ -171,19 +172,21 @@ def distilbert_from_bert(
     return distilbert.eval()
 
 
-def predict_logits(teacher: Teacher, texts: Sequence[str], batch_tokens: int = 1024) -> np.ndarray:
+def predict_logits(teacher: Teacher, texts: Sequence[str]) -> np.ndarray:
     """Return the teacher's logits of many texts: float32 [len(texts), n_labels].
 
-    Texts are read in order of length, `batch_tokens` tokens at a time with padding, in bfloat16
-    where the processor has it. They are cut after 128 tokens.
+    Texts are read in order of length, many at a time, in bfloat16 where the device has it. They are
+    cut after 128 tokens.
     """
+    device = teacher.model.device
     ids = encode(teacher, texts)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
-    with torch.inference_mode(), autocast():
+    with torch.inference_mode(), autocast(device.type):
         pad_id = teacher.tokenizer.pad_token_id
+        batch_tokens = BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
         for batch, tokens, mask in padded_batches(ids, batch_tokens, pad_id):
-            output = teacher.model(input_ids=tokens, attention_mask=mask)
-            logits[batch] = output.logits.float().numpy()
+            output = teacher.model(input_ids=tokens.to(device), attention_mask=mask.to(device))
+            logits[batch] = output.logits.float().cpu().numpy()
     return logits
 
 

@@ -220,23 +220,24 @@ def _read_alone(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hidden states [n, 3 dim], mean input embedding [n, dim] and logit differences of texts."""
     ids = teacher.tokenizer(list(texts))["input_ids"]
-    table = teacher.word_embeddings
+    table, device = teacher.word_embeddings, teacher.model.device
     dim = table.shape[1]
     hidden = np.zeros((len(texts), 3 * dim), np.float32)
     embedded = np.zeros((len(texts), dim), np.float32)
     logits = np.zeros((len(texts), teacher.n_labels), np.float32)
-    with torch.inference_mode(), autocast():
-        for batch, tokens, mask in padded_batches(ids, 1024, teacher.tokenizer.pad_token_id):
+    with torch.inference_mode(), autocast(device.type):
+        for batch, *padded in padded_batches(ids, 1024, teacher.tokenizer.pad_token_id):
+            tokens, mask = (x.to(device) for x in padded)
             output = teacher.model(input_ids=tokens, attention_mask=mask, output_hidden_states=True)
             pieces = mask.float()
             pieces[:, 0] = 0  # [CLS]
-            pieces[torch.arange(len(batch)), mask.sum(1) - 1] = 0  # [SEP]
+            pieces[torch.arange(len(batch), device=device), mask.sum(1) - 1] = 0  # [SEP]
             pieces = (pieces / pieces.sum(1, keepdim=True).clamp(min=1)).unsqueeze(2)
             last, before = (output.hidden_states[i].float() for i in (-1, -2))
             views = [(last * pieces).sum(1), (before * pieces).sum(1), last[:, 0]]
-            hidden[batch] = torch.cat(views, 1).numpy()
-            embedded[batch] = (table[tokens] * pieces).sum(1).numpy()
-            logits[batch] = output.logits.float().numpy()
+            hidden[batch] = torch.cat(views, 1).cpu().numpy()
+            embedded[batch] = (table[tokens] * pieces).sum(1).cpu().numpy()
+            logits[batch] = output.logits.float().cpu().numpy()
     return hidden, embedded, logit_differences(logits)
 
 
