@@ -48,6 +48,7 @@ def serve(settings: Settings, folders: Iterable[Path]) -> None:
     with _process_limits(settings.max_connections), _alone(settings.data_dir):
         with _usable(settings.data_dir):
             service = Service(settings, folders)
+            service.recover()  # before anybody is told that the server listens
         with _listen(settings) as listener, _metrics_server(service):
             uvicorn.Server(_config(create_app(service), settings)).run(sockets=[listener])
 
@@ -89,7 +90,7 @@ def _usable(data_dir: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise InputError(
             f"the database in the data folder {data_dir} can't be used ({error}): free 1 GB, make "
-            "it writable, or name another one with --data"
+            "it writable, end what else writes to it, or name another one with --data"
         ) from error
 
 

@@ -13,9 +13,11 @@ from prometheus_client import generate_latest
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.protocol import Status
+from fhe_inhibitor.service.jobs import Jobs
 from fhe_inhibitor.service.metrics import Metrics
 from fhe_inhibitor.service.process import serve
 from fhe_inhibitor.service.settings import load_settings
+from fhe_inhibitor.service.uploads import Uploads
 
 
 def test_a_server_that_ends_leaves_the_process_as_it_was(
@@ -51,6 +53,23 @@ def test_a_data_folder_that_refuses_is_named(
     monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
     monkeypatch.setattr("fhe_inhibitor.service.process.Service", fail)
     with pytest.raises(InputError, match=f"data folder {tmp_path} .*{words}"):
+        serve(load_settings(data_dir=tmp_path), [])
+
+
+@pytest.mark.parametrize("kind", [Jobs, Uploads])
+def test_a_database_that_cannot_be_taken_up_is_told_before_the_server_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    def locked(*_: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    def listen(*_: object) -> None:
+        raise AssertionError("it listens")
+
+    monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
+    monkeypatch.setattr("fhe_inhibitor.service.process.listen", listen)
+    monkeypatch.setattr(kind, "recover", locked)
+    with pytest.raises(InputError, match=f"data folder {tmp_path} .*locked.*end what else writes"):
         serve(load_settings(data_dir=tmp_path), [])
 
 
