@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError, WorkerFailedError
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.execution import TaskDone
+from fhe_inhibitor.runtime.execution import TaskDone, tasks_to_keep
 from fhe_inhibitor.runtime.executor import Executor, InProcess
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Request
@@ -115,6 +115,7 @@ class Worker:
             )
             if not self._jobs.record(self._lease, claim.job, event):
                 return False
+            self._prune(claim.job, tasks, done.index)
             self._report(
                 Report(
                     kind="task",
@@ -159,6 +160,15 @@ class Worker:
         last = done.index == done.total
         path = self._storage.result(job) if last else self._storage.task(job, done.index)
         self._storage.write(path, to_response(request.n, done, request.pieces).to_bytes())
+
+    def _prune(self, job: str, tasks: Sequence[Task], n_done: int) -> None:
+        """Remove outputs that nobody reads any more, after the first `n_done` tasks are recorded.
+
+        Later tasks that are done early keep theirs: they aren't recorded yet. Files that a killed
+        worker left go with the next task.
+        """
+        kept = tasks_to_keep(tasks, range(n_done + 1, len(tasks) + 1), n_done)
+        self._storage.remove_tasks(job, set(range(1, n_done + 1)) - kept)
 
     def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
         message = message[:MAX_MESSAGE]
