@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import sqlite3
 from pathlib import Path
 
 import pytest
+import uvicorn
 from prometheus_client import generate_latest
 
 from fhe_inhibitor.errors import InputError
@@ -80,6 +82,24 @@ def test_a_host_that_is_none_is_named(
     monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
     with pytest.raises(InputError, match=f"can't listen on {host}"):
         serve(load_settings(data_dir=tmp_path, host=host), [])
+
+
+def test_a_hangup_ends_the_server_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[bool] = []
+
+    def run(server: uvicorn.Server, sockets: object) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        exits.append(server.should_exit)
+
+    monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    heard: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
+    try:
+        serve(load_settings(data_dir=tmp_path, port=0), [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (exits, heard) == ([True], [signal.SIGHUP])
 
 
 def test_many_scrapes_are_one_count(monkeypatch: pytest.MonkeyPatch) -> None:
