@@ -12,7 +12,7 @@ from pathlib import Path
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Job, Status
-from fhe_inhibitor.service.access import Rates, Streams, Tokens
+from fhe_inhibitor.service.access import AtOnce, Rates, Tokens
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
 from fhe_inhibitor.service.jobs import Jobs, NewJob
@@ -49,7 +49,18 @@ class Service:
         self.models = load_models(folders, settings.limits)
         self.tokens = Tokens(settings.tokens)
         self.rates = Rates(settings.requests_per_s, settings.burst_requests)
-        self.streams = Streams(settings.max_streams)
+        self.streams = AtOnce(
+            settings.max_streams,
+            "too_many_streams",
+            f"{settings.max_streams} streams of events are open; close one, or ask for the job",
+        )
+        # Each is in memory until it is a job. More jobs would be refused anyway.
+        self.bodies = AtOnce(
+            settings.max_unfinished_jobs,
+            "too_many_bodies",
+            f"{settings.max_unfinished_jobs} requests of yours have not all arrived; send this "
+            "one when one of those has been answered",
+        )
         self.database = Database(settings.data_dir / DATABASE_FILE)
         self.storage = Storage(settings.data_dir, settings.reserved_bytes)
         self.jobs = Jobs(self.database, settings.max_unfinished_jobs, settings.job_ttl_s)

@@ -56,8 +56,9 @@ class Settings(BaseSettings):
     metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
     without either there are no metrics to be seen. open_status: the counts of the page `/` are for
     all who reach it, and not for users with a token alone.
-    max_*: of one user. max_streams: of events, which stay open until a job ends. reserved_bytes: of
-    the disk, left free.
+    max_*: of one user. max_unfinished_jobs: also of requests that have not all arrived, which are
+    in memory. max_streams: of events, which stay open until a job ends. reserved_bytes: of the
+    disk, left free.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
