@@ -239,18 +239,35 @@ def _load(digest: str, folder: Path) -> Server:
     return Server(folder)
 
 
+def limit_memory(order: Order) -> Order:
+    """Have what is beyond a worker's memory fail here, before the kernel kills some process.
+
+    The system's own limit counts where it is lower, as one of `ulimit -d` or LimitDATA= is. Returns
+    the order with as much less memory, and keys that are kept ready, as the system leaves of it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = order.memory_bytes
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if limit < wanted:
+        LOG.warning(
+            "less memory than set: raise `ulimit -d`, or LimitDATA= of systemd",
+            extra=fields(wanted_bytes=wanted, limit_bytes=limit),
+        )
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    keys_bytes = order.keys_bytes * limit // wanted
+    return order.model_copy(update={"memory_bytes": limit, "keys_bytes": keys_bytes})
+
+
 def main() -> None:
     """Work until the server is gone."""
     os.nice(NICENESS)
     order = Order.model_validate_json(sys.argv[1])
-    # What is beyond fails here, before the kernel kills some process to make room.
-    resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
     report = _take_streams()
     log_to_stderr()
     wake = threading.Event()
     threading.Thread(target=_listen, args=(wake,), daemon=True).start()
     try:
-        worker = Worker(order, report)
+        worker = Worker(limit_memory(order), report)
         report(Report(kind="ready"))
         while True:
             wake.clear()

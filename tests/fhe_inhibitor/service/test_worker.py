@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import resource
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Message, Request
 from fhe_inhibitor.service.jobs import Claim, NewJob
 from fhe_inhibitor.service.orders import Report
-from fhe_inhibitor.service.worker import OnCluster, Worker
+from fhe_inhibitor.service.worker import OnCluster, Worker, limit_memory
 from tests.fhe_inhibitor.service.test_watchers import order_of
 
 #  x -> a -> b --> d --> e
@@ -134,6 +136,38 @@ def test_outputs_that_no_task_reads_any_more_go(
         ("e", "4 request result"),
     ]
     assert [path.name for path in storage.result(job).parent.iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize(
+    ("hard", "limit", "keys_bytes"),
+    [(resource.RLIM_INFINITY, 1000, 50), (4000, 1000, 50), (400, 400, 20)],
+)
+def test_a_worker_takes_the_system_s_limit_of_memory_where_it_is_lower(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hard: int,
+    limit: int,
+    keys_bytes: int,
+) -> None:
+    """A process can't raise it; one that tried ended, and so did all that followed."""
+    taken: list[tuple[int, int]] = []
+
+    def take(kind: int, limits: tuple[int, int]) -> None:
+        if hard != resource.RLIM_INFINITY and max(limits) > hard:
+            raise ValueError("not allowed to raise maximum limit")
+        taken.append(limits)
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (hard, hard))
+    monkeypatch.setattr(resource, "setrlimit", take)
+    order = order_of(tmp_path).model_copy(update={"memory_bytes": 1000, "keys_bytes": 50})
+    with caplog.at_level(logging.WARNING):
+        given = limit_memory(order)
+    assert taken == [(limit, limit)]
+    assert (given.memory_bytes, given.keys_bytes) == (limit, keys_bytes)
+    assert [record.message.split(":")[0] for record in caplog.records] == (
+        ["less memory than set"] if limit < 1000 else []
+    )
 
 
 def test_damaged_keys_go_to_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
