@@ -214,7 +214,8 @@ def test_a_service_that_is_closed_queues_its_jobs_again(
     async def run() -> tuple[Service, str]:
         async with running(tmp_path) as (service, _):
             await until(lambda: service.supervisor.n_ready)
-            return service, claim(service)
+            job = claim(service)
+        return service, job
 
     def deaths(service: Service, job: str) -> tuple[str, int]:
         row = service.database.row("SELECT status, deaths FROM jobs WHERE id = ?", job)
