@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from fhe_inhibitor.app.page import CSS, gradio, theme
 from fhe_inhibitor.runtime.protocol import LOOPBACK
 from fhe_inhibitor.system.listening import listen
+from fhe_inhibitor.system.signals import hanging_up
 
 OPEN = (
     "/assets/", "/static/", "/theme.css", "/favicon.ico", "/manifest.json", "/config",
@@ -90,7 +91,7 @@ def create_app(page: Any, names: Sequence[str]) -> FastAPI:
 
 
 def serve(page: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
-    """Serve a page until SIGINT or SIGTERM.
+    """Serve a page until SIGINT, SIGTERM or SIGHUP.
 
     port: 0 for a free one. tell: is told the address once it answers there. Raises InputError if it
     can't.
@@ -107,7 +108,9 @@ def serve(page: Any, host: str, port: int, tell: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=2,
     )
     tell(url)
-    uvicorn.Server(config).run(sockets=[listener])
+    server = uvicorn.Server(config)
+    with hanging_up(server.handle_exit):
+        server.run(sockets=[listener])
 
 
 def _is_ours(origin: str, host: str) -> bool:

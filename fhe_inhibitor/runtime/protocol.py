@@ -44,7 +44,8 @@ user; 408 `stalled` (the body came too slowly); 409 `wrong_model` (another circu
 `wrong_offset`, `upload_busy`, `keys_incomplete`, `keys_in_use`, `idempotency_conflict`, `not_done`
 (no result yet), `no_result` (the job failed or was cancelled); 410 `expired`; 413 `too_large`; 422
 `invalid`, `wrong_keys`; 429 `too_many_requests`, `too_many_keys`, `too_many_jobs`,
-`too_many_streams`, with `Retry-After`; 503 `not_ready`; 507 `disk_full`.
+`too_many_streams`, `too_many_bodies` (requests that have not all arrived), with `Retry-After`; 503
+`not_ready`; 507 `disk_full`.
 """
 
 from __future__ import annotations

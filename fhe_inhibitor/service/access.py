@@ -30,7 +30,7 @@ from fhe_inhibitor.system.files import write_atomically
 
 TOKEN_PREFIX = "fhei_"
 LOG = logging.getLogger(__name__)
-STREAM_WAIT_S = 10  # before another try for a stream of events
+AT_ONCE_WAIT_S = 10  # before another try for what a user has too many of at once
 USER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # a folder's name, too
 
 
@@ -168,19 +168,21 @@ class Rates:
         bucket.left -= 1
 
 
-class Streams:
-    """Lets each user have `most` streams of events open at once."""
+class AtOnce:
+    """Lets each user have `most` things of a kind open at once.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    code: of the refusal of one more. message: says how many there are, and what to do.
+    """
+
+    def __init__(self, most: int, code: str, message: str) -> None:
+        self._most, self._code, self._message = most, code, message
         self._open: Counter[str] = Counter()
 
     @contextmanager
     def counted(self, user: str) -> Iterator[None]:
-        """Count a stream while it is open; refuse with 429 one that is too many."""
+        """Count one while it is open; refuse with 429 one that is too many."""
         if self._open[user] >= self._most:
-            message = f"{self._most} streams of events are open; close one, or ask for the job"
-            raise too_many("too_many_streams", message, STREAM_WAIT_S)
+            raise too_many(self._code, self._message, AT_ONCE_WAIT_S)
         self._open[user] += 1
         try:
             yield

@@ -3,6 +3,8 @@
     submit -> queued -> claim -> running -> record, once for each task -> done
                 ^                   |
                 +----- release -----+    its worker died: another goes on after the last task
+                +----- put_back ----+    its server ends
+                +----- recover -----+    its server died
     fail, cancel, expire
 
 A worker holds a lease on its job. What a worker reports under a lease that was released or
@@ -217,33 +219,31 @@ class Jobs:
             row = connection.execute("SELECT * FROM jobs WHERE lease = ?", (lease,)).fetchone()
             if row is None:
                 return None
-            connection.execute(
-                f"UPDATE jobs SET status = '{Status.QUEUED}', lease = NULL,"
-                " restarts = restarts + 1, deaths = deaths + 1 WHERE id = ?",
-                (row["id"],),
-            )
-            limit = MAX_CRASHES if crashed else MAX_KILLS
-            if row["deaths"] + 1 >= limit:
-                message = f"{limit} workers died while they ran task {row['tasks_done'] + 1} of it"
-                self._end(
-                    connection,
-                    row["id"],
-                    Status.FAILED,
-                    failure=Failure.WORKER_DIED,
-                    message=message,
-                )
+            connection.execute("UPDATE jobs SET restarts = restarts + 1 WHERE id = ?", (row["id"],))
+            self._count_death(connection, row, MAX_CRASHES if crashed else MAX_KILLS)
         return self.get(row["user"], row["id"])
 
-    def recover(self, models: Collection[str]) -> None:
-        """Release all jobs, for a server that starts: no worker of the last one may go on.
+    # What a server does at its end, and at its start.
 
-        models: hashes that it serves; jobs for others fail.
-        """
+    def put_back(self) -> None:
+        """Queue all jobs that run, for a server that ends its workers: no job died of it."""
         with self._database.transaction() as connection:
             connection.execute(
                 f"UPDATE jobs SET status = '{Status.QUEUED}', lease = NULL"
                 f" WHERE status = '{Status.RUNNING}'"
             )
+
+    def recover(self, models: Collection[str]) -> None:
+        """Release all jobs, for a server that starts: no worker of the last one may go on.
+
+        A job that still runs by the table lost its worker together with the server. It may be what
+        ended both, as by taking more memory than the system grants them, or be a victim. So that
+        counts as a kill. models: hashes that the server serves; jobs for others fail.
+        """
+        with self._database.transaction() as connection:
+            running = f"SELECT * FROM jobs WHERE status = '{Status.RUNNING}'"
+            for row in connection.execute(running).fetchall():
+                self._count_death(connection, row, MAX_KILLS)
             query = f"SELECT id, circuits_hash FROM jobs WHERE {UNFINISHED}"
             for row in connection.execute(query).fetchall():
                 if row["circuits_hash"] not in models:
@@ -292,6 +292,23 @@ class Jobs:
         query = "SELECT status, count(*) AS n FROM jobs GROUP BY status"
         counts = {row["status"]: row["n"] for row in self._database.rows(query)}
         return {status.value: counts.get(status, 0) for status in Status}
+
+    def _count_death(self, connection: sqlite3.Connection, row: sqlite3.Row, limit: int) -> None:
+        """Queue a job that lost its worker, or end it if that is the `limit`-th at one task."""
+        connection.execute(
+            f"UPDATE jobs SET status = '{Status.QUEUED}', lease = NULL, deaths = deaths + 1"
+            " WHERE id = ?",
+            (row["id"],),
+        )
+        if row["deaths"] + 1 >= limit:
+            message = f"{limit} workers died while they ran task {row['tasks_done'] + 1} of it"
+            self._end(
+                connection,
+                row["id"],
+                Status.FAILED,
+                failure=Failure.WORKER_DIED,
+                message=message,
+            )
 
     def _end(
         self,

@@ -30,6 +30,7 @@ from fhe_inhibitor.service.settings import Settings
 from fhe_inhibitor.service.web import create_app
 from fhe_inhibitor.system.files import writing
 from fhe_inhibitor.system.listening import cannot_listen, listen
+from fhe_inhibitor.system.signals import hanging_up
 
 LOG = logging.getLogger(__name__)
 LOCK_FILE = "lock"
@@ -39,7 +40,7 @@ OTHER_FILES = 512  # the database's, for each thread that reads it
 
 
 def serve(settings: Settings, folders: Iterable[Path]) -> None:
-    """Serve models until SIGINT or SIGTERM.
+    """Serve models until SIGINT, SIGTERM or SIGHUP.
 
     folders: of circuits, each with its public part. Raises InputError for settings, folders or
     files that can't be used, and if another server uses the same data.
@@ -48,8 +49,11 @@ def serve(settings: Settings, folders: Iterable[Path]) -> None:
     with _process_limits(settings.max_connections), _alone(settings.data_dir):
         with _usable(settings.data_dir):
             service = Service(settings, folders)
+            service.recover()  # before anybody is told that the server listens
         with _listen(settings) as listener, _metrics_server(service):
-            uvicorn.Server(_config(create_app(service), settings)).run(sockets=[listener])
+            server = uvicorn.Server(_config(create_app(service), settings))
+            with hanging_up(server.handle_exit):
+                server.run(sockets=[listener])
 
 
 def make_data_folder(data_dir: Path) -> Path:
@@ -89,7 +93,7 @@ def _usable(data_dir: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise InputError(
             f"the database in the data folder {data_dir} can't be used ({error}): free 1 GB, make "
-            "it writable, or name another one with --data"
+            "it writable, end what else writes to it, or name another one with --data"
         ) from error
 
 

@@ -29,7 +29,7 @@ from fhe_inhibitor.runtime.protocol import (
     Sha256,
     Status,
 )
-from fhe_inhibitor.service.access import Streams
+from fhe_inhibitor.service.access import AtOnce
 from fhe_inhibitor.service.dependencies import BEARER, KeysId, ServiceHere, User, refusals
 from fhe_inhibitor.service.refusals import Refused, not_found
 from fhe_inhibitor.service.service import Service
@@ -146,8 +146,11 @@ async def submit_job(
 ) -> Job:
     """Queue an encrypted request."""
     service.model_by_circuits_hash(circuits_hash)  # told before the body is read
-    body = await request.body()
-    job = await asyncio.to_thread(service.submit, user, circuits_hash, keys, body, idempotency_key)
+    with service.bodies.counted(user):
+        body = await request.body()
+        job = await asyncio.to_thread(
+            service.submit, user, circuits_hash, keys, body, idempotency_key
+        )
     service.supervisor.wake()
     return job
 
@@ -222,9 +225,7 @@ async def _counted(chunks: AsyncIterator[bytes], service: ServiceHere) -> AsyncI
 class UserEvents(EventSourceResponse):
     """A stream of events, of the few that a user may have open at once."""
 
-    def __init__(
-        self, content: AsyncIterator[ServerSentEvent], streams: Streams, user: str
-    ) -> None:
+    def __init__(self, content: AsyncIterator[ServerSentEvent], streams: AtOnce, user: str) -> None:
         super().__init__(content)
         self._streams, self._user = streams, user
 

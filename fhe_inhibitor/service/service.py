@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.runtime.messages import Request
 from fhe_inhibitor.runtime.protocol import Job, Status
-from fhe_inhibitor.service.access import Rates, Streams, Tokens
+from fhe_inhibitor.service.access import AtOnce, Rates, Tokens
 from fhe_inhibitor.service.database import Database
 from fhe_inhibitor.service.housekeeping import clean
 from fhe_inhibitor.service.jobs import Jobs, NewJob
@@ -31,7 +32,7 @@ from fhe_inhibitor.service.status import (
 from fhe_inhibitor.service.storage import Storage
 from fhe_inhibitor.service.supervisor import Supervisor
 from fhe_inhibitor.service.uploads import Uploads
-from fhe_inhibitor.service.watchers import Watchers, repeat
+from fhe_inhibitor.service.watchers import Watchers, log_failure, repeat
 
 POLL_S = 0.05  # between looks for changes of the database
 CLEAN_S = 60.0
@@ -48,7 +49,18 @@ class Service:
         self.models = load_models(folders, settings.limits)
         self.tokens = Tokens(settings.tokens)
         self.rates = Rates(settings.requests_per_s, settings.burst_requests)
-        self.streams = Streams(settings.max_streams)
+        self.streams = AtOnce(
+            settings.max_streams,
+            "too_many_streams",
+            f"{settings.max_streams} streams of events are open; close one, or ask for the job",
+        )
+        # Each is in memory until it is a job. More jobs would be refused anyway.
+        self.bodies = AtOnce(
+            settings.max_unfinished_jobs,
+            "too_many_bodies",
+            f"{settings.max_unfinished_jobs} requests of yours have not all arrived; send this "
+            "one when one of those has been answered",
+        )
         self.database = Database(settings.data_dir / DATABASE_FILE)
         self.storage = Storage(settings.data_dir, settings.reserved_bytes)
         self.jobs = Jobs(self.database, settings.max_unfinished_jobs, settings.job_ttl_s)
@@ -70,19 +82,29 @@ class Service:
         self._version = -1  # of the database, as it was last seen
         self._watchers = Watchers()
 
-    async def start(self) -> None:
-        """Take up what the last server left, and start the workers."""
+    def recover(self) -> None:
+        """Take up what the last server left; to be called once, before `start`.
+
+        Raises sqlite3.Error for a database that can't be written.
+        """
         self.jobs.recover(self._by_hash)
         self.uploads.recover()
+
+    async def start(self) -> None:
+        """Start the workers, and the watches over them and the database."""
         self.supervisor.start()
         pause_s = min(CLEAN_S, self.settings.job_ttl_s / 4, self.settings.keys_ttl_s / 4)
         self._watchers.start("watch over the database", repeat(self._watch_database, POLL_S))
         self._watchers.start("cleaning", repeat(self._clean, pause_s))
 
     async def close(self) -> None:
-        """End workers and watchers."""
+        """End workers and watchers; the jobs that ran are queued again."""
         await self._watchers.close()
         await self.supervisor.close()
+        try:
+            self.jobs.put_back()
+        except sqlite3.Error as error:  # the next server counts it as a death, and goes on
+            log_failure("putting jobs back", error)
 
     def why_not_ready(self) -> str | None:
         """Return why jobs would wait for ever, or for now; None if they won't."""

@@ -29,7 +29,7 @@ from fhe_inhibitor.service.certificates import check_certificate
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.files import to_utf8
 from fhe_inhibitor.system.folders import service_root, with_home
-from fhe_inhibitor.system.machine import container_limit_bytes, usable_cores
+from fhe_inhibitor.system.machine import cgroup_limit_bytes, usable_cores
 
 ENVIRONMENT = "FHE_INHIBITOR_SERVE_"
 DAY_S = 24 * 3600.0
@@ -46,9 +46,9 @@ class Settings(BaseSettings):
     certificate, certificate_key: PEM files, for HTTPS. workers: processes that compute.
     worker_threads: of each; the cores shared out if None. worker_memory_bytes: that each may use,
     because a forged ciphertext can ask for any amount; three quarters of the machine's, or of what
-    a container may take, shared out if None. worker_keys_bytes: evaluation keys that each keeps
-    ready, of the clients it served last; unpacked they take about ten times as much, but half of
-    its memory at most.
+    the server's control group may take, shared out if None. worker_keys_bytes: evaluation keys that
+    each keeps ready, of the clients it served last; unpacked they take about ten times as much, but
+    half of its memory at most.
     max_connections: open at once. head_timeout_s: until a request's head is there. body_timeout_s:
     until its body is, and more for what has come at `middleware.SLOWEST_BYTES_PER_S` or faster.
     scheduler: of a Dask cluster whose workers run the tasks; `workers` is then how many jobs run
@@ -56,8 +56,9 @@ class Settings(BaseSettings):
     metrics_port, metrics_host: for Prometheus alone. metrics_path: on the port that is open to all;
     without either there are no metrics to be seen. open_status: the counts of the page `/` are for
     all who reach it, and not for users with a token alone.
-    max_*: of one user. max_streams: of events, which stay open until a job ends. reserved_bytes: of
-    the disk, left free.
+    max_*: of one user. max_unfinished_jobs: also of requests that have not all arrived, which are
+    in memory. max_streams: of events, which stay open until a job ends. reserved_bytes: of the
+    disk, left free.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT, extra="forbid", frozen=True)
@@ -151,7 +152,7 @@ class Settings(BaseSettings):
     @property
     def memory_bytes(self) -> int:
         """Memory that each worker may use."""
-        there, limit = psutil.virtual_memory().total, container_limit_bytes()
+        there, limit = psutil.virtual_memory().total, cgroup_limit_bytes()
         usable = there if limit is None else min(there, limit)
         return self.worker_memory_bytes or int(0.75 * usable) // self.workers
 

@@ -2,7 +2,7 @@
 
     keys/USER/SHA256            evaluation keys; SHA256.part while they arrive
     jobs/ID/request             as it came, until the job ends
-    jobs/ID/task-7              outputs of the seventh task, until the job ends
+    jobs/ID/task-7              outputs of the seventh task, until no task that is left reads them
     jobs/ID/result              the response, until the job expires
 
 What the database doesn't know of is left over from an interruption; `housekeeping` removes it.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,6 +67,11 @@ class Storage:
     def task(self, job: str, index: int) -> Path:
         """Return the path of the outputs of a job's task, counted from 1."""
         return self.folder / "jobs" / job / f"task-{index}"
+
+    def remove_tasks(self, job: str, indices: Iterable[int]) -> None:
+        """Remove the outputs of a job's tasks, where they are there."""
+        for index in indices:
+            self.task(job, index).unlink(missing_ok=True)
 
     def remove_job(self, job: str) -> None:
         """Remove all files of a job."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from fhe_inhibitor.cluster.options import Cluster
 from fhe_inhibitor.cluster.orders import ClusterError, EngineDiedError, WorkerFailedError
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.runtime.execution import TaskDone
+from fhe_inhibitor.runtime.execution import TaskDone, tasks_to_keep
 from fhe_inhibitor.runtime.executor import Executor, InProcess
 from fhe_inhibitor.runtime.manifest import Task
 from fhe_inhibitor.runtime.messages import Request
@@ -115,6 +115,7 @@ class Worker:
             )
             if not self._jobs.record(self._lease, claim.job, event):
                 return False
+            self._prune(claim.job, tasks, done.index)
             self._report(
                 Report(
                     kind="task",
@@ -159,6 +160,15 @@ class Worker:
         last = done.index == done.total
         path = self._storage.result(job) if last else self._storage.task(job, done.index)
         self._storage.write(path, to_response(request.n, done, request.pieces).to_bytes())
+
+    def _prune(self, job: str, tasks: Sequence[Task], n_done: int) -> None:
+        """Remove outputs that nobody reads any more, after the first `n_done` tasks are recorded.
+
+        Later tasks that are done early keep theirs: they aren't recorded yet. Files that a killed
+        worker left go with the next task.
+        """
+        kept = tasks_to_keep(tasks, range(n_done + 1, len(tasks) + 1), n_done)
+        self._storage.remove_tasks(job, set(range(1, n_done + 1)) - kept)
 
     def _fail(self, claim: Claim, failure: Failure, message: str) -> None:
         message = message[:MAX_MESSAGE]
@@ -229,18 +239,35 @@ def _load(digest: str, folder: Path) -> Server:
     return Server(folder)
 
 
+def limit_memory(order: Order) -> Order:
+    """Have what is beyond a worker's memory fail here, before the kernel kills some process.
+
+    The system's own limit counts where it is lower, as one of `ulimit -d` or LimitDATA= is. Returns
+    the order with as much less memory, and keys that are kept ready, as the system leaves of it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = order.memory_bytes
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if limit < wanted:
+        LOG.warning(
+            "less memory than set: raise `ulimit -d`, or LimitDATA= of systemd",
+            extra=fields(wanted_bytes=wanted, limit_bytes=limit),
+        )
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    keys_bytes = order.keys_bytes * limit // wanted
+    return order.model_copy(update={"memory_bytes": limit, "keys_bytes": keys_bytes})
+
+
 def main() -> None:
     """Work until the server is gone."""
     os.nice(NICENESS)
     order = Order.model_validate_json(sys.argv[1])
-    # What is beyond fails here, before the kernel kills some process to make room.
-    resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
     report = _take_streams()
     log_to_stderr()
     wake = threading.Event()
     threading.Thread(target=_listen, args=(wake,), daemon=True).start()
     try:
-        worker = Worker(order, report)
+        worker = Worker(limit_memory(order), report)
         report(Report(kind="ready"))
         while True:
             wake.clear()

@@ -23,8 +23,8 @@ from fhe_inhibitor.system import huge_pages
 from fhe_inhibitor.system.extras import install_command
 from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.machine import (
+    cgroup_limit_bytes,
     check_threads,
-    container_limit_bytes,
     processor,
     usable_cores,
 )
@@ -157,7 +157,7 @@ def find_memory() -> Finding:
     found = f"{available / GB:.1f} GB free of {psutil.virtual_memory().total / GB:.1f}"
     limits = {
         "ulimit -v": resource.getrlimit(resource.RLIMIT_AS)[0],
-        "the container's": container_limit_bytes(),
+        "of its control group": cgroup_limit_bytes(),
     }
     for name, limit in limits.items():
         if limit is not None and 0 <= limit < available:

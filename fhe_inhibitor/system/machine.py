@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,8 @@ from fhe_inhibitor.system.files import Record
 from fhe_inhibitor.system.huge_pages import has_huge_pages
 
 THREADS_VARIABLE, MAX_THREADS = "OMP_NUM_THREADS", 1024
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUP_LIMIT = "memory.max"
 
 
 class Machine(Record):
@@ -128,12 +130,29 @@ def check_threads() -> None:
         )
 
 
-def container_limit_bytes() -> int | None:
-    """Return the memory that this process's container may take, None for no limit."""
+def cgroup_limit_bytes() -> int | None:
+    """Return the memory that this process's control group may take, None for no limit.
+
+    A container has one, and so has a unit of systemd (`MemoryMax=`) and a job of Slurm. The least
+    limit counts, of the group and of all that it is part of. Version 2 of control groups alone.
+    """
+    folder = CGROUPS / _own_cgroup().lstrip("/")
+    # A container sees its own group as the root, whose file a machine itself doesn't have.
+    folders = [folder, *(parent for parent in folder.parents if parent.is_relative_to(CGROUPS))]
+    limits = []
+    for folder in folders:
+        with suppress(OSError, ValueError):  # none there, or "max"
+            limits.append(int((folder / CGROUP_LIMIT).read_text()))
+    return min(limits, default=None)
+
+
+def _own_cgroup() -> str:
+    """Return the path of this process's control group below the root."""
     try:
-        return int(CONTAINER_LIMIT.read_text())
+        lines = OWN_CGROUP.read_text().splitlines()
     except (OSError, ValueError):
-        return None
+        return "/"
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
 def peak_memory_bytes() -> int:

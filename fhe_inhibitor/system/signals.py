@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -29,6 +32,39 @@ def raise_on_signals() -> None:
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _raise)
+
+
+@contextmanager
+def hanging_up(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have SIGHUP call a handler in the block; what handled it before hears of it afterwards.
+
+    For a server that asyncio runs: the handler ends it in order, where an `Ended` that is raised in
+    a callback of asyncio is swallowed. Whoever asked for SIGHUP to be ignored is obeyed.
+    """
+    before = signal.getsignal(signal.SIGHUP)
+    if before in (signal.SIG_IGN, None) or not _in_main_thread():
+        yield
+        return
+    heard = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        handler(number, frame)
+
+    signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGHUP) is handle:  # not after `_raise` has had it ignored
+            signal.signal(signal.SIGHUP, before)
+    if heard:
+        signal.raise_signal(signal.SIGHUP)
+
+
+def _in_main_thread() -> bool:
+    """Whether this thread may choose what handles a signal: the first one alone may."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def end_with_parent() -> None:

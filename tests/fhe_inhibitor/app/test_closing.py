@@ -1,14 +1,17 @@
-"""A page that is closed leaves no process behind."""
+"""A page that is closed leaves no process behind, whatever closes it."""
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from typing import Any
 
 import pytest
+import uvicorn
 
 from fhe_inhibitor.app import engine as engine_module
+from fhe_inhibitor.app import serving
 from fhe_inhibitor.app.engine import Engine, Here
 from fhe_inhibitor.system.child import ChildError
 
@@ -52,3 +55,22 @@ def test_a_text_that_waits_starts_no_process_after_the_end(
     assert len(Stuck.made) == 1
     errors = [list(run.follow())[-1].error for run in runs]
     assert "was stopped" in str(errors[0]) and "was closed" in str(errors[1])
+
+
+def test_a_hangup_ends_the_server_of_the_page_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[bool] = []
+
+    def run(server: uvicorn.Server, sockets: list[Any]) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        exits.append(server.should_exit)
+        sockets[0].close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(serving, "create_app", lambda page, names: None)
+    heard: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
+    try:
+        serving.serve(None, "127.0.0.1", 0, lambda url: None)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (exits, heard) == ([True], [signal.SIGHUP])

@@ -120,6 +120,47 @@ def test_a_restarted_server_takes_all_up_but_other_models(jobs: Jobs) -> None:
     assert jobs.get("alice", job).error is Failure.REFUSED
 
 
+def test_a_job_that_ends_its_server_again_and_again_fails(jobs: Jobs) -> None:
+    """As one does that makes the system kill all of a unit, web process and workers."""
+    job, waiting = add(jobs, "alice"), add(jobs, "bob")
+    for n in range(1, MAX_KILLS + 1):
+        assert claimed(jobs, f"worker{n}") == (job, 0)
+        jobs.recover([MODEL])
+        ended = jobs.get("alice", job)
+        assert ended.status is (Status.FAILED if n == MAX_KILLS else Status.QUEUED)
+        with jobs._database.transaction() as connection:
+            connection.execute("DELETE FROM served")  # so that it is the first again
+    assert ended.error is Failure.WORKER_DIED
+    assert ended.message == f"{MAX_KILLS} workers died while they ran task 1 of it"
+    for _ in range(MAX_KILLS):
+        jobs.recover([MODEL])
+    assert claimed(jobs, "another") == (waiting, 0), "a job that waited was taken for the cause"
+
+
+def test_a_server_that_ends_in_order_is_no_fault_of_its_jobs(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    for n in range(2 * MAX_KILLS):
+        assert claimed(jobs, f"worker{n}") == (job, 0)
+        jobs.put_back()
+        assert not finish(jobs, f"worker{n}", job, 1)
+        jobs.recover([MODEL])
+    assert jobs.get("alice", job).status is Status.QUEUED
+    claimed(jobs, "first")
+    assert released(jobs, "first", crashed=True).status is Status.QUEUED, "of two crashes"
+
+
+def test_a_task_that_gets_done_clears_the_account_of_servers_too(jobs: Jobs) -> None:
+    job = add(jobs, "alice")
+    for index in (1, 2):
+        for n in range(MAX_KILLS - 1):
+            claimed(jobs, f"worker{n}")
+            jobs.recover([MODEL])
+        assert claimed(jobs, "worker") == (job, index - 1)
+        assert finish(jobs, "worker", job, index)
+        jobs.put_back()
+    assert jobs.get("alice", job).status is Status.QUEUED
+
+
 def test_what_was_cancelled_is_not_recorded(jobs: Jobs) -> None:
     job = add(jobs, "alice")
     jobs.claim("worker", [MODEL])

@@ -71,8 +71,8 @@ def test_workers_share_what_a_container_may_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str, workers: int, n_bytes: int
 ) -> None:
     """Of a machine with 64 GiB; beyond its limit the system ends the whole container."""
-    (tmp_path / "max").write_text(f"{container}\n")
-    monkeypatch.setattr("fhe_inhibitor.system.machine.CONTAINER_LIMIT", tmp_path / "max")
+    (tmp_path / "memory.max").write_text(f"{container}\n")
+    monkeypatch.setattr("fhe_inhibitor.system.machine.CGROUPS", tmp_path)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30))
     assert load_settings(data_dir=tmp_path, workers=workers).memory_bytes == n_bytes
 

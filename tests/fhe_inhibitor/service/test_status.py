@@ -162,6 +162,47 @@ def test_no_user_holds_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
+def test_no_user_fills_the_memory_with_slow_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is in memory, as far as it came, until it is a job."""
+
+    async def run() -> None:
+        async with running(tmp_path, monkeypatch, max_unfinished_jobs=2) as (service, client):
+            circuits: Any = object()
+            service._by_hash[MODEL] = circuits
+            goes_on = asyncio.Event()
+            n_begun = 0
+
+            async def body() -> AsyncIterator[bytes]:
+                nonlocal n_begun
+                n_begun += 1
+                yield b"x"
+                await goes_on.wait()
+                yield b"y"
+
+            async def submit() -> httpx.Response:
+                asked = {"circuits_hash": MODEL, "keys": KEYS}
+                return await client.post("/v1/jobs", params=asked, content=body())
+
+            slow = [asyncio.create_task(submit()) for _ in range(2)]
+            async with asyncio.timeout(10):
+                while n_begun < 2:
+                    await asyncio.sleep(0.01)
+                refused = await submit()
+            assert (refused.status_code, refused.json()["error"]) == (429, "too_many_bodies")
+            assert "2 requests of yours have not all arrived" in refused.json()["message"]
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert n_begun == 2, "the body was read all the same"
+            with service.bodies.counted("bob"):
+                pass
+            goes_on.set()
+            answers = [*await asyncio.gather(*slow), await submit()]
+            assert [answer.json()["message"] for answer in answers] == ["no such keys"] * 3
+
+    asyncio.run(run())
+
+
 async def watch(client: httpx.AsyncClient, address: str, gone: asyncio.Event) -> int:
     """Hold a stream of events until the event is set; return its HTTP status.
 

@@ -205,6 +205,37 @@ def test_no_worker_is_a_reason_too(tmp_path: Path, programs: list[str]) -> None:
     asyncio.run(run())
 
 
+def test_a_service_that_is_closed_queues_its_jobs_again(
+    tmp_path: Path, programs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a death to its account; a database that fails keeps nothing from closing."""
+    programs.append(READY + WAIT)
+
+    async def run() -> tuple[Service, str]:
+        async with running(tmp_path) as (service, _):
+            await until(lambda: service.supervisor.n_ready)
+            job = claim(service)
+        return service, job
+
+    def deaths(service: Service, job: str) -> tuple[str, int]:
+        row = service.database.row("SELECT status, deaths FROM jobs WHERE id = ?", job)
+        assert row is not None
+        return row["status"], row["deaths"]
+
+    service, job = asyncio.run(run())
+    assert deaths(service, job) == (Status.QUEUED, 0)
+    service.jobs.remove("ann", job)
+
+    def fail(_: Jobs) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(Jobs, "put_back", fail)
+    service, job = asyncio.run(run())
+    assert deaths(service, job) == (Status.RUNNING, 0)
+    service.jobs.recover([MODEL])
+    assert deaths(service, job) == (Status.QUEUED, 1)
+
+
 def test_a_step_that_fails_is_done_again() -> None:
     steps: list[int] = []
 

@@ -131,8 +131,8 @@ def test_the_least_of_memory_and_its_limits_counts(
     ulimit_gb: int,
     state: str,
 ) -> None:
-    (tmp_path / "max").write_text(f"{container}\n")
-    monkeypatch.setattr(machine, "CONTAINER_LIMIT", tmp_path / "max")
+    (tmp_path / "memory.max").write_text(f"{container}\n")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     memory = SimpleNamespace(available=free_gb * GB, total=64 * GB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     limit = ulimit_gb if ulimit_gb < 0 else ulimit_gb * GB

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import psutil
 import pytest
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.system import machine
 from fhe_inhibitor.system.child import Child
-from fhe_inhibitor.system.machine import check_threads, usable_cores
+from fhe_inhibitor.system.machine import cgroup_limit_bytes, check_threads, usable_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no sets of cores")
@@ -45,3 +47,41 @@ def test_any_other_is_not(monkeypatch: pytest.MonkeyPatch, value: str | None) ->
     if value is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", value)
     check_threads()
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "least"),
+    [
+        ("0::/", {"": "7"}, 7),  # a container, which sees its own group as the root
+        ("0::/", {}, None),
+        ("", {"": "7"}, 7),
+        ("0::/system.slice/fhe.service", {"system.slice/fhe.service": "5"}, 5),  # MemoryMax=5
+        ("0::/slurm/job_1/step_0", {"slurm/job_1": "3", "slurm/job_1/step_0": "max"}, 3),
+        ("0::/a/b", {"": "9", "a": "2", "a/b": "4"}, 2),
+        ("4:memory:/a\n0::/b", {"a": "1", "b": "6"}, 6),
+        ("0::/a/b", {"a": "max", "a/b": "max", "other": "1"}, None),
+    ],
+)
+def test_the_least_limit_of_a_process_s_control_groups_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: str,
+    limits: dict[str, str],
+    least: int | None,
+) -> None:
+    for group, limit in limits.items():
+        (tmp_path / "groups" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / group / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
+    (tmp_path / "memory.max").write_text("1\n")  # of no group
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+    assert cgroup_limit_bytes() == least
+
+
+def test_the_limit_is_none_where_there_are_no_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+    assert cgroup_limit_bytes() is None
