@@ -83,7 +83,7 @@ def trace_functions(
         calls[n] = []
         for name, stage, stage_range in zip(names, stages, ranges[n], strict=True):
             if name not in functions:
-                functions[name] = _function(name, stage, stage_range, wires, exact_rounding)
+                functions[name] = trace_stage(name, stage, stage_range, wires, exact_rounding)
             calls[n].append(StageCall(stage, functions[name]))
     return calls
 
@@ -100,9 +100,44 @@ def trace_documents(
     wires = {**network_wires(network, network.stride), SCORE: score_wire(network)}
     calls = []
     for stage, stage_range in zip(document_stages(network), proved, strict=True):
-        function = _function(stage.name, stage, stage_range, wires, exact_rounding)
+        function = trace_stage(stage.name, stage, stage_range, wires, exact_rounding)
         calls.append(StageCall(stage, function))
     return calls
+
+
+def trace_stage(
+    name: str,
+    stage: Stage,
+    proved: StageRange,
+    wires: Mapping[str, Wire],
+    exact_rounding: bool,
+) -> DeclaredFunction:
+    """Return the function of this name that Concrete compiles for a stage.
+
+    proved: by `verify_stage`; it declares outputs that are no wires. exact_rounding: as
+    `encrypted_lookup` says.
+    """
+    lookup = encrypted_lookup(exact_rounding)
+
+    def function(**values: Any) -> Any:
+        with fhe.tag(stage.name):
+            outputs = stage.evaluate(list(values.values()), lookup)
+        for value, output in zip(outputs, stage.outputs, strict=True):
+            if output not in wires:  # logits, or the sums of a lone head: no table declares them
+                declare(value, proved.outputs[output])
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    parameters = [value.replace(".", "_") for value in stage.inputs]
+    if len(set(parameters)) < len(parameters):
+        parameters = [f"{value}_{index}" for index, value in enumerate(parameters)]
+    function.__name__ = name
+    # Concrete reads names and number of the inputs from the signature.
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    )
+    declared = DeclaredFunction(function, dict.fromkeys(parameters, "encrypted"))
+    declared.inputset.extend(sample_inputs(stage, wires))
+    return declared
 
 
 def sample_inputs(stage: Stage, wires: Mapping[str, Wire]) -> list[tuple[np.ndarray, ...]]:
@@ -143,36 +178,6 @@ def declared_ranges(graph: Graph) -> dict[Node, tuple[int, int]]:
             half = 1 << (bits[node] - 1)
             ranges[node] = (-half, half - 1) if signed else (0, 2 * half - 1)
     return ranges
-
-
-def _function(
-    name: str,
-    stage: Stage,
-    proved: StageRange,
-    wires: Mapping[str, Wire],
-    exact_rounding: bool,
-) -> DeclaredFunction:
-    lookup = encrypted_lookup(exact_rounding)
-
-    def function(**values: Any) -> Any:
-        with fhe.tag(stage.name):
-            outputs = stage.evaluate(list(values.values()), lookup)
-        for value, output in zip(outputs, stage.outputs, strict=True):
-            if output not in wires:  # logits that no table declares
-                declare(value, proved.outputs[output])
-        return outputs if len(outputs) > 1 else outputs[0]
-
-    parameters = [value.replace(".", "_") for value in stage.inputs]
-    if len(set(parameters)) < len(parameters):
-        parameters = [f"{value}_{index}" for index, value in enumerate(parameters)]
-    function.__name__ = name
-    # Concrete reads names and number of the inputs from the signature.
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    )
-    declared = DeclaredFunction(function, dict.fromkeys(parameters, "encrypted"))
-    declared.inputset.extend(sample_inputs(stage, wires))
-    return declared
 
 
 def _fits(graph: Graph, node: Node, bits: int) -> bool:

@@ -7,7 +7,7 @@ it would do so in silence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def verify(
     check_lengths(network, [n])
     wires = network_wires(network, n, blocks)
     stages = network_stages(network, n, blocks)
-    return [_verify_stage(stage, wires, max_bits) for stage in stages]
+    return [verify_stage(stage, wires, max_bits) for stage in stages]
 
 
 def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[StageRange]:
@@ -105,7 +105,7 @@ def verify_documents(network: Network, max_bits: int = MAX_LOOKUP_BITS) -> list[
         wires = {**network_wires(network, network.stride), SCORE: score_wire(network)}
     except ValueError as error:
         raise VerificationError(f"{SCORE}: {error}") from error
-    return [_verify_stage(stage, wires, max_bits) for stage in document_stages(network)]
+    return [verify_stage(stage, wires, max_bits) for stage in document_stages(network)]
 
 
 def document_stages(network: Network) -> list[Stage]:
@@ -113,7 +113,11 @@ def document_stages(network: Network) -> list[Stage]:
     return [score_stage(network), *(add_stage(pieces) for pieces in range(2, MAX_PIECES + 1))]
 
 
-def _verify_stage(stage: Stage, wires: dict[str, Wire], max_bits: int) -> StageRange:
+def verify_stage(stage: Stage, wires: Mapping[str, Wire], max_bits: int) -> StageRange:
+    """Prove the ranges of one stage, whose inputs are wires. Raises VerificationError as `verify`.
+
+    The range of an output without a wire is whatever it can be.
+    """
     lookups: list[LookupRange] = []
 
     def recording_lookup(x: Interval, table: Table) -> Interval:

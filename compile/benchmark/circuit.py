@@ -20,22 +20,20 @@ from typing import Any
 import numpy as np
 
 from circuits.blocks import Blocked, block_names, cut
-from circuits.encrypted import declare, encrypted_lookup
 from circuits.intervals import interval, interval_lookup
 from circuits.lookups import Lookup, exact_lookup
 from circuits.plan import Stage, Wire
 from circuits.single_head import AttentionHead
 from compile.benchmark.results import Workers
-from compile.functions import DeclaredFunction, StageCall
+from compile.functions import DeclaredFunction, StageCall, trace_stage
 from compile.lookup_counts import check_lookups, compiled_lookups
 from compile.lookup_times import benchmark_name, time_lookups, trace_benchmark
 from compile.module import DEFAULT_P_ERROR, compile_functions
 from compile.single_function import CompiledFunction
-from compile.verifier import VerificationError
+from compile.verifier import verify_stage
 from fhe_inhibitor.benchmark.heads import GaussianHead
 
 FUNCTION = "head"
-N_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,8 @@ def head_blocks(head: AttentionHead, split: int) -> list[AttentionHead]:
 def head_calls(head: AttentionHead, split: int) -> tuple[list[StageCall], dict[str, Wire]]:
     """Return the calls of a head's blocks, and the shapes and ranges of what they read.
 
-    Blocks of one size share a function. Raises VerificationError as `trace_head` does.
+    Blocks of one size share a function. Raises VerificationError as `verify_stage` does, also for a
+    lookup that is wider than the head's formula says.
     """
     q = Blocked("q", cut(head.n, split))
     wires = {
@@ -194,11 +193,12 @@ def head_calls(head: AttentionHead, split: int) -> tuple[list[StageCall], dict[s
     stages, outputs = (block_names(what, len(q.blocks)) for what in (FUNCTION, "h"))
     blocks = head_blocks(head, split)
     for stage_name, query, output, block in zip(stages, q.names, outputs, blocks, strict=True):
+        stage = Stage(stage_name, (query, "k", "v"), (output,), _evaluate(block))
         size = block.n_queries
         if size not in functions:
             name = FUNCTION if size == head.n else f"{FUNCTION}_{size}_queries"
-            functions[size] = trace_head(block, name)
-        stage = Stage(stage_name, (query, "k", "v"), (output,), _evaluate(block))
+            proved = verify_stage(stage, wires, max(block.count_lookups()))
+            functions[size] = trace_stage(name, stage, proved, wires, exact_rounding=False)
         calls.append(StageCall(stage, functions[size]))
     return calls, wires
 
@@ -209,34 +209,3 @@ def _evaluate(head: AttentionHead) -> Callable[[Sequence[Any], Lookup], tuple[An
         return (head.evaluate(q, k, v, lookup),)
 
     return evaluate
-
-
-def trace_head(head: AttentionHead, name: str = FUNCTION) -> DeclaredFunction:
-    """Return the function that Concrete compiles, its ranges proved.
-
-    Raises VerificationError if an accumulator can leave its table.
-    """
-    keys = (head.n, head.head_dim)
-    shapes = ((head.n_queries, head.head_dim), keys, keys)
-    ranges = (head.qk_range, head.qk_range, head.v_range)
-    try:
-        proved = head.prove()
-    except OverflowError as error:
-        raise VerificationError(
-            f"{head.circuit}: {error}: take fewer bits, tokens or channels, or longer tables"
-        ) from error
-    lookup = encrypted_lookup()
-
-    def function(q: Any, k: Any, v: Any) -> Any:
-        h = head.evaluate(q, k, v, lookup)
-        declare(h, (int(proved.low.min()), int(proved.high.max())))
-        return h
-
-    function.__name__ = name
-    declared = DeclaredFunction(function, dict.fromkeys("qkv", "encrypted"))
-    rng = np.random.default_rng(0)
-    boxes = list(zip(shapes, ranges, strict=True))
-    declared.inputset.extend(tuple(np.full(shape, r[end]) for shape, r in boxes) for end in (0, 1))
-    for _ in range(N_SAMPLES):
-        declared.inputset.append(tuple(rng.choice(r, shape) for shape, r in boxes))
-    return declared

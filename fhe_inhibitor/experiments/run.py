@@ -89,7 +89,8 @@ def _train(
 ) -> Result:
     """Run all phases, save the student (or the teacher, if a recipe makes nothing else)."""
     device = fastest_device()
-    if recipe.tuned_teacher and not (teacher.is_tuned and recipe.makes_student):
+    tunes = recipe.tuned_teacher and not (teacher.is_tuned and recipe.makes_student)
+    if tunes:
         model: Any = teacher.model.to(device)
         phases.run(experiment.changed(TUNING), model)
         teacher = Teacher(model.eval(), teacher.tokenizer)
@@ -102,7 +103,7 @@ def _train(
     measured = {recipe.name: model}
     if recipe.tuned_teacher and recipe.makes_student:
         measured["teacher"] = teacher.model.to(device)
-    rows = _measure(measured, phases.data, phases.task)
+    rows = _measure(measured, phases.data, phases.task, experiment.seed if tunes else 0)
     if experiment.bits:
         save_int8(model, phases.out)
     else:
@@ -157,14 +158,20 @@ def _load_student(name: str, task: Task, teacher: Teacher) -> Any:
     return student
 
 
-def _measure(models: dict[str, Any], data: ExperimentData, task: Task) -> list[Row]:
-    """Return the task's metrics of each model on every split but train."""
+def _measure(
+    models: dict[str, Any], data: ExperimentData, task: Task, teacher_seed: int
+) -> list[Row]:
+    """Return the task's metrics of each model on every split but train.
+
+    teacher_seed: that the teacher was fine-tuned with here. One that came fine-tuned is the same
+    for all seeds, and has 0.
+    """
     experiment = data.experiment
     return [
         Row(
             recipe=name,
             task=task.name,
-            seed=0 if name == "teacher" else experiment.seed,
+            seed=teacher_seed if name == "teacher" else experiment.seed,
             metric=metric,
             value=value,
             split=split,

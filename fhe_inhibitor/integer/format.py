@@ -76,7 +76,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         tensors = load(data)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} can't be read as safetensors: {error}") from error
-    metadata = _header(data)[0].get("__metadata__", {})
+    metadata = _header(data)[0].get("__metadata__") or {}  # null is valid safetensors
     if metadata.get("format_version") != str(FORMAT_VERSION):
         found = metadata.get("format_version", "none")
         raise InputError(
@@ -91,7 +91,7 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         )
     try:
         return build(json.loads(metadata["tree"]), tensors), digest
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} doesn't describe an integer model: {error}") from error
 
 

@@ -45,25 +45,41 @@ def from_distilbert(
     it has them. With an inhibitor, gamma and eta are 1 and delta is the configuration's shift, of
     whatever teacher; the attention is wrong until it is derived or trained. n_tokens: the most
     tokens it reads, fewer if the teacher has fewer positions. Raises InputError for any other
-    model, and for one whose shift depends on the offset.
+    model, and for an InhibiDistilBERT of which a student would not take over all (`_unlike`).
     """
     given: Any = model.config
     if isinstance(given, BertConfig):
         return from_bert(model, attention_kind, n_tokens)
-    own = (
-        isinstance(given, InhibiDistilBertConfig)
-        and given.attention_kind == "dot_product"
-        and given.threshold != "head_offset"
-    )
-    if not (isinstance(given, DistilBertConfig) or own):
+    own = isinstance(given, InhibiDistilBertConfig)
+    unlike = _unlike(given) if own else ""
+    if unlike or not (own or isinstance(given, DistilBertConfig)):
         raise InputError(
-            f"the model is a {given.model_type!r}; a student's weights come from a 'distilbert', a "
-            "'bert', or an 'inhibidistilbert' with dot products and no shift by offset"
+            f"the model is a {given.model_type!r}{unlike}; a student's weights come from a "
+            "'distilbert', a 'bert', or an 'inhibidistilbert' with dot products, LayerNorm, no "
+            "shift by offset, and full attention that is neither causal nor pooled"
         )
     shape = {name: getattr(given, name) for name in SHARED} | {"threshold": "head"}
     if own:
         shape["head_activation"] = given.head_activation
     return _student(shape, given, attention_kind, n_tokens, model.state_dict())
+
+
+def _unlike(given: InhibiDistilBertConfig) -> str:
+    """Return what sets an InhibiDistilBERT apart from a DistilBERT, in words.
+
+    Static norms have LayerNorm's names, and the rest has no weights: they would be lost in silence.
+    """
+    layers = [given.layer(index) for index in range(given.n_layers)]
+    unlike = {
+        "attention_kind": given.attention_kind != "dot_product",
+        "threshold": given.threshold == "head_offset",
+        "normalization": given.normalization != "layer_norm",
+        "causal": given.causal,
+        "pooling": given.stride > 1,
+        "attention_window": any(layer.attention_window for layer in layers),
+    }
+    found = [f"{name} {getattr(given, name)!r}" for name, is_unlike in unlike.items() if is_unlike]
+    return f" with {', '.join(found)}" if found else ""
 
 
 def from_bert(

@@ -7,8 +7,8 @@ no tensor of n * n * d values, on no device:
     elsewhere     the definition itself, a block of queries at a time, computed again for its
                   gradients
 
-With `causal` the kernels end each row at the query's own key, which is half of the work. Under
-autocast, sums of n terms are computed in float32.
+With `causal` the kernels end each row at the query's own key, which is half of the work. What is
+of half precision, as under autocast, is computed in float32.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def inhibitor_signed(
     For z >= 0, (v^+ - z)^+ + (v^- + z)^- = (v - z)^+ - (-v - z)^+.
     """
     if not _has_kernels(q):
-        definition = partial(attention.inhibitor_signed, eta=eta)
-        return _blockwise(definition, q, k, v, mask, gamma, shift, causal)
+        definition = partial(attention.inhibitor_signed, eta=1.0)
+        return eta * _blockwise(definition, q, k, v, mask, gamma, shift, causal)
     return eta * _fused(q, k, v, mask, gamma, shift, signed=True, causal=causal)
 
 
@@ -172,7 +172,12 @@ def _blockwise(
     shift: Tensor | float,
     causal: bool,
 ) -> Tensor:
-    """Evaluate a definition on blocks of queries, each computed again for its gradients."""
+    """Evaluate a definition on blocks of queries, each computed again for its gradients.
+
+    Half precision is computed in float32, as the kernels do: torch has no distances of it.
+    """
+    result = (v[:0] * gamma).dtype  # torch.result_type, which torch.compile can't trace
+    q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
     n_queries, n = q.shape[2], k.shape[2]
     rows = max(1, BLOCK_VALUES // (v.numel() or 1))
     if causal:
@@ -194,4 +199,4 @@ def _blockwise(
         )
         for i in range(0, n_queries, rows)
     ]
-    return torch.cat(blocks, dim=2)
+    return torch.cat(blocks, dim=2).to(result)

@@ -45,7 +45,9 @@ class InhibiDistilBertPreTrainedModel(PreTrainedModel):
         """Load what transformers wrote. Raises InputError for a checkpoint of another form."""
         folder = Path(pretrained_model_name_or_path or "")
         names = (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS))
-        if (folder / "config.json").is_file() and not any((folder / x).is_file() for x in names):
+        elsewhere = kwargs.get("variant") or kwargs.get("subfolder")  # or by another name
+        has_weights = elsewhere or any((folder / name).is_file() for name in names)
+        if (folder / "config.json").is_file() and not has_weights:
             raise InputError(
                 f"{folder} has no {WEIGHTS[0]}, which transformers loads: a student's int8 file is "
                 "loaded by fhe_inhibitor.model.loading.load_model, a model's integers by "

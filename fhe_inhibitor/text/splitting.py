@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -108,6 +108,31 @@ def split_texts(
     rng.shuffle(kept)
     rng.shuffle(validation)
     return OwnSplits(names, kept, validation, replace(counts, shared=len(train) - len(kept)))
+
+
+def without_measured(texts: Iterable[str], measured: Iterable[str]) -> list[str]:
+    """Return the texts that neither are nor hold one to measure on, whatever case and punctuation.
+
+    One of one or two words may stand inside a text: it is vocabulary.
+
+    >>> without_measured(["Dull.", "Well: a fine film!", "dull art"], ["a fine film", "dull"])
+    ['dull art']
+    """
+    whole = set(map(_words, measured))
+    lengths: dict[Words, set[int]] = defaultdict(set)  # of the long ones, by how they begin
+    for words in whole:
+        if len(words) >= MIN_LEAK_WORDS:
+            lengths[words[:MIN_LEAK_WORDS]].add(len(words))
+
+    def is_apart(words: Words) -> bool:
+        inside = (
+            words[start : start + n]
+            for start in range(len(words))
+            for n in lengths.get(words[start : start + MIN_LEAK_WORDS], ())
+        )
+        return words not in whole and whole.isdisjoint(inside)
+
+    return [text for text in texts if is_apart(_words(text))]
 
 
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from fhe_inhibitor.text.augmentation import set_apart
 from fhe_inhibitor.text.batches import MAX_TOKENS
 from fhe_inhibitor.text.data import LabelledText, read_sentences, read_tsv
 from fhe_inhibitor.text.labelled import Columns, Rows, read_labelled
-from fhe_inhibitor.text.splitting import OwnSplits, split_texts
+from fhe_inhibitor.text.splitting import OwnSplits, split_texts, without_measured
 from fhe_inhibitor.training import recipe as training
 from fhe_inhibitor.training.hyperparameters import SIZES, Recipe
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER, Teacher, load_teacher
@@ -149,7 +149,12 @@ def prepare(own: OwnRecipe, work: Path, observer: Observer, skip_invalid: bool =
         left_out_lines=tuple(invalid),
     )
     _claim(own, read, work)
-    _write(splits, written, sentences, work)
+    n_sentences = _write(splits, written, sentences, work)
+    if n_sentences < len(sentences):
+        observer.note(
+            f"left out: {len(sentences) - n_sentences:,} of {len(sentences):,} sentences, which "
+            "are or hold a text to measure on"
+        )
     write_atomically(work / PREPARED_FILE, prepared.model_dump_json(indent=1) + "\n")
     _tell(prepared, splits, observer)
     return prepared
@@ -233,8 +238,12 @@ def _writer(teacher: Teacher) -> Callable[[str], str]:
 
 def _write(
     splits: OwnSplits, written: Callable[[str], str], sentences: Sequence[str], work: Path
-) -> None:
-    """Write train.tsv and dev.tsv, which `recipe.train` reads, and the texts as they came."""
+) -> int:
+    """Write train.tsv and dev.tsv, which `recipe.train` reads, and the texts as they came.
+
+    Return how many sentences were written: without those of which a clause may be a text to
+    measure on, which the teacher would label for the student.
+    """
     folder = work / DATA_FOLDER
     folder.mkdir(exist_ok=True)
     classes = {label: index for index, label in enumerate(splits.labels)}
@@ -249,11 +258,11 @@ def _write(
     write_tsv("train.tsv", splits.train, begin_of)
     write_tsv("dev.tsv", splits.validation, begin_of)
     write_tsv(VALIDATION_FILE, splits.validation, lambda text: text)
+    measured = [written(row.text) for row in splits.validation]
+    kept = without_measured(map(written, sentences), measured)
     if sentences:
-        measured = {written(row.text).casefold() for row in splits.validation}
-        texts = map(written, sentences)
-        kept = [text for text in texts if text.casefold() not in measured]
         write_atomically(folder / SENTENCES_FILE, "".join(f"{text}\n" for text in kept))
+    return len(kept)
 
 
 def _counts(rows: Rows, labels: tuple[str, ...]) -> tuple[int, ...]:

@@ -255,6 +255,9 @@ def run_trainer(
         report_to=[],
         disable_tqdm=True,
     )
+    # Of several GPUs one: on more, the Trainer wraps the model in DataParallel, whose parts the
+    # losses don't find, and a batch has so many times as many texts.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     stopping = [Patience(settings.patience)] if stops_early else []
     trainer = PhaseTrainer(model, args=arguments, callbacks=[journal, *stopping], **parts)
     checkpoint = last_whole_checkpoint(folder)

@@ -20,6 +20,7 @@ from compile.benchmark.process import Compiled
 from compile.benchmark.report import attention_markdown, write_attention
 from compile.benchmark.results import AttentionOptions, Quality, Workers, read_results
 from compile.benchmark.run import benchmark_attention, comparable
+from compile.verifier import VerificationError
 from fhe_inhibitor.benchmark.heads import make_head
 from fhe_inhibitor.cluster import connection
 from fhe_inhibitor.cluster.depot import REQUESTS
@@ -168,6 +169,13 @@ def test_blocks_of_one_size_share_a_function(split: int, sizes: list[int]) -> No
     if split > 1:
         rows = [wires[call.stage.inputs[0]].rows for call in calls]
         assert rows == [(block.start, block.stop) for block in cut(5, split)]
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_head_that_could_leave_its_tables_is_not_traced(split: int) -> None:
+    head = make_head("inhibitor_rounded", n=5, head_dim=1, bits=2).head
+    with pytest.raises(VerificationError, match=r"^head(.rows0)?: lookup 3: .*lengthen the table"):
+        head_calls(replace(head, v_range=(0, 100)), split)
 
 
 def test_workers_are_counted_by_kind_and_machine() -> None:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, DistilBertModel
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.record import Result, check_inputs
@@ -317,6 +318,25 @@ def test_other_recipes_learn_the_task(
     scores = {row.recipe: row.value for row in result.rows if row.metric == "score"}
     assert scores[recipe] > 0.5
     assert set(scores) == {recipe, "teacher"}
+
+
+def test_a_teacher_s_rows_have_the_seed_that_it_was_fine_tuned_with(
+    base: dict[str, Any], tmp_path: Path
+) -> None:
+    """A report keeps one row of each seed. A teacher that came fine-tuned is the same for all."""
+    teacher = tiny_teacher()
+    headless = replace(teacher, model=DistilBertModel(teacher.model.config))
+    save_teacher(headless, tmp_path / "untuned")
+    folders = {"tuned": base["teacher"], "untuned": str(tmp_path / "untuned")}
+    phases = {"teacher": {"max_steps": 2, "min_steps": 2}}
+    for recipe, given, seeds in (
+        ("teacher", "tuned", {"teacher": 3}),
+        ("converted", "tuned", {"converted": 3, "teacher": 0}),
+        ("converted", "untuned", {"converted": 3, "teacher": 3}),
+    ):
+        experiment = make(base, recipe, teacher=folders[given], seed=3, phases=phases)
+        result = run(experiment, tmp_path / f"{recipe} of {given}")
+        assert {row.recipe: row.seed for row in result.rows} == seeds
 
 
 def test_early_stopping_ends_a_phase_and_keeps_its_best(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from circuits.lookups import AntiperiodicTable, SaturatingTable
 from circuits.network import run
@@ -223,6 +223,31 @@ def test_a_changed_weight_is_found_by_the_hash(folder: Path) -> None:
     save_file(tensors, path, metadata)
     with pytest.raises(InputError, match="hash"):
         IntegerModel.load(folder)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"class": "AntiperiodicTable", "values": 1, "first": 0, "lsbs": 0}',
+        '{"class": "Network", "dim": 2, "input_range": [0, 1], "layers": [], "classifier": null}',
+    ],
+    ids=["too deep", "a number for a table", "no layers"],
+)
+def test_a_tree_that_describes_nothing_is_refused(tmp_path: Path, tree: str) -> None:
+    """Whoever writes a file chooses its hash too."""
+    digest = integer_format.parameters_hash(tree, {})
+    metadata = {"format_version": "1", "tree": tree, "sha256": digest}
+    (tmp_path / "model").write_bytes(save({}, metadata))
+    with pytest.raises(InputError, match="model doesn't describe an integer model"):
+        integer_format.read(tmp_path / "model")
+
+
+def test_a_file_whose_metadata_is_null_is_refused(tmp_path: Path) -> None:
+    header = b'{"__metadata__":null}   '
+    (tmp_path / "model").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="has integer format none"):
+        integer_format.read(tmp_path / "model")
 
 
 def test_another_version_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

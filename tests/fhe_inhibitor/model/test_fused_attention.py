@@ -174,7 +174,7 @@ def test_threads_flush_denormals_where_the_caller_does(
         torch.set_num_threads(before)
 
 
-def test_half_precision_is_computed_in_float32() -> None:
+def test_half_precision_is_computed_in_float32(path: str) -> None:
     arguments = draw()
     halves = {n: x.detach().bfloat16() if n in "qkv" else x for n, x in arguments.items()}
     rounded = {n: x.float() if n in "qkv" else x for n, x in halves.items()}
@@ -184,6 +184,30 @@ def test_half_precision_is_computed_in_float32() -> None:
             given = [halves, rounded]
         found, wanted = (getattr(fused_inhibitor, kind)(**a) for a in given)
         assert found.dtype == torch.float32 and torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_half_precision_keeps_it(path: str, kind: str, dtype: torch.dtype) -> None:
+    exact = make(attention_kind=kind, threshold="head")
+    ids = torch.arange(1, 25).view(2, 12)
+    wanted = exact(ids).logits
+    found = exact.to(dtype)(ids).logits
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, atol=0.2, rtol=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_compile_traces_half_precision_as_one_graph(kind: str) -> None:
+    """It can't trace the kernels, so it takes the blocks."""
+    names = "qkv" if kind == "inhibitor" else ("q", "k", "v", "eta")
+    drawn = draw()
+    halves = {name: drawn[name].detach().bfloat16() for name in (*names, "gamma", "shift")}
+    function = getattr(fused_inhibitor, kind)
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    found, wanted = (f(**halves, mask=drawn["mask"]) for f in (compiled, function))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted, atol=1e-2, rtol=1e-2)
 
 
 def gradient_norms(model: InhibiDistilBertForSequenceClassification, autocast: bool) -> Tensor:

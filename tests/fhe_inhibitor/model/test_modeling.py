@@ -96,6 +96,19 @@ def test_a_saved_model_comes_back_through_auto_classes(kind: str, tmp_path: Path
     assert torch.equal(model(ids).logits, loaded(ids).logits)
 
 
+@pytest.mark.parametrize("place", [{"variant": "fp16"}, {"subfolder": "float"}])
+def test_a_model_comes_back_from_another_name_or_folder(
+    place: dict[str, str], tmp_path: Path
+) -> None:
+    model = make()
+    model.config.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / place.get("subfolder", ""), variant=place.get("variant"))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, **place)
+    assert torch.equal(model.classifier.weight, loaded.classifier.weight)
+    again = InhibiDistilBertForSequenceClassification.from_pretrained(tmp_path, **place)
+    assert torch.equal(model.classifier.weight, again.classifier.weight)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_seed_starts_with_everything_inhibited(seed: int) -> None:
     """A layer of zeros has no gradient: training may never leave it."""

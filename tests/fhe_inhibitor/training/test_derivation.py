@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.text.batches import pad
@@ -160,5 +163,27 @@ def test_a_teacher_of_another_kind_is_refused() -> None:
         from_distilbert(inhibitor, "inhibitor_signed")
     biased = from_distilbert(tiny_teacher().model)
     biased.config.threshold = "head_offset"
-    with pytest.raises(InputError, match="no shift by offset"):
+    with pytest.raises(InputError, match="threshold 'head_offset'; .*no shift by offset"):
         from_distilbert(biased, "inhibitor_signed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"normalization": "static"}, "with normalization 'static'; "),
+        ({"causal": True}, "with causal True; "),
+        ({"pooling": [2, 1]}, r"with pooling \[2, 1\]; "),
+        ({"attention_window": [0, 1]}, r"with attention_window \[0, 1\]; "),
+        ({"causal": True, "attention_window": 1}, "with causal True, attention_window 1; "),
+    ],
+)
+def test_a_teacher_whose_architecture_would_be_lost_is_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    """All of its weights fit the student, which would compute something else."""
+    shape: dict[str, Any] = {"vocab_size": 20, "dim": 8, "n_layers": 2, "n_heads": 2}
+    teacher = InhibiDistilBertForSequenceClassification(
+        InhibiDistilBertConfig(**shape, hidden_dim=8, attention_kind="dot_product", **changes)
+    )
+    with pytest.raises(InputError, match=f"is a 'inhibidistilbert' {said}.*LayerNorm"):
+        from_distilbert(teacher, "inhibitor_signed")

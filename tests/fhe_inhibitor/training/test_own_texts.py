@@ -202,13 +202,20 @@ def test_sentences_that_are_measured_on_are_not_learned_from(tmp_path: Path) -> 
     texts = KINDS["questions"](60, 0)
     data = write_jsonl(tmp_path / "texts.jsonl", texts)
     sentences = tmp_path / "sentences.txt"
-    sentences.write_text("".join(f"{text}\n" for text, _ in texts) + "a new one\n")
+    longer = "".join(f"they ask : {text.rstrip('?. ')} , or not\n" for text, _ in texts)
+    sentences.write_text("".join(f"{text}\n" for text, _ in texts) + longer + "a new one\n")
     teacher = encoder(tmp_path / "encoder", texts)
     own = OwnRecipe(str(data), teacher=teacher, sentences=str(sentences), amounts=AMOUNTS)
-    prepared = prepare(own, tmp_path / "work", Observer())
+    recorder = Recorder()
+    prepared = prepare(own, tmp_path / "work", recorder)
     kept = (tmp_path / "work" / "data" / "sentences.txt").read_text().splitlines()
-    assert len(kept) == 61 - sum(prepared.validation)
+    n_measured = sum(prepared.validation)
+    assert len(kept) == 121 - 2 * n_measured
     assert "a new one" in kept
+    _, rows = validation_rows(tmp_path / "work")
+    assert not [row for row in rows if row.text.lower().rstrip("?. ") in "\n".join(kept)]
+    said = f"left out: {2 * n_measured} of 121 sentences, which are or hold a text to measure on"
+    assert said in recorder.notes
 
 
 def test_long_texts_are_cut_and_that_is_said(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from fhe_inhibitor.system.progress import Observer
+from fhe_inhibitor.training import phases
 from fhe_inhibitor.training.phases import Journal, Phase, TrainingSettings, run_trainer
 from tests.observers import interrupt_at
 
@@ -28,6 +30,14 @@ PHASE = Phase(
     name="line", hard=1, min_steps=60, max_steps=60, batch_size=4, learning_rate=0.03, warmup=0.0
 )
 POINTS = [0.5 + index / 7 for index in range(16)]
+
+
+class OnTwoGpus(TrainingArguments):
+    """What the Trainer is told on a machine with two GPUs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._n_gpu = 2
 
 
 def collate(rows: Sequence[float]) -> dict[str, Tensor]:
@@ -96,6 +106,19 @@ def test_a_phase_that_had_ended_when_it_was_killed_does_not_go_on(
         train(cut, patience=3)
     assert train(cut, patience=3) == slope
     assert evaluated(cut) == evaluated(whole)
+
+
+def test_a_machine_with_several_gpus_trains_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses get the model itself, and batches that are no larger."""
+    one, several = tmp_path / "one", tmp_path / "several"
+    for folder in (one, several):
+        folder.mkdir()
+    slope = train(one)
+    monkeypatch.setattr(phases, "TrainingArguments", OnTwoGpus)
+    assert train(several) == slope
+    assert journal(several) == journal(one)
 
 
 def test_a_line_of_the_journal_is_the_mean_of_all_steps_since_the_last_one(tmp_path: Path) -> None:
