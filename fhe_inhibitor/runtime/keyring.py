@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,9 +136,7 @@ class Keyring:
         with self._entry(circuits_hash):
             if path.exists():
                 observer.begin("load keys")
-                confirm = self._comparison(client, circuits_hash)
-                if not client.load_keys(path, passphrase, confirm):
-                    client.save_keys(path, passphrase)
+                client.load_keys(path, passphrase)
             else:
                 observer.begin("keygen")
                 client.generate_keys()
@@ -189,16 +187,6 @@ class Keyring:
                 f"the keys folder {self.folder} can't be written ({error.strerror}): make it "
                 f"writable, or name another one in {KEYS_VARIABLE}"
             ) from error
-
-    def _comparison(self, client: Client, circuits_hash: str) -> Callable[[], None]:
-        """Return what checks keys of format 1: the SHA-256 of their evaluation keys is known."""
-
-        def compare() -> None:
-            digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
-            if digest != self.entry(circuits_hash).evaluation_keys:
-                raise InputError("damaged: their evaluation keys have another SHA-256")
-
-        return compare
 
     def _describe(self, client: Client, circuits_hash: str, model: str) -> None:
         """Write what is to be known of a client's keys without opening them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system import private_files
 from tests.execution import Execution
 from tests.observers import Recorder
-from tests.old_keys import save_format_1
 
 HASH, OTHER = "ab" * 32, "ac" * 32
 
@@ -103,30 +101,6 @@ def test_keys_that_cannot_be_read_are_never_replaced(
     with pytest.raises(InputError, match="holds no keys"):
         keyring.load_or_make(Client(inhibitor.folder), HASH, "tiny")
     assert len(path.read_bytes()) == 1000
-
-
-@pytest.mark.fhe
-@pytest.mark.parametrize("damaged", [False, True])
-def test_keys_of_an_older_version_are_compared_and_written_anew(
-    inhibitor: Execution, keyring: Keyring, damaged: bool
-) -> None:
-    made = Client(inhibitor.folder)
-    keyring.load_or_make(made, HASH, "tiny")
-    path = keyring.path(HASH)
-    whole = path.read_bytes()
-    save_format_1(made, path)
-    client = Client(inhibitor.folder)
-    if not damaged:
-        keyring.load_or_make(client, HASH, "tiny")
-        assert path.read_bytes() == whole
-        return
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 1000] = os.urandom(1000)
-    path.write_bytes(data)
-    with pytest.raises(InputError, match="their evaluation keys have another SHA-256"):
-        keyring.load_or_make(client, HASH, "tiny")
-    assert path.read_bytes() == data and not client.has_keys
 
 
 def test_keys_of_an_older_version_are_set_aside_unread(keyring: Keyring, tmp_path: Path) -> None:
