@@ -90,9 +90,11 @@ class Keyring:
         try:
             return self.entry(path.parent.name)
         except InputError:
-            made = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             return KeysEntry.model_construct(  # as it is: the folder may have any name
-                circuits_hash=path.parent.name, model=UNKNOWN, evaluation_keys="", created=made
+                circuits_hash=path.parent.name,
+                model=UNKNOWN,
+                evaluation_keys="",
+                created=_written(path),
             )
 
     def find(self, start: str) -> KeysEntry:
@@ -140,8 +142,28 @@ class Keyring:
             else:
                 observer.begin("keygen")
                 client.generate_keys()
-                self._describe(client, circuits_hash, model)
+                digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
+                self._describe(client, circuits_hash, model, digest, datetime.now(UTC))
                 client.save_keys(path, passphrase)
+
+    def load(
+        self, client: Client, circuits_hash: str, model: str, passphrase: str | None = None
+    ) -> bytes:
+        """Give a client a model's keys; return those for evaluation.
+
+        A description of other keys, or none, is replaced by that of these: whoever puts a backup of
+        `secret.keys` in the place of later keys leaves the later ones' description, by which a
+        server would take the wrong evaluation keys and compute a wrong label. Raises as
+        `Client.load_keys` does, and InputError for a folder that can't be written.
+        """
+        path = self.path(circuits_hash)
+        client.load_keys(path, passphrase)
+        keys = client.evaluation_keys()
+        digest = hashlib.sha256(keys).hexdigest()
+        if self._listed(path).evaluation_keys != digest:
+            with self._entry(circuits_hash):
+                self._describe(client, circuits_hash, model, digest, _written(path))
+        return keys
 
     def set_aside(self, keys: Path) -> Path:
         """Move a file of keys that nothing vouches for to a folder that nothing reads.
@@ -188,13 +210,18 @@ class Keyring:
                 f"writable, or name another one in {KEYS_VARIABLE}"
             ) from error
 
-    def _describe(self, client: Client, circuits_hash: str, model: str) -> None:
-        """Write what is to be known of a client's keys without opening them."""
+    def _describe(
+        self, client: Client, circuits_hash: str, model: str, digest: str, created: datetime
+    ) -> None:
+        """Write what is to be known of a client's keys without opening them.
+
+        digest: SHA-256 of its evaluation keys.
+        """
         entry = KeysEntry(
             circuits_hash=circuits_hash,
             model=model,
-            evaluation_keys=hashlib.sha256(client.evaluation_keys()).hexdigest(),
-            created=datetime.now(UTC),
+            evaluation_keys=digest,
+            created=created,
             parameters=client.parameters,
         )
         write_private(_about(self.path(circuits_hash)), entry.model_dump_json(indent=1).encode())
@@ -231,6 +258,11 @@ def _main() -> None:
 
 def _about(path: Path) -> Path:
     return path.with_name(ABOUT_FILE)
+
+
+def _written(path: Path) -> datetime:
+    """Return when a file was written last."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,39 @@ def test_keys_that_cannot_be_read_are_never_replaced(
     with pytest.raises(InputError, match="holds no keys"):
         keyring.load_or_make(Client(inhibitor.folder), HASH, "tiny")
     assert len(path.read_bytes()) == 1000
+
+
+class Loading(Client):
+    """A client whose keys are what the file of keys holds."""
+
+    def __init__(self) -> None:
+        self.parameters = ()
+
+    def load_keys(self, path: str | Path, passphrase: str | None = None) -> None:
+        self._loaded = Path(path).read_bytes()
+
+    def evaluation_keys(self) -> bytes:
+        return b"evaluation " + self._loaded
+
+
+@pytest.mark.parametrize("about", ["later", "damaged", None])
+def test_keys_from_a_backup_are_described_anew(keyring: Keyring, about: str | None) -> None:
+    """A server would compute with the later keys: a wrong label, without a word."""
+    path = keyring.path(HASH)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"older")
+    os.utime(path, (1e9, 1e9))
+    later = {"circuits_hash": HASH, "model": "tiny", "evaluation_keys": OTHER, "created": 2e9}
+    if about is not None:
+        content = json.dumps(later) if about == "later" else about
+        path.with_name("about.json").write_text(content)
+    assert keyring.load(Loading(), HASH, "tiny") == b"evaluation older"
+    entry = keyring.entry(HASH)
+    assert entry.evaluation_keys == hashlib.sha256(b"evaluation older").hexdigest()
+    assert (entry.model, entry.created) == ("tiny", datetime.fromtimestamp(1e9, UTC))
+    described = path.with_name("about.json").stat()
+    assert keyring.load(Loading(), HASH, "tiny") == b"evaluation older"
+    assert path.with_name("about.json").stat() == described  # right as it was: not written
 
 
 def test_keys_of_an_older_version_are_set_aside_unread(keyring: Keyring, tmp_path: Path) -> None:
