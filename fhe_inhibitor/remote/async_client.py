@@ -31,7 +31,7 @@ from fhe_inhibitor.remote.pins import Pins
 from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
-from fhe_inhibitor.runtime.protocol import Job, ModelInfo, Status, TaskEvent
+from fhe_inhibitor.runtime.protocol import Job, KeysState, ModelInfo, Status, TaskEvent
 from fhe_inhibitor.system.machine import peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer, Stopwatch, tell_crossing
 
@@ -231,6 +231,13 @@ class AsyncRemoteClient:
         await self._exchange_all(public, side, exchanges)
         results = [await self._in_thread(side.decrypt, public, exchange) for exchange in exchanges]
         return cast(list[DocumentClassification], results)
+
+    async def list_keys(self) -> list[KeysState]:
+        """Return what the server has of all evaluation keys under this token, lost ones included.
+
+        Raises RemoteError.
+        """
+        return await self._connection.list_keys()
 
     async def delete_keys(self, evaluation_keys: str) -> None:
         """Remove evaluation keys, known by their SHA-256, from the server."""

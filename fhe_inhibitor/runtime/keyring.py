@@ -97,15 +97,18 @@ class Keyring:
                 created=_written(path),
             )
 
+    def matching(self, start: str) -> list[KeysEntry]:
+        """Return all keys whose model's hash begins like this, or whose model is named so."""
+        entries = self.entries() if start else []
+        return [e for e in entries if e.circuits_hash.startswith(start) or e.model == start]
+
     def find(self, start: str) -> KeysEntry:
         """Return the keys whose model's hash begins like this, or whose model is named so.
 
         Raises InputError if there are none, or several.
         """
-        entries = [
-            e for e in self.entries() if e.circuits_hash.startswith(start) or e.model == start
-        ]
-        if len(entries) != 1 or not start:
+        entries = self.matching(start)
+        if len(entries) != 1:
             raise InputError(
                 f"{start!r} names {len(entries)} sets of keys in {self.folder}, not one; see "
                 "`fhe-inhibitor keys list`"
