@@ -23,6 +23,7 @@ from fhe_inhibitor.cli.options import (
     TokenFileOption,
     check_server_options,
     print_json,
+    print_now,
 )
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.progress import printable
@@ -68,7 +69,7 @@ def new(
     chosen = remote.agree_on_new(server, token, options, passphrase)
     with Display(quiet) as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display, may_wait=True)
-    print(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
+    print_now(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 
 @app.command(name="list")
@@ -150,24 +151,24 @@ def remove(
         options, token = RemoteOptions(ca=ca, insecure=insecure), remote.read_token(token_file)
         if not keyring.matching(keys):
             digest = remote.delete_lost_keys(server, token, options, keys)
-            print(f"removed {digest[:12]} from {server}")
+            print_now(f"removed {digest[:12]} from {server}")
             return
     entry = keyring.find(keys)
     if server is not None:
         remote.delete_keys(server, token, options, entry)
     keyring.remove(entry)
-    print(f"removed {entry.circuits_hash[:12]} for {printable(entry.model)}")
+    print_now(f"removed {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 
 def _print_parameters(entries: Sequence[KeysEntry]) -> None:
     """Print a table of the parameters of each model's keys, where they are known."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from fhe_inhibitor.cli.view import PLAIN, Page
     from fhe_inhibitor.runtime.parameters import TABLE_HEAD, TABLE_NOTE, table_rows
 
-    console = Console(highlight=False, markup=False)
+    console = Page(**PLAIN)
     for entry in entries:
         name = f"{entry.circuits_hash[:12]}, {printable(entry.model)}"
         if entry.parameters is None:
