@@ -38,6 +38,7 @@ from fhe_inhibitor.system.pages import counted
 from fhe_inhibitor.system.progress import Observer
 
 BITS = 3  # of the tiny circuit's lookup
+VARIABLES = {"cache": CACHE_VARIABLE, "keys": KEYS_VARIABLE}  # which name other folders
 
 
 def diagnose(
@@ -70,6 +71,12 @@ def diagnose(
             yield check()
         except InputError as error:  # such as that of a user without a home folder
             yield Finding(name=name, state="failure", found="can't be told", remedy=str(error))
+        except OSError as error:  # such as that of a file that another user owns
+            remedy = "make it readable for this user"
+            if name in VARIABLES:
+                remedy += f", or name another folder in {VARIABLES[name]}"
+            found = f"can't be told: {error}"
+            yield Finding(name=name, state="failure", found=found, remedy=remedy)
 
 
 def find_cache() -> Finding:

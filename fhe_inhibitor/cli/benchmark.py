@@ -9,9 +9,9 @@ benchmark noise        the noise of encrypted rounding
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,10 +23,13 @@ from fhe_inhibitor.cli.options import (
     cluster_asked,
     numbers,
     print_json,
+    print_now,
 )
 from fhe_inhibitor.cli.scaling import scaling
+from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
+from fhe_inhibitor.system.progress import Observer
 
 RESULTS = Path("build/benchmarks")
 QUICK_LENGTH, QUICK_REPETITIONS, QUICK_BUDGET_S = 4, 3, 280.0
@@ -118,7 +121,7 @@ def attention(
     with Display(quiet) as display:
         results = benchmark_attention(parameters, out, budget_s, display, cluster)
     write_attention(results, out)
-    print(attention_markdown(results))
+    print_now(attention_markdown(results))
 
 
 @app.command()
@@ -157,7 +160,7 @@ def plaintext(
             display.begin("ablations")
             results = add_ablations(results)
     write_plaintext(results, out)
-    print(plaintext_markdown(results))
+    print_now(plaintext_markdown(results))
 
 
 @app.command()
@@ -185,9 +188,9 @@ def report(
     make_folder(out)
     has_scaling = scaling_report.has_results(results)
     if has_results(results) or not has_scaling:
-        print(write_page(results, out))
+        print_now(write_page(results, out))
     if has_scaling:
-        print(scaling_report.write_page(results, out))
+        print_now(scaling_report.write_page(results, out))
 
 
 @app.command()
@@ -198,16 +201,31 @@ def noise(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the noise of encrypted rounding, in rounding steps: what training draws."""
-    from fhe_inhibitor.system.child import silence_dependencies
-
-    silence_dependencies()  # before Concrete is imported, which warns
-    from compile.noise import measure_rounding_noise
-
-    measured = measure_rounding_noise(bits, norm, n_lookups=lookups)
+    found = in_worker(MeasureNoise(bits, norm, lookups), Observer())
     if as_json:
-        print_json(asdict(measured))
+        print_json(found)
         return
-    print(f"standard deviation   {measured.std:.3f} (standard error {measured.std_error:.3f})")
-    print(f"mean                 {measured.mean:.3f} (standard error {measured.mean_error:.3f})")
-    print(f"the entry beside     {measured.flip_rate:.1%} of {measured.n_lookups:,} lookups")
-    print(f"another wrong entry  {measured.far_rate:.1%}")
+    std, mean = (
+        f"{found[name]:.3f} (standard error {found[f'{name}_error']:.3f})"
+        for name in ("std", "mean")
+    )
+    print_now(f"standard deviation   {std}")
+    print_now(f"mean                 {mean}")
+    print_now(f"the entry beside     {found['flip_rate']:.1%} of {found['n_lookups']:,} lookups")
+    print_now(f"another wrong entry  {found['far_rate']:.1%}")
+
+
+@dataclass(frozen=True)
+class MeasureNoise:
+    """Measures the noise of encrypted rounding; see `noise`."""
+
+    bits: int
+    norm: float
+    lookups: int
+
+    def run(self, observer: Observer) -> dict[str, Any]:
+        """Return what was measured, by the names of `RoundingNoise`."""
+        # Here, because a process that has run a circuit can't say by its exit status what failed.
+        from compile.noise import measure_rounding_noise
+
+        return asdict(measure_rounding_noise(self.bits, self.norm, n_lookups=self.lookups))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.extras import needs
 from fhe_inhibitor.system.machine import usable_cores
 from fhe_inhibitor.system.programs import program
+from fhe_inhibitor.system.signals import exit_code_of
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -59,7 +61,8 @@ def scheduler(
     }
     arguments = ["--host", f"{scheme}://{_bracketed(host)}:{port}"]
     dashboard = ["--dashboard-address", "127.0.0.1:0"]  # it has no TLS, whatever the scheduler has
-    _run("scheduler", [*arguments, *dashboard, *context.args], settings)
+    # Whoever set Dask's own variables meant them.
+    _run("scheduler", [*arguments, *dashboard, *context.args], {**settings, **os.environ})
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -68,7 +71,11 @@ def worker(
     address: Annotated[str, typer.Argument(metavar="tls://HOST:PORT", help="The scheduler's.")],
     cores: Annotated[
         int | None,
-        typer.Option(min=1, help="Cores to compute with; all of the machine if not given."),
+        typer.Option(
+            min=1,
+            envvar=CORES_VARIABLE,
+            help="Cores to compute with; all of the machine if not given.",
+        ),
     ] = None,
     tasks: Annotated[
         int, typer.Option(min=1, help="At once. Each has its part of the cores, and its own keys.")
@@ -86,15 +93,16 @@ def worker(
     if tasks > cores:
         raise InputError(f"{tasks} tasks at once on {cores} cores: a task takes one at least")
     arguments = [address, "--nthreads", str(tasks), "--nworkers", "1", "--no-dashboard"]
+    environment = {**os.environ, CORES_VARIABLE: str(cores)}
     while True:
-        _run("worker", [*arguments, *context.args], {CORES_VARIABLE: str(cores)})
+        _run("worker", [*arguments, *context.args], environment)
         time.sleep(PAUSE_S)  # Dask's own ends with its scheduler, which may be started again
 
 
-def _run(what: str, arguments: list[str], settings: dict[str, str]) -> None:
-    """Run one of Dask's commands until it ends. What the environment sets goes before."""
+def _run(what: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+    """Run one of Dask's commands until it ends; end as it did if that was no success."""
     command = [*program("distributed.cli.dask_" + what), *arguments]
-    process = subprocess.Popen(command, env={**settings, **os.environ})
+    process = subprocess.Popen(command, env=environment)
     try:
         code = process.wait()
     except BaseException:
@@ -102,7 +110,7 @@ def _run(what: str, arguments: list[str], settings: dict[str, str]) -> None:
         process.wait()
         raise
     if code:
-        raise typer.Exit(code)
+        raise typer.Exit(code if code > 0 else exit_code_of(-code))
 
 
 def _bracketed(host: str) -> str:

@@ -14,6 +14,7 @@ from fhe_inhibitor.cli.options import (
     PErrorOption,
     QuietOption,
     SplitOption,
+    print_now,
 )
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -50,7 +51,7 @@ def compile(
     with Display(quiet) as display:
         work = CompileCircuits(model, from_onnx, out, measure, p_error, split)
         report = in_worker(work, display)
-    print(report.json if as_json else report.markdown)
+    print_now(report.json if as_json else report.markdown)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fhe_inhibitor.cli.compile import WrittenReport
-from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption, SplitOption
+from fhe_inhibitor.cli.options import JsonOption, PErrorOption, QuietOption, SplitOption, print_now
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -57,7 +57,7 @@ def cost(
     work = EstimateCost(model or DEFAULT_MODEL, config, tuple(tokens or ()), report, p_error, split)
     with Display(quiet) as display:
         written = in_worker(work, display)
-    print(written.json if as_json else written.markdown)
+    print_now(written.json if as_json else written.markdown)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from fhe_inhibitor.cli.options import MAX_SEED, JsonOption, LabelsOption, QuietOption
+from fhe_inhibitor.cli.options import (
+    MAX_SEED,
+    JsonOption,
+    LabelsOption,
+    QuietOption,
+    print_now,
+)
 from fhe_inhibitor.cli.view import Page
 from fhe_inhibitor.system.extras import needs
 
@@ -66,7 +72,7 @@ def distill(
     with Display(quiet) as display:
         result = run(experiment, out, display)
     if as_json:
-        print(result.model_dump_json(indent=1))
+        print_now(result.model_dump_json(indent=1))
     else:
         print_rows([row.model_dump() for row in result.rows])
 

@@ -18,6 +18,7 @@ from fhe_inhibitor.cli.options import (
     TokensOption,
     passphrase_in_environment,
     print_json,
+    print_now,
 )
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
@@ -110,7 +111,7 @@ def calibrate(
         print_json({"model": loaded.name, "folder": str(folder), "neutral_logits": logits})
     else:
         listed = ", ".join(f"{label} {value:+.2f}" for label, value in logits.items())
-        print(f"{folder}: neutral logits {listed}")
+        print_now(f"{folder}: neutral logits {listed}")
 
 
 def long_documents(
@@ -150,7 +151,7 @@ def long_documents(
     if as_json:
         print_json(done)
     else:
-        print(page, end="")
+        print_now(page.removesuffix("\n"))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fhe_inhibitor.cli.options import print_now
 from fhe_inhibitor.system.extras import needs
 
 
@@ -24,4 +25,4 @@ def evaluate_report(
     from fhe_inhibitor.system.files import make_folder
 
     make_folder(out)
-    print(write_page(files, out))
+    print_now(write_page(files, out))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fhe_inhibitor.cli.options import QuietOption
+from fhe_inhibitor.cli.options import QuietOption, print_now
 from fhe_inhibitor.system.extras import needs
 
 app = typer.Typer(no_args_is_help=True)
@@ -61,4 +61,4 @@ def report(
     with needs("train"):
         from fhe_inhibitor.experiments.report import write_report
 
-    print(write_report(results, out))
+    print_now(write_report(results, out))

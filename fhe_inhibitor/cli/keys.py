@@ -1,8 +1,8 @@
 """The commands `fhe-inhibitor keys ...`: they parse, call and print.
 
 keys new       make keys for a server's model, before the first text does
-keys list      which keys are there
-keys remove    remove keys, here and at a server
+keys list      which keys are there, here or on a server
+keys remove    remove keys, here and on a server
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from fhe_inhibitor.cli.options import (
     TokenFileOption,
     check_server_options,
     print_json,
+    print_now,
 )
+from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.progress import printable
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def new(
     chosen = remote.agree_on_new(server, token, options, passphrase)
     with Display(quiet) as display:
         entry = in_worker(remote.MakeKeys(server, token, chosen), display, may_wait=True)
-    print(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
+    print_now(f"made {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 
 @app.command(name="list")
@@ -75,13 +77,34 @@ def list_keys(
     parameters: Annotated[
         bool, typer.Option("--parameters", help="Show their cryptographic parameters as well.")
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="List the evaluation keys that this server has instead."),
+    ] = None,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    insecure: InsecureOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List your keys, the oldest first."""
-    from fhe_inhibitor.cli.view import print_keys
+    """List your keys, the oldest first; with --server, those that it has under your token."""
+    from fhe_inhibitor.cli.view import print_keys, print_keys_there
     from fhe_inhibitor.runtime.keyring import Keyring
 
+    check_server_options(server, token_file, ca, insecure)
     keyring = Keyring()
+    if server is not None:
+        from fhe_inhibitor.cli import remote
+        from fhe_inhibitor.remote.options import RemoteOptions
+
+        if parameters:
+            raise InputError("--parameters is of the keys here: drop it, or --server")
+        options = RemoteOptions(ca=ca, insecure=insecure)
+        there = remote.list_keys(server, remote.read_token(token_file), options, keyring)
+        if as_json:
+            print_json(there)
+        else:
+            print_keys_there(there, server)
+        return
     entries = keyring.entries()
     rows = [
         {
@@ -101,7 +124,14 @@ def list_keys(
 
 @app.command()
 def remove(
-    keys: Annotated[str, typer.Argument(metavar="HASH|NAME", help="As `keys list` shows them.")],
+    keys: Annotated[
+        str,
+        typer.Argument(
+            metavar="HASH|NAME|SHA256",
+            help="As `keys list` shows them. A SHA-256, or 8 of its digits or more, is of keys "
+            "that are on the server alone.",
+        ),
+    ],
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Have this server forget them as well.")
     ] = None,
@@ -114,26 +144,31 @@ def remove(
 
     check_server_options(server, token_file, ca, insecure)
     keyring = Keyring()
-    entry = keyring.find(keys)
     if server is not None:
         from fhe_inhibitor.cli import remote
         from fhe_inhibitor.remote.options import RemoteOptions
 
-        options = RemoteOptions(ca=ca, insecure=insecure)
-        remote.delete_keys(server, remote.read_token(token_file), options, entry)
+        options, token = RemoteOptions(ca=ca, insecure=insecure), remote.read_token(token_file)
+        if not keyring.matching(keys):
+            digest = remote.delete_lost_keys(server, token, options, keys)
+            print_now(f"removed {digest[:12]} from {server}")
+            return
+    entry = keyring.find(keys)
+    if server is not None:
+        remote.delete_keys(server, token, options, entry)
     keyring.remove(entry)
-    print(f"removed {entry.circuits_hash[:12]} for {printable(entry.model)}")
+    print_now(f"removed {entry.circuits_hash[:12]} for {printable(entry.model)}")
 
 
 def _print_parameters(entries: Sequence[KeysEntry]) -> None:
     """Print a table of the parameters of each model's keys, where they are known."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from fhe_inhibitor.cli.view import PLAIN, Page
     from fhe_inhibitor.runtime.parameters import TABLE_HEAD, TABLE_NOTE, table_rows
 
-    console = Console(highlight=False, markup=False)
+    console = Page(**PLAIN)
     for entry in entries:
         name = f"{entry.circuits_hash[:12]}, {printable(entry.model)}"
         if entry.parameters is None:

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated, NoReturn
@@ -38,6 +39,7 @@ from fhe_inhibitor.cli import (
     train,
 )
 from fhe_inhibitor.cli.exit_codes import ExitCode
+from fhe_inhibitor.cli.options import print_now
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.system.child import TRACEBACK, ChildError
 from fhe_inhibitor.system.progress import printable
@@ -75,7 +77,8 @@ app.add_typer(service.tokens, name="tokens")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"fhe-inhibitor {version('fhe-inhibitor')}, concrete {version('concrete-python')}")
+        ours, concrete = version("fhe-inhibitor"), version("concrete-python")
+        print_now(f"fhe-inhibitor {ours}, concrete {concrete}")
         raise typer.Exit
 
 
@@ -95,7 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if isinstance(sys.stdout, TextIOWrapper):
         # A result must not be lost because the terminal's encoding lacks a character of the text.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(_run(arguments))
+    code = _run(arguments)
+    with suppress(OSError):  # which was told: what an error left unwritten goes nowhere now
+        _flush()
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -103,6 +109,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         # By its name shells know what completes it, however it was started.
         code = app(arguments, prog_name="fhe-inhibitor", standalone_mode=False) or 0
+        _flush()
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except Ended as ended:
@@ -113,8 +120,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except typer.TyperException as error:
         return _failed(error.exit_code, error)
     except BrokenPipeError:
-        # Whoever read our output went away; the interpreter would complain on its last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print("fhe-inhibitor: nobody reads the output any more", file=sys.stderr)
         return ExitCode.NOBODY_READS
     except Exception as error:
@@ -122,6 +127,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == ExitCode.INTERRUPTED:
         print("fhe-inhibitor: interrupted; what was finished is kept", file=sys.stderr)
     return code
+
+
+def _flush() -> None:
+    """Write what was printed; raises OSError where nobody reads it, or the disk is full.
+
+    What can't be written is dropped then: the interpreter's own last flush would meet the same
+    error, print it and exit 120.
+    """
+    if sys.stdout is None:  # closed before we began
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _failed(code: int, error: Exception) -> int:

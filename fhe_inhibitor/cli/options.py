@@ -215,7 +215,7 @@ def print_json(content: dict[str, Any] | list[dict[str, Any]]) -> None:
     print_now(json.dumps(finite(content), indent=1, allow_nan=False))
 
 
-def print_now(text: str, out: TextIO | None = None) -> None:
+def print_now(text: object, out: TextIO | None = None) -> None:
     """Print to stdout, or `out`, at once.
 
     Raises BrokenPipeError without a number for an output that nobody reads any more, which is for

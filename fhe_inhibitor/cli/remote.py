@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import stamina.instrumentation
 import typer
@@ -15,7 +17,7 @@ from fhe_inhibitor.cli.options import PASSPHRASE_VARIABLE, TOKEN_VARIABLE, passp
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.client import RemoteClient, RemoteOptions
 from fhe_inhibitor.remote.errors import NotFound
-from fhe_inhibitor.runtime.keyring import KeysEntry
+from fhe_inhibitor.runtime.keyring import Keyring, KeysEntry
 from fhe_inhibitor.system.files import to_utf8
 from fhe_inhibitor.system.progress import Observer
 
@@ -95,13 +97,52 @@ class MakeKeys:
             return client.keyring.entry(client.connect().circuits_hash)
 
 
+def list_keys(
+    server: str, token: str | None, options: RemoteOptions, keyring: Keyring
+) -> list[dict[str, Any]]:
+    """Return what a server has of all evaluation keys under a token.
+
+    `here` is whether the secret keys to them are in the keyring.
+    """
+    silence_retries()
+    here = {entry.evaluation_keys for entry in keyring.entries()}
+    with RemoteClient(server, token, options) as client:
+        states = client.list_keys()
+    return [{**state.model_dump(), "here": state.sha256 in here} for state in states]
+
+
 def delete_keys(server: str, token: str | None, options: RemoteOptions, entry: KeysEntry) -> None:
     """Have a server forget evaluation keys, if it has them."""
     if not entry.evaluation_keys:
         raise InputError(
             f"the description of {entry.circuits_hash[:12]} is missing, so nobody knows which keys "
-            "on the server are theirs: remove them here alone, without --server"
+            "on the server are theirs: remove them here alone, without --server, and those on the "
+            "server by the SHA-256 that `fhe-inhibitor keys list --server` shows"
         )
     silence_retries()
     with RemoteClient(server, token, options) as client, suppress(NotFound):
         client.delete_keys(entry.evaluation_keys)
+
+
+def delete_lost_keys(server: str, token: str | None, options: RemoteOptions, start: str) -> str:
+    """Have a server forget the evaluation keys whose SHA-256 begins like this; return all of it.
+
+    For keys that are on the server alone, as after a lost disk. Raises InputError unless the
+    beginning names exactly one set of keys there.
+    """
+    listing = f"`fhe-inhibitor keys list --server {server}`"
+    if not re.fullmatch(r"[0-9a-f]{8,64}", start):
+        raise InputError(
+            f"{start!r} names no keys here, and no SHA-256 of keys on {server}: pass 8 of its "
+            f"digits or more, as {listing} shows them"
+        )
+    silence_retries()
+    with RemoteClient(server, token, options) as client:
+        found = [state.sha256 for state in client.list_keys() if state.sha256.startswith(start)]
+        if len(found) != 1:
+            raise InputError(
+                f"{start!r} names no keys here and {len(found)} sets of keys on {server}, not one; "
+                f"see {listing}"
+            )
+        client.delete_keys(found[0])
+    return found[0]

@@ -16,6 +16,7 @@ from fhe_inhibitor.cli.options import (
     SplitOption,
     numbers,
     print_json,
+    print_now,
 )
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.errors import InputError
@@ -107,7 +108,7 @@ def scaling(
         if as_json:
             print_json(simulated.model_dump(mode="json"))
         else:
-            print(report.simulated_markdown(simulated))
+            print_now(report.simulated_markdown(simulated))
         return
     if config is not None or measured is not None:
         raise InputError("--config and --measured are of --simulate: add it, or drop them")
@@ -128,7 +129,7 @@ def scaling(
     if as_json:
         print_json(results.model_dump(mode="json"))
     else:
-        print(report.scaling_markdown(results))
+        print_now(report.scaling_markdown(results))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from fhe_inhibitor.cli.options import (
     SharedOption,
     SplitOption,
     print_json,
+    print_now,
 )
 from fhe_inhibitor.cli.worker import in_worker
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -110,7 +111,7 @@ def new(
     path = _tokens_file(config, data)
     with writing(f"the file of tokens {path}", "name another folder with --data"):
         made = new_token(path, user)
-    print(made)  # not above: a pipe that closes is no fault of the file
+    print_now(made)  # not above: a pipe that closes is no fault of the file
 
 
 @tokens.command(name="list")
@@ -124,8 +125,8 @@ def list_tokens(
     rows = access.list_tokens(_tokens_file(config, data))
     if as_json:
         print_json([{"user": user, "sha256": digest} for user, digest in rows])
-    else:
-        print("".join(f"{digest[:12]}  {user}\n" for user, digest in rows), end="")
+    elif rows:
+        print_now("\n".join(f"{digest[:12]}  {user}" for user, digest in rows))
 
 
 @tokens.command()
@@ -141,7 +142,7 @@ def revoke(
     path = _tokens_file(config, data)
     with writing(f"the file of tokens {path}", "name another folder with --data"):
         n_tokens = access.revoke(path, user)
-    print(f"revoked {n_tokens} token{'s' * (n_tokens > 1)} of {user}")
+    print_now(f"revoked {n_tokens} token{'s' * (n_tokens > 1)} of {user}")
 
 
 def _tokens_file(config: Path | None, data: Path | None) -> Path:

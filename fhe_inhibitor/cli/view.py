@@ -161,6 +161,27 @@ def print_keys(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     console.print(table)
 
 
+def print_keys_there(rows: Sequence[Mapping[str, Any]], server: str) -> None:
+    """Print evaluation keys on a server, as `keys list --server --json` names their columns."""
+    console = Page(**PLAIN)
+    if not rows:
+        console.print(Text(f"no keys of yours on {server}"))
+        return
+    columns = ("SHA-256", "circuits", "announced", "size", "complete", "kept until", "here")
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(
+            row["sha256"][:12],
+            row["circuits_hash"][:12],
+            f"{datetime.fromtimestamp(row['created_at']):%Y-%m-%d}",
+            decimal_size(row["size"]),
+            "yes" if row["complete"] else f"no, {decimal_size(row['received'])}",
+            f"{datetime.fromtimestamp(row['expires_at']):%Y-%m-%d}",
+            "yes" if row["here"] else "no",
+        )
+    console.print(table)
+
+
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print what `doctor` found, and below it what to do."""
     console = Page(**PLAIN, soft_wrap=True)

@@ -7,6 +7,7 @@ async with AsyncRemoteClient("https://host:8765", token) as client:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +31,7 @@ from fhe_inhibitor.remote.pins import Pins
 from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost, StageCost
 from fhe_inhibitor.runtime.keyring import Keyring, make_keys_elsewhere
-from fhe_inhibitor.runtime.protocol import Job, ModelInfo, Status, TaskEvent
+from fhe_inhibitor.runtime.protocol import Job, KeysState, ModelInfo, Status, TaskEvent
 from fhe_inhibitor.system.machine import peak_memory_bytes
 from fhe_inhibitor.system.progress import Observer, Stopwatch, tell_crossing
 
@@ -231,6 +232,13 @@ class AsyncRemoteClient:
         results = [await self._in_thread(side.decrypt, public, exchange) for exchange in exchanges]
         return cast(list[DocumentClassification], results)
 
+    async def list_keys(self) -> list[KeysState]:
+        """Return what the server has of all evaluation keys under this token, lost ones included.
+
+        Raises RemoteError.
+        """
+        return await self._connection.list_keys()
+
     async def delete_keys(self, evaluation_keys: str) -> None:
         """Remove evaluation keys, known by their SHA-256, from the server."""
         await self._connection.delete_keys(evaluation_keys)
@@ -252,8 +260,7 @@ class AsyncRemoteClient:
         async with self._preparing:
             side = await self._accept(folder)
             if not self._evaluation_keys:
-                await self._load_keys(side, model)
-                await self._upload_keys(side, model)
+                await self._upload_keys(await self._load_keys(side, model), model)
             return side
 
     async def _accept(self, folder: Path) -> ClientSide:
@@ -264,25 +271,23 @@ class AsyncRemoteClient:
             self._setup.stop()
         return self._side
 
-    async def _load_keys(self, side: ClientSide, model: ModelInfo) -> None:
+    async def _load_keys(self, side: ClientSide, model: ModelInfo) -> bytes:
+        """Load the model's keys; return those for evaluation."""
         self._setup.begin("load keys")
-        keys = self.keyring.path(model.circuits_hash)
-        await self._in_thread(side.client.load_keys, keys, self.options.passphrase)
+        digest, passphrase = model.circuits_hash, self.options.passphrase
+        keys = await self._in_thread(self.keyring.load, side.client, digest, model.name, passphrase)
         self._setup.stop()
+        return keys
 
-    async def _upload_keys(self, side: ClientSide, model: ModelInfo) -> None:
+    async def _upload_keys(self, keys: bytes, model: ModelInfo) -> None:
+        """Send evaluation keys, unless the server has these: it knows them by their SHA-256."""
         self._setup.begin("send evaluation keys")
-        state = await self._connection.find_keys(self._known_keys(model))
-        if state is None:
-            keys = await self._in_thread(side.client.evaluation_keys)
+        digest = hashlib.sha256(keys).hexdigest()
+        if await self._connection.find_keys(digest) is None:
             tell_crossing(self._observer, "evaluation keys", keys)
-            state = await self._connection.upload_keys(keys, model, self._observer)
-        self.evaluation_keys_bytes, self._evaluation_keys = state.size, state.sha256
+            await self._connection.upload_keys(keys, model, self._observer)
+        self.evaluation_keys_bytes, self._evaluation_keys = len(keys), digest
         self._setup.stop()
-
-    def _known_keys(self, model: ModelInfo) -> str:
-        """Return the SHA-256 of the model's evaluation keys, without serializing them."""
-        return self.keyring.entry(model.circuits_hash).evaluation_keys
 
     async def _exchange_all(
         self,
@@ -340,7 +345,7 @@ class AsyncRemoteClient:
             try:
                 job = await submit()
             except NotFound:  # keys that weren't used for long are dropped
-                await self._upload_keys(side, model)
+                await self._upload_keys(await self._in_thread(side.client.evaluation_keys), model)
                 job = await submit()
             tell_crossing(self._observer, "request", exchange.request)
             self._observer.begin(exchange.tasks[0].stage)

@@ -28,7 +28,7 @@ from fhe_inhibitor.remote.async_client import CANCEL_S, AsyncRemoteClient
 from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.runtime.classifier import Classification, DocumentClassification, Outcome
 from fhe_inhibitor.runtime.costs import SessionCost
-from fhe_inhibitor.runtime.protocol import ModelInfo
+from fhe_inhibitor.runtime.protocol import KeysState, ModelInfo
 from fhe_inhibitor.system.progress import Observer
 
 __all__ = ["AsyncRemoteClient", "RemoteClient", "RemoteOptions"]
@@ -139,6 +139,10 @@ class RemoteClient:
     ) -> list[DocumentClassification]:
         """Do `AsyncRemoteClient.classify_documents`."""
         return self._call(lambda: self._client.classify_documents(texts, max_tokens, max_pieces))
+
+    def list_keys(self) -> list[KeysState]:
+        """Do `AsyncRemoteClient.list_keys`."""
+        return self._call(self._client.list_keys)
 
     def delete_keys(self, evaluation_keys: str) -> None:
         """Do `AsyncRemoteClient.delete_keys`."""

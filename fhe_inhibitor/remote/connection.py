@@ -43,6 +43,7 @@ from fhe_inhibitor.runtime.protocol import (
     Error,
     FileInfo,
     Job,
+    KeysList,
     KeysState,
     ModelInfo,
     ModelList,
@@ -142,6 +143,10 @@ class Connection:
             # An attempt that was cut off brought something: go on from there.
             answer = await self._call("GET", path)
         return _read(KeysState, answer)
+
+    async def list_keys(self) -> list[KeysState]:
+        """Return what the server has of this user's evaluation keys, the oldest first."""
+        return _read(KeysList, await self._call("GET", "/keys")).keys
 
     async def delete_keys(self, digest: str) -> None:
         """Remove evaluation keys from the server."""

@@ -37,6 +37,10 @@ class NotFound(RemoteError):
     """No such model, keys or job for this user; perhaps removed, perhaps expired."""
 
 
+class UnknownModel(NotFound, InputError):
+    """The server has no model of that name, or several and none was named."""
+
+
 class ModelMismatch(RemoteError, InputError):
     """Client and server don't hold the same circuits; nothing was encrypted or sent."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.remote.connection import Connection
-from fhe_inhibitor.remote.errors import ModelMismatch, NotFound
+from fhe_inhibitor.remote.errors import ModelMismatch, UnknownModel
 from fhe_inhibitor.remote.options import RemoteOptions
 from fhe_inhibitor.remote.pins import Pins
 from fhe_inhibitor.runtime.protocol import MODEL_FILES, PROTOCOL_VERSION, ModelInfo, circuits_hash
@@ -25,15 +25,18 @@ FOLDER = "remote"
 async def choose_model(connection: Connection, options: RemoteOptions) -> ModelInfo:
     """Return the model that the options name, or the only one.
 
-    Raises NotFound if the server has none of that name, ModelMismatch if the model is not what
-    client and server can agree on, or not the one that this server had. Nothing but the question
-    has been sent then.
+    Raises UnknownModel if the server has none of that name, or several and the options name none;
+    ModelMismatch if the model is not what client and server can agree on, or not the one that this
+    server had. Nothing but the question has been sent then.
     """
     models = {model.name: model for model in await connection.models()}
     name = next(iter(models)) if options.model is None and len(models) == 1 else options.model
     if name is None or name not in models:
         wanted = "which model?" if name is None else f"no model {name!r};"
-        raise NotFound(f"{connection.server}: {wanted} it has {', '.join(models) or 'none'}")
+        raise UnknownModel(
+            f"{connection.server}: {wanted} it has {', '.join(models) or 'none'}; name one of its "
+            "models with --model, in Python RemoteOptions(model=...)"
+        )
     model = models[name]
     if model.protocol_version != PROTOCOL_VERSION:
         raise ModelMismatch(

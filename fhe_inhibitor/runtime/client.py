@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from fhe_inhibitor.runtime.manifest import (
     read_manifest,
 )
 from fhe_inhibitor.runtime.messages import (
-    SECRET_KEYS_FORMAT,
     Request,
     Response,
     pack_keys,
@@ -92,50 +91,34 @@ class Client:
         data = pack_secret_keys(self.manifest.keys_hash, self._keys.serialize())
         write_private(path, data if passphrase is None else lock(data, passphrase))
 
-    def load_keys(
-        self,
-        path: str | Path,
-        passphrase: str | None = None,
-        confirm: Callable[[], None] | None = None,
-    ) -> bool:
-        """Read what `save_keys` wrote; return whether the file is of the format that it writes.
-
-        confirm: called once the keys of an unlocked file of format 1 are here, which has no digest;
-        it raises InputError if they are damaged. Without it such a file is refused.
+    def load_keys(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Read what `save_keys` wrote.
 
         Raises InputError for a file that holds no keys, or keys of other circuits, that is damaged,
         that others can read, or that the passphrase doesn't open.
         """
-        data, locked = self._read_keys(path, passphrase)
+        data = self._read_keys(path, passphrase)
         try:
-            keys, version = unpack_secret_keys(self.manifest.keys_hash, data)
-            unproved = version < SECRET_KEYS_FORMAT and not locked
-            if unproved and confirm is None:
-                raise InputError(f"format {version} has no digest to check them by")
-            self._keys.load_from_bytes(keys)
-            if unproved and confirm is not None:
-                confirm()
+            self._keys.load_from_bytes(unpack_secret_keys(self.manifest.keys_hash, data))
         except (RuntimeError, InputError) as error:
             self._client = fhe.Client(self._specs)
             raise InputError(
                 f"{path} holds no keys that can be used ({first_line(error)}): restore the file, "
                 "or remove it and generate new ones"
             ) from error
-        return version == SECRET_KEYS_FORMAT
 
-    def _read_keys(self, path: str | Path, passphrase: str | None) -> tuple[bytes, bool]:
-        """Return what a file of keys holds, and whether it was locked."""
+    def _read_keys(self, path: str | Path, passphrase: str | None) -> bytes:
+        """Return what a file of keys holds, unlocked if it was locked."""
         try:
             data = read_private(path)
         except OSError as error:
             raise InputError(f"{path} holds no keys ({error}); generate new ones") from error
-        if is_locked(data):
-            try:
-                data = unlock(data, passphrase)
-            except InputError as error:
-                raise InputError(f"the keys {path} don't open: {error}") from error
-            return data, True
-        return data, False
+        if not is_locked(data):
+            return data
+        try:
+            return unlock(data, passphrase)
+        except InputError as error:
+            raise InputError(f"the keys {path} don't open: {error}") from error
 
     def evaluation_keys(self) -> bytes:
         """Return the public keys that a server needs; they don't decrypt."""

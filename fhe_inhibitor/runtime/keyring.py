@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,20 +90,25 @@ class Keyring:
         try:
             return self.entry(path.parent.name)
         except InputError:
-            made = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             return KeysEntry.model_construct(  # as it is: the folder may have any name
-                circuits_hash=path.parent.name, model=UNKNOWN, evaluation_keys="", created=made
+                circuits_hash=path.parent.name,
+                model=UNKNOWN,
+                evaluation_keys="",
+                created=_written(path),
             )
+
+    def matching(self, start: str) -> list[KeysEntry]:
+        """Return all keys whose model's hash begins like this, or whose model is named so."""
+        entries = self.entries() if start else []
+        return [e for e in entries if e.circuits_hash.startswith(start) or e.model == start]
 
     def find(self, start: str) -> KeysEntry:
         """Return the keys whose model's hash begins like this, or whose model is named so.
 
         Raises InputError if there are none, or several.
         """
-        entries = [
-            e for e in self.entries() if e.circuits_hash.startswith(start) or e.model == start
-        ]
-        if len(entries) != 1 or not start:
+        entries = self.matching(start)
+        if len(entries) != 1:
             raise InputError(
                 f"{start!r} names {len(entries)} sets of keys in {self.folder}, not one; see "
                 "`fhe-inhibitor keys list`"
@@ -136,14 +141,32 @@ class Keyring:
         with self._entry(circuits_hash):
             if path.exists():
                 observer.begin("load keys")
-                confirm = self._comparison(client, circuits_hash)
-                if not client.load_keys(path, passphrase, confirm):
-                    client.save_keys(path, passphrase)
+                client.load_keys(path, passphrase)
             else:
                 observer.begin("keygen")
                 client.generate_keys()
-                self._describe(client, circuits_hash, model)
+                digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
+                self._describe(client, circuits_hash, model, digest, datetime.now(UTC))
                 client.save_keys(path, passphrase)
+
+    def load(
+        self, client: Client, circuits_hash: str, model: str, passphrase: str | None = None
+    ) -> bytes:
+        """Give a client a model's keys; return those for evaluation.
+
+        A description of other keys, or none, is replaced by that of these: whoever puts a backup of
+        `secret.keys` in the place of later keys leaves the later ones' description, by which a
+        server would take the wrong evaluation keys and compute a wrong label. Raises as
+        `Client.load_keys` does, and InputError for a folder that can't be written.
+        """
+        path = self.path(circuits_hash)
+        client.load_keys(path, passphrase)
+        keys = client.evaluation_keys()
+        digest = hashlib.sha256(keys).hexdigest()
+        if self._listed(path).evaluation_keys != digest:
+            with self._entry(circuits_hash):
+                self._describe(client, circuits_hash, model, digest, _written(path))
+        return keys
 
     def set_aside(self, keys: Path) -> Path:
         """Move a file of keys that nothing vouches for to a folder that nothing reads.
@@ -190,23 +213,18 @@ class Keyring:
                 f"writable, or name another one in {KEYS_VARIABLE}"
             ) from error
 
-    def _comparison(self, client: Client, circuits_hash: str) -> Callable[[], None]:
-        """Return what checks keys of format 1: the SHA-256 of their evaluation keys is known."""
+    def _describe(
+        self, client: Client, circuits_hash: str, model: str, digest: str, created: datetime
+    ) -> None:
+        """Write what is to be known of a client's keys without opening them.
 
-        def compare() -> None:
-            digest = hashlib.sha256(client.evaluation_keys()).hexdigest()
-            if digest != self.entry(circuits_hash).evaluation_keys:
-                raise InputError("damaged: their evaluation keys have another SHA-256")
-
-        return compare
-
-    def _describe(self, client: Client, circuits_hash: str, model: str) -> None:
-        """Write what is to be known of a client's keys without opening them."""
+        digest: SHA-256 of its evaluation keys.
+        """
         entry = KeysEntry(
             circuits_hash=circuits_hash,
             model=model,
-            evaluation_keys=hashlib.sha256(client.evaluation_keys()).hexdigest(),
-            created=datetime.now(UTC),
+            evaluation_keys=digest,
+            created=created,
             parameters=client.parameters,
         )
         write_private(_about(self.path(circuits_hash)), entry.model_dump_json(indent=1).encode())
@@ -243,6 +261,11 @@ def _main() -> None:
 
 def _about(path: Path) -> Path:
     return path.with_name(ABOUT_FILE)
+
+
+def _written(path: Path) -> datetime:
+    """Return when a file was written last."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 if __name__ == "__main__":

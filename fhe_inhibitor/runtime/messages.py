@@ -150,22 +150,20 @@ def pack_secret_keys(parameters_hash: str, keys: bytes) -> bytes:
     return prefix + _sha256(parameters + keys) + keys
 
 
-def unpack_secret_keys(parameters_hash: str, data: bytes) -> tuple[bytes, int]:
-    """Return the keys in what `pack_secret_keys` gave, and their format.
+def unpack_secret_keys(parameters_hash: str, data: bytes) -> bytes:
+    """Return the keys in what `pack_secret_keys` gave.
 
-    Format 1, which versions before 0.2 wrote, has no SHA-256: what checks such keys is up to the
-    caller. Raises InputError for anything else, for damaged keys, and for other parameters.
+    Raises InputError for anything else, for damaged keys, and for other parameters. Format 1, which
+    version 0.1 wrote, has no SHA-256 that would show damage: it is refused, too.
     """
     version = _read_keys_prefix(parameters_hash, data)
-    keys = data[_KEYS_PREFIX.size :]
-    if version == KEYS_FORMAT:
-        return keys, version
     if version != SECRET_KEYS_FORMAT:
         raise InputError(f"keys of format {version}, this version reads {SECRET_KEYS_FORMAT}")
-    digest, keys = keys[:_DIGEST_BYTES], keys[_DIGEST_BYTES:]
+    start = _KEYS_PREFIX.size + _DIGEST_BYTES
+    digest, keys = data[_KEYS_PREFIX.size : start], data[start:]
     if digest != _sha256(bytes.fromhex(parameters_hash) + keys):
         raise InputError("damaged: their SHA-256 is another one")
-    return keys, version
+    return keys
 
 
 def _read_keys_prefix(parameters_hash: str, data: bytes) -> int:

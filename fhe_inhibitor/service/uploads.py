@@ -67,7 +67,11 @@ class Uploads:
                 raise Refused(422, "invalid", message)
             if new.sha256 not in sizes:
                 if len(sizes) >= self._settings.max_keys:
-                    message = f"{len(sizes)} keys are here already; remove some"
+                    message = (
+                        f"{len(sizes)} keys are here already: `fhe-inhibitor keys list --server "
+                        "URL` shows them, `fhe-inhibitor keys remove SHA256 --server URL` removes "
+                        "one"
+                    )
                     raise too_many("too_many_keys", message, 60)
             else:
                 self._check_header(user, new.sha256, keys_hash)

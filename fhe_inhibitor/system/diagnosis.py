@@ -195,7 +195,9 @@ def find_disk(name: str, folder: Path, variable: str, runs_code: bool = False) -
 
     runs_code: whether native code in it is to run.
     """
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Path.exists raises PermissionError for what lies below a folder that is closed to this user.
+    places = (folder, *folder.absolute().parents)
+    place = next(path for path in places if os.path.exists(path))
     free = shutil.disk_usage(place).free
     found = f"{folder}, {free / GB:.1f} GB free"
     instead = f"or name another folder in {variable}"

@@ -207,5 +207,24 @@ def test_all_is_looked_at_and_what_cannot_be_told_stops_nothing(
     assert CACHE_VARIABLE in findings["cache"].remedy
 
 
+@pytest.mark.parametrize(("name", "remedy"), [("keys", KEYS_VARIABLE), ("memory", "readable")])
+def test_what_cannot_be_read_is_a_finding(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, remedy: str
+) -> None:
+    """As keys that another user owns."""
+
+    def refuse() -> Finding:
+        raise PermissionError(13, "Permission denied", "/keys/secret.keys")
+
+    monkeypatch.setattr(
+        diagnosis, "find_concrete", lambda: Finding(name="concrete", state="ok", found="")
+    )
+    monkeypatch.setattr(diagnosis, f"find_{name}", refuse)
+    findings = {finding.name: finding for finding in diagnose()}
+    assert findings[name].state == "failure" and "/keys/secret.keys" in findings[name].found
+    assert remedy in findings[name].remedy
+    assert findings["concrete"].state == "ok"
+
+
 def homeless() -> Path:
     raise RuntimeError("could not determine home directory")

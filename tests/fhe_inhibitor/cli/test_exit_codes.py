@@ -16,6 +16,7 @@ from fhe_inhibitor.remote.errors import (
     ModelMismatch,
     QuotaExceeded,
     ServerUnreachable,
+    UnknownModel,
 )
 from fhe_inhibitor.system.child import ChildError
 from fhe_inhibitor.system.signals import Ended
@@ -34,6 +35,7 @@ ENDS: list[tuple[BaseException, int]] = [
     (InputError("wrong"), 2),
     (AccessDenied("unknown token"), 2),
     (ModelMismatch("another model"), 2),
+    (UnknownModel("no model of that name"), 2),
     (Ended(signal.SIGHUP), 129),
     (KeyboardInterrupt(), 130),
     (Ended(signal.SIGTERM), 143),

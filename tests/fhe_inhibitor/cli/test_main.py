@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import re
@@ -331,6 +333,41 @@ def test_the_process_itself_takes_bytes_and_closed_pipes(model: Path) -> None:
     assert closed.stderr.read() == b"fhe-inhibitor: nobody reads the output any more\n"
     closed.stderr.close()
     assert closed.wait(30) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["keys", "list", "--json"]])
+@pytest.mark.parametrize("place", ["nobody", "a full disk"])
+def test_a_result_that_cannot_be_written_is_said(arguments: list[str], place: str) -> None:
+    """Before, the interpreter's own last flush failed for some commands: two lines, code 120."""
+    reader, out = os.pipe()
+    os.close(reader)
+    if place == "a full disk":
+        if not Path("/dev/full").exists():
+            pytest.skip("only Linux has /dev/full")
+        os.close(out)
+        out = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-m", "fhe_inhibitor", *arguments]
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(out)
+    words, code = "nobody reads the output any more", 128 + signal.SIGPIPE
+    if place == "a full disk":
+        words, code = "OSError: [Errno 28] No space left on device", 1
+    assert (done.returncode, done.stderr) == (code, f"fhe-inhibitor: {words}\n")
+
+
+def test_commands_print_results_at_once() -> None:
+    """What a bare `print` leaves in a buffer is written when the command has ended.
+
+    Beyond a buffer's length typer would end the process without a word, where nobody reads.
+    """
+    bare = [
+        f"{path.name}, line {node.lineno}"
+        for path in Path(inspect.getfile(main)).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+        if not any(keyword.arg == "file" for keyword in node.keywords)
+    ]
+    assert bare == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

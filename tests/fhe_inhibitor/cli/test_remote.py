@@ -162,7 +162,7 @@ def assert_refused(outcome: tuple[int, str, str], code: int, *words: str) -> Non
         ((), {"FHE_INHIBITOR_TOKEN": "wrong"}, 2, ["401", "pass a token"]),
         (("--token-file", "nowhere"), {}, 2, ["nowhere can't be read"]),
         (("--mode", "disable"), {}, 2, ["--server", "drop --mode"]),
-        (("--model", "other"), {}, 1, ["no model 'other'", "it has tiny"]),
+        (("--model", "other"), {}, 2, ["no model 'other'", "it has tiny"]),
         (("--server", "http://127.0.0.1:9"), {}, 1, ["can't be reached"]),
         (("--server", "nowhere"), {}, 2, ["is no address"]),
         (("--ca", "nowhere.pem"), {}, 2, ["nowhere.pem holds no certificates"]),

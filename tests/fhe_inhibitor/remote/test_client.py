@@ -30,6 +30,7 @@ from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.costs import stage_name
 from fhe_inhibitor.runtime.manifest import read_manifest
 from fhe_inhibitor.runtime.protocol import Job, JobList, KeysList, Status
+from fhe_inhibitor.system.private_files import write_private
 from tests.fhe_inhibitor.conftest import Tiny
 from tests.fhe_inhibitor.remote.remote_user import RemoteUser, Wire, heeding_ctrl_c, remote_user
 from tests.fhe_inhibitor.service.serving import Serving, serve, wait_until
@@ -218,6 +219,28 @@ def test_keys_that_the_server_dropped_are_sent_again(tiny: Tiny, carol: RemoteUs
         (entry,) = client.keyring.entries()
         client.delete_keys(entry.evaluation_keys)
         assert_right(tiny.model, client.classify(TEXTS[0]))
+
+
+def test_keys_from_a_backup_are_those_that_the_server_computes_with(
+    tiny: Tiny, server: Serving, tmp_path: Path
+) -> None:
+    """Later keys took their place meanwhile, and are described and uploaded."""
+    frank = remote_user(server, "frank", tmp_path / "frank")
+    made, stored = [], []
+    for _ in range(2):
+        with frank.client() as client:
+            client.prepare()
+            (entry,) = client.keyring.entries()
+            path = client.keyring.path(entry.circuits_hash)
+            made.append(entry.evaluation_keys)
+            stored.append(path.read_bytes())
+            path.unlink()
+    write_private(path, stored[0])
+    with frank.client() as client:
+        assert_right(tiny.model, client.classify(TEXTS[0]))
+        (entry,) = client.keyring.entries()
+    assert entry.evaluation_keys == made[0] != made[1]
+    assert jobs(frank)[-1].keys == made[0]
 
 
 def test_a_job_that_the_server_gives_up_is_an_error(carol: RemoteUser) -> None:

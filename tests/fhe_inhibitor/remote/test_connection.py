@@ -242,11 +242,11 @@ def choose(**options: Any) -> Callable[[Connection], Coroutine[Any, Any, ModelIn
 
 def test_the_only_model_is_taken_or_the_one_that_is_named(server: Scripted) -> None:
     assert ask(server, choose()) == ask(server, choose(model="tiny")) == MODEL
-    with pytest.raises(NotFound, match="no model 'other'; it has tiny"):
+    with pytest.raises(InputError, match="no model 'other'; it has tiny; name one"):
         ask(server, choose(model="other"))
     two = ModelList(models=[MODEL, MODEL.model_copy(update={"name": "second"})])
     server.answers["GET /models"] = [json(two)]
-    with pytest.raises(NotFound, match=r"which model\? it has tiny, second"):
+    with pytest.raises(InputError, match=r"which model\? it has tiny, second; name one"):
         ask(server, choose())
     assert ask(server, choose(model="second")).name == "second"
 

@@ -16,7 +16,6 @@ from fhe_inhibitor.runtime.client import Client
 from fhe_inhibitor.runtime.messages import Response
 from tests.execution import Execution
 from tests.networks import random_inputs
-from tests.old_keys import save_format_1
 
 pytestmark = pytest.mark.fhe
 
@@ -130,24 +129,6 @@ def test_damaged_keys_are_refused(inhibitor: Execution, tmp_path: Path, what: st
     with pytest.raises(InputError, match="damaged: their SHA-256 is another one") as error:
         client.load_keys(path)
     assert str(path) in str(error.value) and not client.has_keys
-
-
-def test_keys_without_a_digest_want_a_check(inhibitor: Execution, tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    save_format_1(inhibitor.client, path)
-    client = Client(inhibitor.folder)
-    with pytest.raises(InputError, match="format 1 has no digest"):
-        client.load_keys(path)
-
-    def refuse() -> None:
-        assert client.evaluation_keys() == inhibitor.client.evaluation_keys()
-        raise InputError("other keys")
-
-    with pytest.raises(InputError, match="other keys"):
-        client.load_keys(path, confirm=refuse)
-    assert not client.has_keys
-    assert not client.load_keys(path, confirm=lambda: None)
-    assert client.has_keys
 
 
 def test_logits_that_the_model_never_gives_are_refused(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from fhe_inhibitor.runtime.keyring import Keyring
 from fhe_inhibitor.system import private_files
 from tests.execution import Execution
 from tests.observers import Recorder
-from tests.old_keys import save_format_1
 
 HASH, OTHER = "ab" * 32, "ac" * 32
 
@@ -105,28 +105,37 @@ def test_keys_that_cannot_be_read_are_never_replaced(
     assert len(path.read_bytes()) == 1000
 
 
-@pytest.mark.fhe
-@pytest.mark.parametrize("damaged", [False, True])
-def test_keys_of_an_older_version_are_compared_and_written_anew(
-    inhibitor: Execution, keyring: Keyring, damaged: bool
-) -> None:
-    made = Client(inhibitor.folder)
-    keyring.load_or_make(made, HASH, "tiny")
+class Loading(Client):
+    """A client whose keys are what the file of keys holds."""
+
+    def __init__(self) -> None:
+        self.parameters = ()
+
+    def load_keys(self, path: str | Path, passphrase: str | None = None) -> None:
+        self._loaded = Path(path).read_bytes()
+
+    def evaluation_keys(self) -> bytes:
+        return b"evaluation " + self._loaded
+
+
+@pytest.mark.parametrize("about", ["later", "damaged", None])
+def test_keys_from_a_backup_are_described_anew(keyring: Keyring, about: str | None) -> None:
+    """A server would compute with the later keys: a wrong label, without a word."""
     path = keyring.path(HASH)
-    whole = path.read_bytes()
-    save_format_1(made, path)
-    client = Client(inhibitor.folder)
-    if not damaged:
-        keyring.load_or_make(client, HASH, "tiny")
-        assert path.read_bytes() == whole
-        return
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 1000] = os.urandom(1000)
-    path.write_bytes(data)
-    with pytest.raises(InputError, match="their evaluation keys have another SHA-256"):
-        keyring.load_or_make(client, HASH, "tiny")
-    assert path.read_bytes() == data and not client.has_keys
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"older")
+    os.utime(path, (1e9, 1e9))
+    later = {"circuits_hash": HASH, "model": "tiny", "evaluation_keys": OTHER, "created": 2e9}
+    if about is not None:
+        content = json.dumps(later) if about == "later" else about
+        path.with_name("about.json").write_text(content)
+    assert keyring.load(Loading(), HASH, "tiny") == b"evaluation older"
+    entry = keyring.entry(HASH)
+    assert entry.evaluation_keys == hashlib.sha256(b"evaluation older").hexdigest()
+    assert (entry.model, entry.created) == ("tiny", datetime.fromtimestamp(1e9, UTC))
+    described = path.with_name("about.json").stat()
+    assert keyring.load(Loading(), HASH, "tiny") == b"evaluation older"
+    assert path.with_name("about.json").stat() == described  # right as it was: not written
 
 
 def test_keys_of_an_older_version_are_set_aside_unread(keyring: Keyring, tmp_path: Path) -> None:

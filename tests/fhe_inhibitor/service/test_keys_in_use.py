@@ -267,3 +267,12 @@ def test_complete_keys_may_be_announced_again_on_a_full_disk(parts: Parts, disk:
     disk[0] = 0
     announced = NewKeys(sha256=KEYS, size=SIZE, circuits_hash=MODEL)
     assert parts.uploads.start("ann", announced, MODEL).complete
+
+
+def test_who_has_too_many_keys_is_told_the_commands(tmp_path: Path) -> None:
+    """The secret keys to some may be lost: nothing but their SHA-256 names them then."""
+    uploads = Parts(tmp_path, max_keys=1).uploads
+    new = NewKeys(sha256=KEYS, size=SIZE, circuits_hash=MODEL)
+    uploads.start("alice", new, MODEL)
+    with pytest.raises(Refused, match="keys list --server URL.*keys remove SHA256 --server URL"):
+        uploads.start("alice", new.model_copy(update={"sha256": "c" * 64}), MODEL)

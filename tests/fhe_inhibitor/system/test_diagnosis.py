@@ -7,6 +7,7 @@ import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -146,6 +147,26 @@ def test_a_folder_that_is_not_there_yet_is_that_which_it_is_made_in(tmp_path: Pa
     finding = find_disk("cache", tmp_path / "not" / "yet", "VARIABLE")
     assert finding.state == "ok" and "GB free" in finding.found
     assert not (tmp_path / "not").exists()
+
+
+def test_a_folder_below_one_that_is_closed_to_this_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Played, because nothing is closed to root, whom containers run tests as."""
+    closed, look, may = tmp_path / "closed", os.stat, os.access
+    closed.mkdir()
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if closed in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed and may(path, mode))
+    finding = find_disk("cache", closed / "deep" / "cache", "VARIABLE")
+    assert finding.state == "failure" and "not writable" in finding.found
+    assert f"make {closed} a folder that you can write to" in finding.remedy
+    assert finding.remedy.endswith("or name another folder in VARIABLE")
 
 
 def test_a_place_that_cannot_hold_what_it_should(
