@@ -25,7 +25,7 @@ class OnGpu(Tensor):
     """A tensor that passes for one on a GPU, as all that is computed from it does."""
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return GPU
 
     @classmethod
@@ -46,7 +46,7 @@ class OnGpu(Tensor):
             raise RuntimeError(f"{func} got tensors of a GPU and of the processor")
         found = super().__torch_function__(func, types, args, kwargs)
         if func == Tensor.grad.__get__ and found is not None:
-            return found.as_subclass(OnGpu)  # type: ignore[attr-defined]
+            return found.as_subclass(OnGpu)
         return found
 
 

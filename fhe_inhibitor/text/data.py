@@ -363,7 +363,7 @@ def load_from_hub(name: str) -> Any:
 
 def _splits_from_hub(name: str, n_labels: int) -> dict[str, list[LabelledText]]:
     loaded = load_from_hub(name)
-    splits = {}
+    splits: dict[str, list[LabelledText]] = {}
     for split in ("train", "validation"):
         if split not in loaded or not {*COLUMNS} <= {*loaded[split].column_names}:
             raise InputError(

@@ -97,7 +97,7 @@ def test_fine_tuning_goes_on_on_either(
     def run(own: teacher.Teacher, folder: str, observer: Observer | None) -> list[np.ndarray]:
         out = tmp_path / folder
         options = {"epochs": 3, "batch_size": 4, "checkpoint_every": 2, "observer": observer}
-        made = finetune(own, TEXTS, out_dir=out, **options)  # type: ignore[arg-type]
+        made = finetune(own, TEXTS, out_dir=out, **options)
         return [x.cpu().numpy() for x in made.model.state_dict().values()]
 
     expected = tune("whole", False)
