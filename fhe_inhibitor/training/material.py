@@ -120,7 +120,6 @@ def make_material(
     if recipe.held_out:
         kept, held_out = hold_out(kept, recipe.held_out, seed=recipe.material_seed)
     observer = observer or Observer()
-    observer.begin("teacher and corpus")
     with FileLock(work / LOCK_FILE):
         teacher = make_teacher(recipe, kept, work, observer)
         corpus = build_corpus(

@@ -18,6 +18,7 @@ from compile.noise import (
     measure_rounding_noise,
 )
 from compile.report import describe_noise
+from fhe_inhibitor.cli import benchmark
 from fhe_inhibitor.cli.main import _run
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.integer.model import DEFAULT_MODEL, IntegerModel
@@ -53,6 +54,7 @@ def test_the_command_prints_what_was_measured(
         return measured
 
     monkeypatch.setattr(noise_module, "measure_rounding_noise", measure)
+    monkeypatch.setattr(benchmark, "in_worker", lambda work, observer: work.run(observer))
     arguments = ["benchmark", "noise", "--bits", "6", "--norm", "22", "--lookups", "1024"]
     assert _run(arguments + ["--json"] * as_json) == 0
     assert asked == [(6, 22.0, 1024)]
