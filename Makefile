@@ -18,7 +18,8 @@ TASK ?= sst2
 RECIPE ?= aligned
 # Processes that run tests side by side; unit tests with one thread each.
 WORKERS ?= 2
-# What test-all runs beside lint and unit tests, in processes side by side.
+# What test-all runs beside lint and unit tests, in processes side by side: on one thread each, as
+# the threads of two would wait for each other.
 ENCRYPTED := "(end_to_end or fhe or packaging) and not timing and not slow"
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=
@@ -163,7 +164,8 @@ test: lint test-fast ## lint, types, unit tests, and the shipped model encrypted
 
 .PHONY: test-all
 test-all: lint test-fast ## that, all encrypted tests, the service's faults and load, the wheel, the docs
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m $(ENCRYPTED) tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	    -m $(ENCRYPTED) tests
 
 .PHONY: test-timing
 test-timing: $(STAMP) ## tests that compare seconds, for a quiet machine
