@@ -66,6 +66,8 @@ def test_a_hangup_ends_the_server_of_the_page_in_order(monkeypatch: pytest.Monke
         sockets[0].close()
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
+    # Which the exit of a server sets for all others of this process, too.
+    monkeypatch.setattr("sse_starlette.sse.AppStatus.should_exit", False)
     monkeypatch.setattr(serving, "create_app", lambda page, names: None)
     heard: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))

@@ -93,6 +93,8 @@ def test_a_hangup_ends_the_server_in_order(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("fhe_inhibitor.service.process.log_to_stderr", lambda: None)
     monkeypatch.setattr(uvicorn.Server, "run", run)
+    # Which the exit of a server sets for all others of this process, too.
+    monkeypatch.setattr("sse_starlette.sse.AppStatus.should_exit", False)
     heard: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
     try:
