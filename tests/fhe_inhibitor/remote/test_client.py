@@ -449,4 +449,4 @@ def test_using_a_server_pins_its_model(carol: RemoteUser) -> None:
 
 def test_a_server_of_ordinary_circuits_says_what_it_lacks(carol: RemoteUser) -> None:
     with carol.client() as client, pytest.raises(InputError, match="1 at most.*serve --long"):
-        client.classify_document(TEXTS[0], 2, 3)
+        client.classify_document(" ".join(TEXTS), 2, 3)
