@@ -18,8 +18,7 @@ TASK ?= sst2
 RECIPE ?= aligned
 # Processes that run tests side by side; unit tests with one thread each.
 WORKERS ?= 2
-# What test-all runs beside lint and unit tests, in processes side by side: on one thread each, as
-# the threads of two would wait for each other.
+# What test-all runs beside lint and unit tests, in processes side by side, of one thread each.
 ENCRYPTED := "(end_to_end or fhe or packaging) and not timing and not slow"
 # Options for the command behind a target, for example ARGS="--mode simulate".
 ARGS ?=

@@ -51,8 +51,7 @@ def make_teacher(
     Raises InputError for a folder with a teacher of other epochs, texts, seed or base. One of an
     older version doesn't say what it is made of, and is taken.
     """
-    given = load_teacher(recipe.teacher, recipe.labels, may_be_untuned=True)
-    given.model.to(fastest_device())
+    given = _load(recipe.teacher, recipe, may_be_untuned=True)
     if given.is_tuned:
         return given
     folder = work / "teacher"
@@ -62,9 +61,7 @@ def make_teacher(
         if (folder / CLAIM_FILE).exists():
             made_of = origin(given, kept, recipe.teacher_epochs, recipe.material_seed)
             claim(folder / CLAIM_FILE, made_of, "a teacher", "--work")
-        given = load_teacher(folder, recipe.labels)
-        given.model.to(fastest_device())
-        return given
+        return _load(folder, recipe)
     return finetune(
         given,
         kept,
@@ -73,6 +70,12 @@ def make_teacher(
         seed=recipe.material_seed,
         observer=observer,
     )
+
+
+def _load(name_or_path: str | Path, recipe: Recipe, may_be_untuned: bool = False) -> Teacher:
+    teacher = load_teacher(name_or_path, recipe.labels, may_be_untuned)
+    teacher.model.to(fastest_device())
+    return teacher
 
 
 @dataclass(frozen=True)
