@@ -32,12 +32,11 @@ def measure(
     time_lookups: bool = True,
     powercap: Path = POWERCAP,
 ) -> Measured:
-    """Classify a text encrypted, `repeat` times with the same keys, which are dropped.
+    """Classify a text encrypted, once untimed and then `repeat` times; the keys are dropped.
 
     folder: circuits of the model, with its public part. max_tokens: as in `IntegerModel.tokenize`.
     time_lookups: time one lookup of each width, too. powercap: where the counters of energy are.
-    Raises InputError for a text that can't be read, and
-    for repeat below 1.
+    Raises InputError for a text that can't be read, and for repeat below 1.
     """
     if repeat < 1:
         raise InputError(f"{repeat} repetitions; wanted 1 or more")
