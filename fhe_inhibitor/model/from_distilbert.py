@@ -22,6 +22,7 @@ SHARED = (
     "vocab_size", "max_position_embeddings", "n_layers", "n_heads", "dim", "hidden_dim",
     "activation", "dropout",
 )  # fmt: skip
+OF_OUR_OWN = ("key_head_dim", "value_head_dim", "head_activation")  # also of InhibiDistilBERTs
 # DistilBERT's names, per layer, for BERT's.
 LAYER_NAMES = {
     "attention.self.query": "attention.q_lin",
@@ -60,7 +61,7 @@ def from_distilbert(
         )
     shape = {name: getattr(given, name) for name in SHARED} | {"threshold": "head"}
     if own:
-        shape["head_activation"] = given.head_activation
+        shape |= {name: getattr(given, name) for name in OF_OUR_OWN}
     return _student(shape, given, attention_kind, n_tokens, model.state_dict())
 
 

@@ -58,6 +58,21 @@ def with_gamma(teacher: Teacher) -> InhibiDistilBertForSequenceClassification:
     return model
 
 
+@pytest.mark.parametrize("kind", ["inhibitor_signed", "inhibitor", "dot_product"])
+def test_heads_of_other_widths_are_the_student_s_too(kind: str) -> None:
+    shape = {"vocab_size": len(WORDS), "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    config = InhibiDistilBertConfig(
+        **shape, key_head_dim=[4, 8], value_head_dim=12, attention_kind="dot_product"
+    )
+    model = InhibiDistilBertForSequenceClassification(config).eval()
+    tokens, mask = pad(rows(), 0)
+    torch.testing.assert_close(
+        from_distilbert(model)(tokens, mask).logits, model(tokens, mask).logits
+    )
+    for fit in derive(from_distilbert(model, kind), rows()):
+        assert fit.after <= fit.before
+
+
 @pytest.mark.parametrize("kind", ["inhibitor_signed", "inhibitor"])
 def test_every_teacher_s_student_starts_from_the_same_thresholds(kind: str) -> None:
     """A BERT becomes a model that has a gamma of 1 and a shift of 0, which aren't a student's."""
