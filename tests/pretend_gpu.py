@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from fhe_inhibitor.model import fused_attention
 
 GPU = torch.device("cuda")
 BETWEEN = (Tensor.copy_, Tensor.__getitem__)  # tensors of both may meet here
@@ -27,6 +29,13 @@ class OnGpu(Tensor):
     @property
     def device(self) -> torch.device:
         return GPU
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        copy = self.detach().clone()
+        if isinstance(self, nn.Parameter):
+            copy = nn.Parameter(copy, self.requires_grad)
+        memo[id(self)] = copy
+        return copy
 
     @classmethod
     def __torch_function__(
@@ -67,7 +76,12 @@ class _Moves(TorchFunctionMode):
 
 @contextmanager
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch, *modules: Any) -> Iterator[None]:
-    """Have these modules, which import them by name, find a GPU, and multiply in float32."""
+    """Have these modules, which import them by name, find a GPU, and multiply in float32.
+
+    Nothing is computed again for its gradients: tensors that autograd kept don't say where they
+    are.
+    """
+    monkeypatch.setattr(fused_attention, "checkpoint", lambda run, *given, **_: run(*given))
     for module in modules:
         if hasattr(module, "fastest_device"):
             monkeypatch.setattr(module, "fastest_device", lambda: GPU)

@@ -30,7 +30,7 @@ from torch.nn.utils import parametrize
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized.least_error import least_error
-from fhe_inhibitor.model.quantized.steps import round_ste
+from fhe_inhibitor.model.quantized.operations import round_ste
 
 RATE = 20.0
 SHRINKS = torch.logspace(math.log10(0.05), 0, 20)  # parts of the whole range to keep

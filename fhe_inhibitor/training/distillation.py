@@ -25,7 +25,12 @@ from torch import Tensor, nn
 
 from fhe_inhibitor.integer.public import most_important
 from fhe_inhibitor.model.quantized.network import calibrate, centre_keys
-from fhe_inhibitor.system.processor import autocast, flush_denormals, one_thread
+from fhe_inhibitor.system.processor import (
+    autocast,
+    fastest_device,
+    flush_denormals,
+    one_thread,
+)
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.system.tensors import fingerprint
 from fhe_inhibitor.training.checkpoints import load_state, save_state
@@ -161,9 +166,14 @@ def distil(
     every `CHECKPOINT_STEPS` steps; InputError is raised for one of another config, student or
     data, and for a damaged one. reference: returns the target for the tokens that the student
     reads: logits, and `states` in the order of the student's `hidden_states`; if None, the texts'
-    logits are the target. observer: hears of each training step. The same seed gives the same
-    weights: it computes on one thread.
+    logits are the target. observer: hears of each training step.
+
+    It computes on a GPU where torch finds one, and returns the model on the processor. There the
+    same seed gives the same weights: it computes on one thread. An interrupted training may go on
+    on the other.
     """
+    device = fastest_device()
+    model.to(device)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99), fused=True)
     average = moving_average(model, config.ema_decay)
     quantizes = getattr(getattr(model, "config", None), "quantization", None) is not None
@@ -187,6 +197,7 @@ def distil(
         ids, mask = select_tokens(
             texts.ids[rows], texts.lengths[rows], weights, n, config.word_dropout
         )
+        ids, mask = ids.to(device), mask.to(device)
         if config.pruned_between and quantizes and step < switch and step % PRUNING_STEPS == 0:
             begin, end = (share * switch for share in config.pruned_between)
             if step > begin:
@@ -196,10 +207,11 @@ def distil(
                 centre_keys(model, ids, mask)
             calibrate(model, ids, mask)
             average = moving_average(model, config.ema_decay)
-        with autocast(enabled=config.bfloat16 and step < switch):
+        with autocast(device.type, enabled=config.bfloat16 and step < switch):
             output = model(input_ids=ids, attention_mask=mask, **options)
-        target = reference(ids, mask) if reference else Observed(texts.logits[rows])
-        loss = distillation_loss(output.logits.float(), target.logits, texts.labels[rows], config)
+        target = reference(ids, mask) if reference else Observed(texts.logits[rows].to(device))
+        labels = texts.labels[rows].to(device)
+        loss = distillation_loss(output.logits.float(), target.logits, labels, config)
         if reference:
             loss = loss + config.hidden_weight * _hidden_loss(output, target, mask)
         optimizer.zero_grad(set_to_none=True)
@@ -212,7 +224,7 @@ def distil(
         if checkpoint and (step + 1) % CHECKPOINT_STEPS == 0:
             save_state(checkpoint, run, model, average, optimizer)
     model.load_state_dict(average.module.state_dict())
-    return model.eval()
+    return model.to("cpu").eval()
 
 
 def distillation_loss(

@@ -23,11 +23,11 @@ from circuits.lookups import Table, antiperiodic_abs, table_of
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized.functions import distances, inhibit
+from fhe_inhibitor.model.quantized.operations import readable, round_ste
 from fhe_inhibitor.model.quantized.steps import (
     Step,
     clamp_leaky,
     lookup_lsbs,
-    round_ste,
     round_to_step,
     tabulate,
     to_integers,
@@ -138,19 +138,6 @@ def partial_sums(sums: SaturatingSums | None) -> PartialSums | None:
 def add_keys(x: Tensor, partial: SaturatingSums | None, noise_std: float) -> Tensor:
     """Return the sum of x `[B, n_q, m, channels]` over m, in two steps if `partial` is given."""
     return x.sum(dim=2) if partial is None else partial(x, noise_std)
-
-
-def readable(x: Tensor, n_queries: int, window: int) -> Tensor:
-    """Return the rows of x `[B, n, ...]` that each query may read: `[B, n_queries, m, ...]`.
-
-    m is n for full attention (window 0), else 2 window + 1, with 0 beyond the ends.
-    """
-    if not window:
-        return x[:, None].expand(-1, n_queries, *x.shape[1:])
-    edge = x.new_zeros(x.shape[0], window, *x.shape[2:])
-    padded = torch.cat([edge, x, edge], dim=1)
-    shifted = [padded[:, start : start + n_queries] for start in range(2 * window + 1)]
-    return torch.stack(shifted, dim=2)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """What quantization-aware training computes most, as functions with gradients.
 
-Each does in one pass over memory (`kernels`) what torch's operations need ten or more
-for, and gives the same: integers in the forward pass, straight-through gradients.
+On the processor each does in one pass over memory (`kernels`) what torch's operations need ten or
+more for (`operations`, for a GPU), and gives the same: integers in the forward pass,
+straight-through gradients.
 
     read_table      an accumulator is rounded, with noise, and a table is read
     integer_rows    weights are cut to the largest few and scaled to integers within all bounds
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fhe_inhibitor.errors import InputError
-from fhe_inhibitor.model.quantized import kernels
+from fhe_inhibitor.model.quantized import kernels, operations
 
 NOISE_REACH = 0.499  # steps: noise beyond half a step is cut off
 RANGE_SLACK = 0.97
@@ -38,16 +39,19 @@ def read_table(
     and how fast; through them gradients go, to the table's own parameters and to the accumulator.
     noise_std: standard deviation in steps; rounding to multiples of 1 is exact.
     """
-    return _ReadTable.apply(accumulator, table, slope, lsbs, noise_std if lsbs else 0.0)
+    rows = accumulator.detach().reshape(-1, accumulator.shape[-1])
+    is_noisy = bool(noise_std and lsbs)
+    noise = rounding_noise(rows, noise_std) if is_noisy else rows.new_empty(0, 0)
+    function = _ReadTable.apply if _has_kernels(rows) else operations.read_table
+    return function(accumulator, table, slope, lsbs, noise)
 
 
 class _ReadTable(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, accumulator: Tensor, table: Tensor, slope: Tensor, lsbs: int, noise_std: float
+        ctx: Any, accumulator: Tensor, table: Tensor, slope: Tensor, lsbs: int, noise: Tensor
     ) -> Tensor:
         rows = accumulator.reshape(-1, accumulator.shape[-1])
-        noise = rounding_noise(rows, noise_std) if noise_std else rows.new_empty(0, 0)
         index, out = torch.empty_like(rows, dtype=torch.int16), torch.empty_like(rows)
         kernels.read_table(
             rows.numpy(), noise.numpy(), 1 << lsbs, table.numpy(), index.numpy(), out.numpy()
@@ -98,7 +102,8 @@ def integer_rows(
     sum, `[in]`, 1 if None; its weight then counts as often in the norm.
     """
     fits = _fit(rows, span, bounds, n_kept, keep_last, terms)
-    return _RoundRows.apply(rows, fits, keep_last), fits[:, 0]
+    function = _RoundRows.apply if _has_kernels(rows) else operations.round_rows
+    return function(rows, fits, int(keep_last)), fits[:, 0]
 
 
 def need_finite(*weights: Tensor) -> None:
@@ -121,25 +126,27 @@ def _fit(
     """Return scales and smallest weights of rows, `[out, 2]`; they must be finite."""
     need_finite(rows)
     terms = torch.ones_like(span) if terms is None else terms
+    rows, span, terms = (x.detach().contiguous() for x in (rows, span, terms))
+    limits, free, fixed = (*bounds, RANGE_SLACK), n_kept - keep_last, int(keep_last)
+    if not _has_kernels(rows):
+        return operations.fit_rows(rows, span, terms, limits, free, fixed)
     fits = rows.new_empty(len(rows), 2)
-    kernels.fit_rows(
-        rows.detach().contiguous().numpy(),
-        span.contiguous().numpy(),
-        terms.contiguous().numpy(),
-        (*bounds, RANGE_SLACK),
-        n_kept - keep_last,
-        int(keep_last),
-        fits.numpy(),
-    )
+    numbers = (rows.numpy(), span.numpy(), terms.numpy())
+    kernels.fit_rows(*numbers, limits, free, fixed, fits.numpy())
     return fits
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Whether x is where the kernels run: on the processor."""
+    return x.device.type == "cpu"
 
 
 class _RoundRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, fits: Tensor, keep_last: bool) -> Tensor:
-        rows, ctx.keep_last = rows.contiguous(), keep_last
+    def forward(ctx: Any, rows: Tensor, fits: Tensor, fixed: int) -> Tensor:
+        rows, ctx.fixed = rows.contiguous(), fixed
         out = torch.empty_like(rows)
-        kernels.round_rows(rows.numpy(), fits.numpy(), int(keep_last), out.numpy())
+        kernels.round_rows(rows.numpy(), fits.numpy(), fixed, out.numpy())
         ctx.save_for_backward(rows, fits)
         return out
 
@@ -149,7 +156,7 @@ class _RoundRows(torch.autograd.Function):
         rows, fits = ctx.saved_tensors
         out = torch.empty_like(rows)
         above = grad.contiguous().numpy()
-        kernels.round_rows_back(above, rows.numpy(), fits.numpy(), int(ctx.keep_last), out.numpy())
+        kernels.round_rows_back(above, rows.numpy(), fits.numpy(), ctx.fixed, out.numpy())
         return out, None, None
 
 
@@ -159,7 +166,8 @@ def distances(q: Tensor, k: Tensor, window: int) -> Tensor:
     m: the keys that a query reads, all n with window 0, else 2 window + 1 around its own position;
     beyond the ends they are 0.
     """
-    return _Distances.apply(q, k, window)
+    function = _Distances.apply if _has_kernels(q) else operations.distances
+    return function(q, k, window)
 
 
 class _Distances(torch.autograd.Function):
@@ -187,7 +195,8 @@ def inhibit(v: Tensor, z: Tensor, window: int, signed: bool) -> Tensor:
     v: `[B, n, d_v]`. z: `[B, n_q, m]`, infinite for keys that aren't there; for m and window see
     `distances`.
     """
-    return _Inhibit.apply(v, z, window, signed)
+    function = _Inhibit.apply if _has_kernels(v) else operations.inhibit
+    return function(v, z, window, signed)
 
 
 class _Inhibit(torch.autograd.Function):

@@ -4,7 +4,6 @@
 quantization configuration and arranges them as project, attend, feed_forward and classify.
 Calling it trains (integers, straight-through gradients, rounding noise while the model is in
 training mode or `noisy`); `to_circuit` gives the integer parameters, equal entry by entry.
-It all runs on the processor: what takes longest are kernels for it (`functions`).
 """
 
 from __future__ import annotations
@@ -26,16 +25,15 @@ from fhe_inhibitor.model.configuration import LayerConfig, QuantizationConfig
 from fhe_inhibitor.model.quantized.attention import (
     QuantizedDotProduct,
     QuantizedInhibitor,
-    readable,
 )
 from fhe_inhibitor.model.quantized.functions import Bounds, need_finite, row_scales
+from fhe_inhibitor.model.quantized.operations import readable, round_ste
 from fhe_inhibitor.model.quantized.steps import (
     JoinedSteps,
     PooledStep,
     Step,
     TableLinear,
     clamp_leaky,
-    round_ste,
     to_integers,
 )
 
@@ -62,18 +60,9 @@ class QuantizedLayer:
 
 
 class QuantizedNetwork:
-    """The quantized stages of a model, rebuilt from its parameters for each training step.
-
-    Raises InputError for a model that isn't on the processor.
-    """
+    """The quantized stages of a model, rebuilt from its parameters for each training step."""
 
     def __init__(self, model: nn.Module) -> None:
-        device = model.classifier.weight.device
-        if device.type != "cpu":
-            raise InputError(
-                f"the model is on {device.type}, and a quantized one runs on the processor alone: "
-                'move it there with model.to("cpu"), or set model.quantized = False'
-            )
         self.model = model
         self.config = model.config
         self.bits: QuantizationConfig = self.config.quantization_config_or_none
@@ -272,7 +261,7 @@ class QuantizedNetwork:
             weight = weight * (heaviest >= heaviest.topk(bits.classifier_fan_in).values[-1])
         codes, zero = float(step.high - step.low), step.centre
         above, below = step.high - zero, zero - step.low  # codes on either side of 0
-        span = torch.full((weight.shape[1],), codes)
+        span = weight.new_full((weight.shape[1],), codes)
         largest = float((1 << (bits.logit_bits - 1)) - 1)
         bounds = Bounds((1 << (bits.weight_bits - 1)) - 1, bits.weight_norm, 2 * largest)
         scale = row_scales(weight, span, bounds).max()
@@ -293,7 +282,16 @@ class QuantizedNetwork:
 
     @torch.no_grad()
     def to_circuit(self) -> tuple[Network, float]:
-        """Return the integer parameters of the encrypted part, and the scale of its logits."""
+        """Return the integer parameters of the encrypted part, and the scale of its logits.
+
+        Raises InputError for a model that isn't on the processor.
+        """
+        device = self.model.classifier.weight.device
+        if device.type != "cpu":
+            raise InputError(
+                f"the model is on {device.type}, and its integers are those of the processor: move "
+                'it there with model.to("cpu")'
+            )
         weight, offset, scale = self._logits()
         step = self.model.distilbert.embeddings.step
         network = Network(
@@ -353,8 +351,8 @@ def _pairs(attention_mask: Tensor, n_queries: int, shape: LayerConfig) -> tuple[
     if not window:
         if shape.causal:
             mask = mask & causal_mask(n_queries, n, mask.device)
-        return mask, relative_offsets(n_queries, n, furthest)
-    offset = torch.arange(-window, window + 1)
+        return mask, relative_offsets(n_queries, n, furthest, mask.device)
+    offset = torch.arange(-window, window + 1, device=mask.device)
     if shape.causal:
         mask = mask & (offset <= 0)
     return mask, (offset.clamp(-furthest, furthest) + furthest).expand(n_queries, -1)

@@ -32,17 +32,9 @@ from fhe_inhibitor.model.quantized.functions import (
     rounding_noise,
 )
 from fhe_inhibitor.model.quantized.least_error import least_error
+from fhe_inhibitor.model.quantized.operations import round_ste
 
 CLIP_LEAK = 0.05
-
-
-def round_ste(x: Tensor) -> Tensor:
-    """Round half up; the gradient passes straight through.
-
-    >>> round_ste(torch.tensor([0.4, 0.5, -1.5])).tolist()
-    [0.0, 1.0, -1.0]
-    """
-    return x + ((x + 0.5).floor() - x).detach()
 
 
 def clamp_leaky(x: Tensor, low: float, high: float) -> Tensor:
@@ -167,7 +159,7 @@ class Step(nn.Module):
         else:
             middle, mean = (self.low + self.high) / 2, sample.mean(dim=0)
             ends = (sample.amax(dim=0) + sample.amin(dim=0)) / 2
-            centres = [torch.lerp(mean, ends, share) for share in torch.linspace(0, 1, 5)]
+            centres = [torch.lerp(mean, ends, share) for share in (0, 0.25, 0.5, 0.75, 1)]
             of_centre = [self._candidates(sample - centre, middle) for centre in centres]
             sizes = torch.cat(of_centre)
             zeros = torch.cat(
@@ -182,7 +174,7 @@ class Step(nn.Module):
         """Return sizes to try, `[35, channels]`: of the whole range of the sample, and parts."""
         reach = max(abs(self.low - middle), self.high - middle)
         largest = sample.abs().amax(dim=0).clamp(min=1e-4) / reach
-        return torch.linspace(0.15, 1.0, 35)[:, None] * largest
+        return torch.linspace(0.15, 1.0, 35, device=sample.device)[:, None] * largest
 
 
 def lookup_lsbs(span: float, table_bits: int) -> int:
@@ -317,13 +309,13 @@ class TableLinear:
     def integers(self) -> IntegerWeights:
         """The integer weights, with gradients to the float weights and the steps."""
         rows = self.weight * self.input_step.size  # [out, in]
-        low, high = (torch.full((rows.shape[1],), float(end)) for end in self.input_step.range)
+        low, high = (rows.new_full((rows.shape[1],), end) for end in self.input_step.range)
         terms = torch.full_like(low, self.input_step.terms)
         shift = self.input_step.shift
         if self.residual_step is not None:
-            terms = torch.cat([terms, torch.tensor([float(self.residual_step.terms)])])
+            terms = torch.cat([terms, rows.new_tensor([self.residual_step.terms])])
             rows = torch.cat([rows, self.residual_step.size[:, None]], dim=1)
-            ends = torch.tensor([self.residual_step.range], dtype=torch.float32)
+            ends = rows.new_tensor([self.residual_step.range])
             low, high = torch.cat([low, ends[:, 0]]), torch.cat([high, ends[:, 1]])
         span, bits = high - low, self.bits
         fan_in = min(bits.fan_in or len(span), len(span))
@@ -363,7 +355,8 @@ class TableLinear:
 
         A batch looks each entry up many times: it is computed once.
         """
-        index = table_index(len(self.bias), self.n_indices, self.integers.lsbs)
+        entries = self.n_indices, self.integers.lsbs
+        index = table_index(len(self.bias), *entries, self.bias.device)
         if not torch.is_grad_enabled():
             return self._indexed(index), torch.zeros_like(index)
         table = self._indexed(index.requires_grad_())
@@ -408,9 +401,11 @@ def to_integers(x: Tensor) -> np.ndarray:
     return x.detach().round().to(torch.int64).numpy()
 
 
-def table_index(channels: int, entries: int, lsbs: int) -> Tensor:
+def table_index(
+    channels: int, entries: int, lsbs: int, device: torch.device | None = None
+) -> Tensor:
     """Return what the entries of a table stand for, 0, 2^lsbs, ...: `[entries, channels]`."""
-    index = torch.arange(entries, dtype=torch.float32) * float(1 << lsbs)
+    index = torch.arange(entries, dtype=torch.float32, device=device) * float(1 << lsbs)
     return index[:, None].expand(-1, channels).contiguous()
 
 

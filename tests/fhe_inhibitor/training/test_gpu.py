@@ -1,4 +1,4 @@
-"""With a GPU the teacher is tuned and asked there; what comes of it is the same."""
+"""With a GPU the teacher is tuned and asked there, and students learn there; all ends the same."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ import numpy as np
 import pytest
 import torch
 
+from fhe_inhibitor.model import fused_attention
+from fhe_inhibitor.model.quantized import functions
 from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import LabelledText
-from fhe_inhibitor.training import finetuning, material, phrase_teacher, teacher, vocabulary
+from fhe_inhibitor.training import (
+    distillation,
+    finetuning,
+    material,
+    phrase_teacher,
+    teacher,
+    vocabulary,
+)
+from fhe_inhibitor.training.distillation import distil, text_table
 from fhe_inhibitor.training.finetuning import finetune
 from fhe_inhibitor.training.hyperparameters import Recipe
 from fhe_inhibitor.training.material import Material, make_material
-from fhe_inhibitor.training.recipe import make_student
+from fhe_inhibitor.training.recipe import DOT_PRODUCT, INHIBITOR, make_student
 from tests.fhe_inhibitor.training.test_recipe import SIZE, write_texts
 from tests.pretend_gpu import GPU, OnGpu, pretended_gpu
 from tests.tiny_teacher import save_teacher, tiny_teacher
 
-MODULES = (finetuning, material, phrase_teacher, teacher, vocabulary)
+MODULES = (distillation, finetuning, material, phrase_teacher, teacher, vocabulary)
 TEXTS = [LabelledText("a fine film", 1), LabelledText("not very fine", 0)] * 8
 
 
@@ -77,6 +87,53 @@ def test_teacher_corpus_and_student_are_those_of_the_processor(
         found = arrays(asked, made)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [INHIBITOR, DOT_PRODUCT])
+@pytest.mark.parametrize("interrupted", [None, True, False])
+def test_students_learn_there(
+    on_processor: None,
+    interrupted: bool | None,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As floats and as integers, whose operations are those of a GPU on both; `test_functions`
+    compares them with the kernels. interrupted: whether that was on the GPU.
+    """
+    for module in (functions, fused_attention):
+        monkeypatch.setattr(module, "_has_kernels", lambda x: False)
+    monkeypatch.setattr(distillation, "CHECKPOINT_STEPS", 1)
+    asked = recipe(tmp_path)
+    (tmp_path / "work").mkdir()
+    made = make_material(asked, tmp_path / "work")
+    texts = text_table(made.corpus.texts, made.corpus.importance)
+
+    def learn(folder: str, observer: Observer | None = None) -> dict[str, torch.Tensor]:
+        student = distil(
+            make_student(asked, kind, made),
+            texts,
+            made.corpus.importance,
+            SIZE.distillation,
+            tmp_path / folder,
+            made.reader,
+            observer,
+        )
+        assert student.quantized
+        return student.state_dict()
+
+    def learn_there(folder: str, observer: Observer | None = None) -> dict[str, torch.Tensor]:
+        with monkeypatch.context() as patch, pretended_gpu(patch, *MODULES):
+            return learn(folder, observer)
+
+    expected = learn("here")
+    if interrupted is not None:
+        with pytest.raises(Interrupted):
+            (learn_there if interrupted else learn)("there", StopsAfter(5))
+    found = (learn if interrupted else learn_there)("there")
+    for name, wanted in expected.items():
+        assert not isinstance(found[name], OnGpu)
+        torch.testing.assert_close(found[name], wanted, rtol=0, atol=0, msg=name)
 
 
 @pytest.mark.parametrize("first", [True, False])

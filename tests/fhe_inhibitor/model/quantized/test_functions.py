@@ -1,4 +1,4 @@
-"""The compiled functions of quantized training: the values and gradients of torch's operations."""
+"""The functions of quantized training: compiled ones give what torch's operations do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fhe_inhibitor.model.configuration import QuantizationConfig
-from fhe_inhibitor.model.quantized.attention import readable
+from fhe_inhibitor.model.quantized import functions, operations
 from fhe_inhibitor.model.quantized.functions import (
     Bounds,
     distances,
@@ -18,11 +18,19 @@ from fhe_inhibitor.model.quantized.functions import (
     read_table,
     row_scales,
 )
-from fhe_inhibitor.model.quantized.steps import Step, TableLinear, round_ste, round_to_step
+from fhe_inhibitor.model.quantized.operations import readable, round_ste
+from fhe_inhibitor.model.quantized.steps import Step, TableLinear, round_to_step
 
 torch.set_num_threads(1)  # tensors here are too small to share
 
 seeds = st.integers(0, 2**31)
+
+
+@pytest.fixture(params=["kernels", "operations"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the processor, and as on a GPU."""
+    if request.param == "operations":
+        monkeypatch.setattr(functions, "_has_kernels", lambda x: False)
 
 
 def gradients(out: Tensor, *inputs: Tensor) -> list[Tensor]:
@@ -56,7 +64,7 @@ def linear(residual: bool, fan_in: int) -> tuple[TableLinear, list[Tensor]]:
 @pytest.mark.parametrize("fan_in", [0, 3])
 @pytest.mark.parametrize("noise_std", [0.0, 0.1])
 def test_a_table_gives_what_its_function_does(
-    residual: bool, fan_in: int, noise_std: float
+    way: None, residual: bool, fan_in: int, noise_std: float
 ) -> None:
     torch.manual_seed(0)
     layer, learned = linear(residual, fan_in)
@@ -76,6 +84,8 @@ def test_a_table_is_not_read_beyond_its_ends() -> None:
     far = torch.tensor([[-9.0, 1e9], [torch.nan, 3.0]])
     out = read_table(far, table, torch.zeros(4, 2), 0, 0.0)
     assert out[0].tolist() == [0.0, 7.0] and out[1, 1] == 7.0 and out[1, 0] in table[:, 0]
+    out = operations.read_table(far, table, torch.zeros(4, 2), 0, torch.empty(0, 0))
+    assert out[0].tolist() == [0.0, 7.0] and out[1, 1] == 7.0 and out[1, 0].isnan()
 
 
 @settings(deadline=None)
@@ -101,6 +111,12 @@ def test_rows_keep_their_largest_and_every_bound(
         kept = rows * 1
     assert torch.equal(scale, row_scales(kept, span, bounds))
     assert_same(integers, round_ste(kept / scale[:, None]), rows)
+    terms = torch.ones_like(span)
+    limits = ((*bounds, functions.RANGE_SLACK), n_kept - keep_last, int(keep_last))
+    fits = operations.fit_rows(rows.detach(), span, terms, *limits)
+    torch.testing.assert_close(fits[:, 0], scale)
+    fits[:, 0] = scale  # their last bits may differ, and what they are rounded to
+    assert_same(operations.round_rows(rows, fits, int(keep_last)), integers, rows)
     absolute = integers.detach().abs()
     assert absolute.max() <= bounds.largest and absolute.norm(dim=1).max() <= bounds.norm
     assert (absolute @ span).max() <= bounds.reach
@@ -110,7 +126,7 @@ def test_rows_keep_their_largest_and_every_bound(
 @pytest.mark.parametrize("window", [0, 2])
 @pytest.mark.parametrize("n_queries", [1, 7])
 @pytest.mark.parametrize("signed", [False, True])
-def test_attention_is_that_of_torch(window: int, n_queries: int, signed: bool) -> None:
+def test_attention_is_that_of_torch(way: None, window: int, n_queries: int, signed: bool) -> None:
     torch.manual_seed(0)
     q = torch.randint(0, 4, (3, n_queries, 5)).float().requires_grad_()
     k = torch.randint(0, 4, (3, 7, 5)).float().requires_grad_()
@@ -131,7 +147,7 @@ def test_attention_is_that_of_torch(window: int, n_queries: int, signed: bool) -
     assert_same(inhibit(v, z, window, signed), kept.sum(dim=2), v, z)
 
 
-def test_noise_is_that_of_rounding() -> None:
+def test_noise_is_that_of_rounding(way: None) -> None:
     x = torch.randint(0, 31 << 4, (200, 9)).float()
     table = torch.arange(32.0)[:, None].expand(-1, 9).contiguous()
     torch.manual_seed(3)

@@ -435,9 +435,8 @@ def test_a_classifier_without_any_weight_is_refused() -> None:
     make("inhibitor", "cls", 0, bits | {"classifier_fan_in": 2}, dim=64)
 
 
-def test_a_quantized_model_on_another_device_is_told_where_it_runs() -> None:
-    model, ids, mask = make("inhibitor", "cls", 0, {"weight_bits": 5})
-    moved = model.to("meta")
-    assert moved.quantized
-    with pytest.raises(InputError, match=r'is on meta.*the processor alone.*model.to\("cpu"\)'):
-        moved(ids.to("meta"), mask.to("meta"))
+def test_integers_are_not_taken_of_a_model_on_another_device() -> None:
+    model, _, _ = make("inhibitor", "cls", 0, {"weight_bits": 5})
+    network = QuantizedNetwork(model.to("meta"))
+    with pytest.raises(InputError, match=r'is on meta.*of the processor.*model.to\("cpu"\)'):
+        network.to_circuit()
