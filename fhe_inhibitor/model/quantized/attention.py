@@ -23,7 +23,7 @@ from circuits.lookups import Table, antiperiodic_abs, table_of
 from circuits.sums import PartialSums
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.model.quantized.functions import distances, inhibit
-from fhe_inhibitor.model.quantized.operations import readable, round_ste
+from fhe_inhibitor.model.quantized.operations import inhibited, readable, round_ste
 from fhe_inhibitor.model.quantized.steps import (
     Step,
     clamp_leaky,
@@ -205,11 +205,7 @@ class QuantizedInhibitor:
         signed = self.eta is not None
         if self.partial is None:
             return self.unit * inhibit(v, z, self.window, signed)
-        v, z = readable(v, z.shape[1], self.window), z[..., None]
-        kept = (v - z).clamp(min=0)
-        if signed:
-            kept = kept - (-v - z).clamp(min=0)
-        return self.partial(self.unit * kept, noise_std)
+        return self.partial(self.unit * inhibited(v, z, self.window, signed), noise_std)
 
     def _inhibition(self, score: Tensor, shift: Tensor | None = None) -> Tensor:
         """Return Z in steps of v; of an unsigned v, in its codes."""

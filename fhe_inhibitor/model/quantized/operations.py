@@ -87,8 +87,11 @@ def distances(q: Tensor, k: Tensor, window: int) -> Tensor:
 
 def inhibit(v: Tensor, z: Tensor, window: int, signed: bool) -> Tensor:
     """See `functions.inhibit`."""
+    return inhibited(v, z, window, signed).sum(dim=2)
+
+
+def inhibited(v: Tensor, z: Tensor, window: int, signed: bool) -> Tensor:
+    """Return what z leaves of each value that a query reads, `[B, n_q, m, d_v]`."""
     v, z = readable(v, z.shape[1], window), z[..., None]
-    kept = (v - z).clamp(min=0)
-    if signed:
-        kept = kept - (-v - z).clamp(min=0)
-    return kept.sum(dim=2)
+    above = (v - z).clamp(min=0)
+    return above - (-v - z).clamp(min=0) if signed else above
