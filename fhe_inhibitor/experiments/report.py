@@ -62,7 +62,8 @@ SECTIONS = {
         "All steps",
         "The recipes with as many steps as they have by themselves, RTE with those of the plan; "
         "section 2 has fewer. E1's teachers learned for as long as it did. `converted` and "
-        "`retrained` go on from `aligned`.",
+        "`retrained` go on from `aligned`. E1 with `joined` starts from another student, that of "
+        "section 9.",
     ),
     "lengths": (
         "Hidden states by length of text",
@@ -73,6 +74,12 @@ SECTIONS = {
         "number of keys. That is one reason why errors may grow with length. But joined sentences "
         "are not only longer: they are pairs, reach later positions, put more sentences and more "
         "tokens into a step, and the start is derived from them; each of these may matter too.",
+    ),
+    "layers-joined": (
+        "Layer by layer, from joined sentences",
+        "As section 1, but E1's student learns from joined sentences, and is derived from them: "
+        "examples of 1 to 5 sentences, pairs from 2 on. A step has 16 of them, not 32, and all "
+        "hidden states together took 1,500 steps, not 2,500.",
     ),
     "language": (
         "Causal language models",
@@ -98,7 +105,10 @@ SECTIONS = {
 }
 
 # Sections that tell the distance to the teacher, and of which sections they tell the costs.
-COMPARED = {"recipes": ("layers", "recipes"), "all-steps": ("all-steps",)}
+COMPARED = {
+    "recipes": ("layers", "recipes"),
+    "all-steps": ("all-steps", "layers-joined"),
+}
 # The score of whoever always says the most frequent class, from the labels of GLUE's dev.tsv; of
 # CoLA it is a correlation.
 MOST_FREQUENT = {"sst2": 444 / 872, "cola": 0.0, "rte": 146 / 277, "wnli": 40 / 71}
@@ -131,8 +141,8 @@ def write_report(results: Path, out: Path) -> str:
         section = sections[name]
         if not section:
             parts.append("Not run yet.")
-        elif name == "layers":
-            parts.append(_describe_layers(section, figures))
+        elif name in ("layers", "layers-joined"):
+            parts.append(_describe_layers(section, figures, name))
         elif name == "language":
             parts.append(describe_language(section))
         elif name == "lengths":
@@ -254,7 +264,7 @@ def _costs(sections: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(["What they took:", "", *markdown_table(head, rows)]) if rows else ""
 
 
-def _describe_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
+def _describe_layers(results: Sequence[dict[str, Any]], figures: Path, section: str) -> str:
     """Plot and table of each layer's error, of every result that has them."""
     parts = []
     for result in results:
@@ -270,7 +280,7 @@ def _describe_layers(results: Sequence[dict[str, Any]], figures: Path) -> str:
         axes.set(xlabel="step", ylabel="mean squared error, held out", yscale="log")
         axes.grid(True, which="major", linewidth=0.3)
         axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-        name = f"layers-{result['variant']}"
+        name = f"{section}-{result['variant']}"
         save_figure(figure, figures, name)
         parts += [_layer_table(result, errors), f"![error of each layer]({FOLDER}/{name}.png)"]
     return "\n\n".join(parts)

@@ -33,6 +33,7 @@ from fhe_inhibitor.experiments.settings import Experiment
 from fhe_inhibitor.model.fake_quantization import quantize
 from fhe_inhibitor.model.from_distilbert import from_distilbert
 from fhe_inhibitor.model.int8_checkpoint import save_int8
+from fhe_inhibitor.model.loading import load_model, name_labels
 from fhe_inhibitor.system.extras import install_command
 from fhe_inhibitor.system.files import write_atomically
 from fhe_inhibitor.system.machine import describe_machine, peak_memory_bytes
@@ -41,7 +42,7 @@ from fhe_inhibitor.system.progress import Observer
 from fhe_inhibitor.text.data import read_sentences
 from fhe_inhibitor.text.tasks import TRAIN, Task
 from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, LayerFit, derive
-from fhe_inhibitor.training.rows import load_classifier, measure_rows
+from fhe_inhibitor.training.rows import measure_rows
 from fhe_inhibitor.training.static_norm import make_static
 from fhe_inhibitor.training.teacher import Teacher, as_distilbert, load_teacher
 
@@ -71,7 +72,7 @@ def run(experiment: Experiment, out: str | Path, observer: Observer | None = Non
     texts: dict[str, Iterable[Any]] = {"data": data.splits[TRAIN]}
     # What phases read later is read here already: what is refused must leave no claimed folder.
     if experiment.student:
-        models["student"] = _load_student(experiment.student, task, teacher)
+        models["student"] = _load_student(experiment.student, task, recipe, teacher)
     if experiment.text:
         texts["text"] = read_sentences(experiment.text)
     claim_folder(out, experiment)
@@ -130,7 +131,7 @@ def _make_student(
     """Return the student before its phases, and each layer's error if it was derived."""
     experiment, fits = data.experiment, list[LayerFit]()
     if experiment.student:
-        student = _load_student(experiment.student, task, teacher).to(device)
+        student = _load_student(experiment.student, task, recipe, teacher).to(device)
     else:
         student = from_distilbert(teacher.model, experiment.attention_kind).to(device)
         if experiment.initial == "derived":
@@ -142,9 +143,21 @@ def _make_student(
     return student, fits
 
 
-def _load_student(name: str, task: Task, teacher: Teacher) -> Any:
-    """Load a student to go on with; it has to have its teacher's shape."""
-    student: Any = load_classifier(name, task)[0]
+def _load_student(name: str, task: Task, recipe: DistillationRecipe, teacher: Teacher) -> Any:
+    """Load a student to go on with; it has to have its teacher's shape.
+
+    A recipe that learns the task last takes one of another task too, with the teacher's classifier.
+    """
+    student: Any = load_model(name).model
+    try:
+        name_labels(student.config, task.labels, name)
+    except InputError:
+        if recipe.tuned_teacher:
+            raise
+        whole = from_distilbert(teacher.model)
+        student.pre_classifier, student.classifier = whole.pre_classifier, whole.classifier
+        student.config.id2label, student.num_labels = whole.config.id2label, whole.num_labels
+        student.config.label2id = whole.config.label2id
     for field in ("vocab_size", "dim", "n_layers", "head_activation"):
         own, other = (
             getattr(model.config, field, "relu" if field == "head_activation" else None)

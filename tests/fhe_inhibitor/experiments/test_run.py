@@ -150,6 +150,22 @@ def test_a_student_has_its_task_s_labels(agnostic: Path) -> None:
     assert config["id2label"] == {"0": "unacceptable", "1": "acceptable"}
 
 
+def test_a_general_student_learns_any_task(
+    agnostic: Path, own: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its encoder does; whoever doesn't learn the task last wants a student of the same task."""
+    settings = make(own, "task-agnostic", student=str(agnostic)).model_dump()
+    settings["phases"] = {**settings["phases"], "layers": {"max_steps": 0}}
+    result = run(Experiment(**settings), tmp_path / "student")
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert config["id2label"] == {str(index): name for index, name in enumerate(OWN_LABELS)}
+    weights = load_file(tmp_path / "student" / "model.safetensors")
+    assert len(weights["classifier.weight"]) == len(OWN_LABELS)
+    assert {row.task for row in result.rows} == {"own"}
+    with pytest.raises(InputError, match="has 2 outputs; wanted 3"):
+        run(make(own, "task-specific", student=str(agnostic)), tmp_path / "other")
+
+
 def test_own_labels_give_a_student_of_as_many(own: dict[str, Any], tmp_path: Path) -> None:
     run(make(own, "teacher"), tmp_path / "teacher")
     tuned = make(own, "aligned", teacher=str(tmp_path / "teacher"))
