@@ -245,7 +245,7 @@ TASKS = {
     task.name: task
     for task in (
         SmallTask(
-            "adding", _adding, "mean squared error", ("0.11%", "0.12%"), "adding", 400, lower=True
+            "adding", _adding, "mean squared error", ("0.11%", "0.12%"), "adding", 800, lower=True
         ),
         SmallTask(
             "mnist", lambda s: _images(load_mnist(s), 4), "accuracy", DIGITS_PAPER, "MNIST", 2000
