@@ -89,12 +89,14 @@ def test_teacher_corpus_and_student_are_those_of_the_processor(
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [INHIBITOR, DOT_PRODUCT])
-@pytest.mark.parametrize("interrupted", [None, True, False])
+@pytest.mark.parametrize(
+    ("kind", "interrupted"),
+    [(INHIBITOR, True), (INHIBITOR, False), (DOT_PRODUCT, None)],
+)
 def test_students_learn_there(
     on_processor: None,
-    interrupted: bool | None,
     kind: str,
+    interrupted: bool | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
