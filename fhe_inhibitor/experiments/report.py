@@ -29,8 +29,8 @@ SECTIONS = {
         "Layer by layer",
         "One layer's Q, K, V, gamma, eta and delta at a time, bottom up: mean squared error of "
         "its attention output against the teacher's, on texts that it isn't trained on. E1's "
-        "students of all tasks start from this one. It learns from sentences; what is derived is "
-        "derived from phrases of SST-2.",
+        "students without `joined` start from this one. It learns from sentences; what is derived "
+        "is derived from phrases of SST-2.",
     ),
     "recipes": (
         "Recipes",
@@ -61,25 +61,25 @@ SECTIONS = {
     "all-steps": (
         "All steps",
         "The recipes with as many steps as they have by themselves, RTE with those of the plan; "
-        "section 2 has fewer. E1's teachers learned for as long as it did. `converted` and "
-        "`retrained` go on from `aligned`. E1 with `joined` starts from another student, that of "
-        "section 9.",
+        "the section on recipes has fewer. E1's teachers learned for as long as it did. "
+        "`converted` and `retrained` go on from `aligned`. E1 with `joined` starts from "
+        "the student that learned from joined sentences.",
     ),
     "lengths": (
         "Hidden states by length of text",
-        "E1 learns from single sentences. Here one student is aligned on them for a few steps, and "
-        "one on joined sentences, most of which are pairs. The figures are the squared error of a "
-        "layer's hidden states, over the mean square of the teacher's, on development sets. "
-        "Softmax divides by its sum over keys, and the inhibitor does not: its sum grows with the "
-        "number of keys. That is one reason why errors may grow with length. But joined sentences "
-        "are not only longer: they are pairs, reach later positions, put more sentences and more "
-        "tokens into a step, and the start is derived from them; each of these may matter too.",
+        "E1 first learned from single sentences. Here one student is aligned on them for a few "
+        "steps, and one on joined sentences, most of which are pairs. The figures are the squared "
+        "error of a layer's hidden states, over the mean square of the teacher's, on development "
+        "sets. Softmax divides by its sum over keys, and the inhibitor does not: its sum grows "
+        "with the number of keys. That is one reason why errors may grow with length. But joined "
+        "sentences are not only longer: they are pairs, reach later positions, put more sentences "
+        "and more tokens into a step, and the start is derived from them; each of these may "
+        "matter too.",
     ),
     "layers-joined": (
         "Layer by layer, from joined sentences",
-        "As section 1, but E1's student learns from joined sentences, and is derived from them: "
-        "examples of 1 to 5 sentences, pairs from 2 on. A step has 16 of them, not 32, and all "
-        "hidden states together took 1,500 steps, not 2,500.",
+        "As in the first section, but the student learns from joined sentences, and is derived "
+        "from them. The plan gives it smaller batches and fewer steps of all hidden states.",
     ),
     "language": (
         "Causal language models",

@@ -168,9 +168,9 @@ def distil(
     reads: logits, and `states` in the order of the student's `hidden_states`; if None, the texts'
     logits are the target. observer: hears of each training step.
 
-    It computes on a GPU where torch finds one, and returns the model on the processor. There the
-    same seed gives the same weights: it computes on one thread. An interrupted training may go on
-    on the other.
+    It computes on a GPU where torch finds one, and returns the model on the processor. An
+    interrupted training may go on on either. On a processor the same seed gives the same weights:
+    it computes on one thread.
     """
     device = fastest_device()
     model.to(device)

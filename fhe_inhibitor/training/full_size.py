@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
-from fhe_inhibitor.model.from_distilbert import from_distilbert
+from fhe_inhibitor.model.from_distilbert import OF_OUR_OWN, from_distilbert
 from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.training.derivation import CALIBRATION_TEXTS, derive
 from fhe_inhibitor.training.embeddings import FeatureEmbedding
@@ -44,7 +44,7 @@ def compilable_student(
     derive(start, rows[:CALIBRATION_TEXTS])
     make_static(start, rows)
     own = start.config
-    sizes = ("dim", "n_layers", "n_heads", "hidden_dim", "activation", "head_activation")
+    sizes = ("dim", "n_layers", "n_heads", "hidden_dim", "activation", *OF_OUR_OWN)
     config = InhibiDistilBertConfig(
         vocab_size=len(features),
         max_position_embeddings=shape["n_tokens"],

@@ -127,12 +127,12 @@ def _fit(
     need_finite(rows)
     terms = torch.ones_like(span) if terms is None else terms
     rows, span, terms = (x.detach().contiguous() for x in (rows, span, terms))
-    limits, free, fixed = (*bounds, RANGE_SLACK), n_kept - keep_last, int(keep_last)
+    limits, n_free, fixed = (*bounds, RANGE_SLACK), n_kept - keep_last, int(keep_last)
     if not _has_kernels(rows):
-        return operations.fit_rows(rows, span, terms, limits, free, fixed)
+        return operations.fit_rows(rows, span, terms, limits, n_free, fixed)
     fits = rows.new_empty(len(rows), 2)
     numbers = (rows.numpy(), span.numpy(), terms.numpy())
-    kernels.fit_rows(*numbers, limits, free, fixed, fits.numpy())
+    kernels.fit_rows(*numbers, limits, n_free, fixed, fits.numpy())
     return fits
 
 

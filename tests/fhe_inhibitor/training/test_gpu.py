@@ -23,6 +23,7 @@ from fhe_inhibitor.training import (
 from fhe_inhibitor.training.distillation import distil, text_table
 from fhe_inhibitor.training.finetuning import finetune
 from fhe_inhibitor.training.hyperparameters import Recipe
+from fhe_inhibitor.training.losses import Observed
 from fhe_inhibitor.training.material import Material, make_material
 from fhe_inhibitor.training.recipe import DOT_PRODUCT, INHIBITOR, make_student
 from tests.fhe_inhibitor.training.test_recipe import SIZE, write_texts
@@ -110,6 +111,12 @@ def test_students_learn_there(
     (tmp_path / "work").mkdir()
     made = make_material(asked, tmp_path / "work")
     texts = text_table(made.corpus.texts, made.corpus.importance)
+    places = []
+
+    def reader(ids: torch.Tensor, mask: torch.Tensor) -> Observed:
+        assert made.reader is not None
+        places.append(ids.device)
+        return made.reader(ids, mask)
 
     def learn(folder: str, observer: Observer | None = None) -> dict[str, torch.Tensor]:
         student = distil(
@@ -118,7 +125,7 @@ def test_students_learn_there(
             made.corpus.importance,
             SIZE.distillation,
             tmp_path / folder,
-            made.reader,
+            reader,
             observer,
         )
         assert student.quantized
@@ -133,6 +140,7 @@ def test_students_learn_there(
         with pytest.raises(Interrupted):
             (learn_there if interrupted else learn)("there", StopsAfter(5))
     found = (learn if interrupted else learn_there)("there")
+    assert GPU in places
     for name, wanted in expected.items():
         assert not isinstance(found[name], OnGpu)
         torch.testing.assert_close(found[name], wanted, rtol=0, atol=0, msg=name)

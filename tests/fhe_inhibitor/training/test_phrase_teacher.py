@@ -14,6 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from fhe_inhibitor.errors import InputError
+from fhe_inhibitor.model.configuration import InhibiDistilBertConfig
+from fhe_inhibitor.model.from_distilbert import from_distilbert
+from fhe_inhibitor.model.modeling import InhibiDistilBertForSequenceClassification
 from fhe_inhibitor.model.quantized.network import centre_keys
 from fhe_inhibitor.training.full_size import compilable_student
 from fhe_inhibitor.training.phrase_teacher import GROUP, PhraseTeacher, phrase_embeddings
@@ -139,6 +142,16 @@ def test_a_student_starts_from_its_teacher(
     read = mask.bool()
     for state, target in zip(states, wanted, strict=True):
         assert (state - target)[read].square().mean() < 0.3 * target[read].var()
+
+
+def test_heads_of_other_widths_are_the_student_s_too(tokenizer: Tokenizer) -> None:
+    wide = from_distilbert(tiny_teacher().model).config.to_dict() | {"key_head_dim": [4, 8]}
+    model = InhibiDistilBertForSequenceClassification(InhibiDistilBertConfig(**wide)).eval()
+    reader = PhraseTeacher(Teacher(model, tiny_teacher().tokenizer), tokenizer)
+    features, texts = torch.randn(tokenizer.get_vocab_size(), 5), ["a fine film", "dull film ."]
+    size = {"width": 8, "free_dim": 3, "attention_kind": "inhibitor"}
+    student = compilable_student(reader, features, texts, **size, **SHAPE)
+    assert [student.config.layer(i).key_head_dim for i in range(2)] == [4, 8]
 
 
 def test_centred_keys_change_no_distance(tokenizer: Tokenizer, reader: PhraseTeacher) -> None:
