@@ -8,10 +8,11 @@
 
 An entry makes one experiment for each combination under `each`, of the kind that it names: a
 distillation (`settings.Experiment`) if none, language models (`language`), errors by length
-(`lengths`), or a small experiment (`small`). `{work}`, `{data}` and the names of settings in braces
-are filled in. Models go to `<work>/<name>/<variant>`, results to `<results>/<name>/<variant>.json`:
-what has a result isn't run again, and what was interrupted goes on. A student's weights are removed
-once it is measured unless the entry says `keep: true`.
+(`lengths`), pairs of texts to compare (`matching`), or a small experiment (`small`). `{work}`,
+`{data}` and the names of settings in braces are filled in. Models go to `<work>/<name>/<variant>`,
+results to `<results>/<name>/<variant>.json`: what has a result isn't run again, and what was
+interrupted goes on. A student's weights are removed once it is measured unless the entry says
+`keep: true`.
 
 Results are of one form, whoever made them: an object with "rows", each with recipe, task, seed,
 split, metric, value and settings, and "machine" (see `record.Row`, `record.Result`).
@@ -29,6 +30,7 @@ from pydantic import Field, ValidationError
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.language import LanguageExperiment, run_language
 from fhe_inhibitor.experiments.lengths import Lengths, run_lengths
+from fhe_inhibitor.experiments.matching import Matching, run_matching
 from fhe_inhibitor.experiments.record import RESULT
 from fhe_inhibitor.experiments.run import run
 from fhe_inhibitor.experiments.settings import Experiment, read_settings
@@ -43,6 +45,7 @@ KINDS: dict[str, tuple[type[Record], Callable[..., Any]]] = {
     DISTILLATION: (Experiment, run),
     "language": (LanguageExperiment, run_language),
     "lengths": (Lengths, run_lengths),
+    "matching": (Matching, run_matching),
     "one-layer": (OneLayer, run_one_layer),
     "vision": (Vision, run_vision),
 }

@@ -76,6 +76,15 @@ SECTIONS = {
         "and more tokens into a step, and the start is derived from them; each of these may "
         "matter too.",
     ),
+    "matching": (
+        "Comparing two texts",
+        "RTE asks what two texts have to do with each other. Here pairs are made from sentences: "
+        "the first text is two of them, the second one repeats either. In half of the pairs one "
+        "word of it is exchanged for a word of another sentence, or all of it for another "
+        "sentence. Teacher and student (the one from joined sentences) learn to tell these pairs "
+        "from the others: as many pairs as RTE has, then five times as many. The accuracy is that "
+        "of 1,000 further pairs; who guesses has 50.",
+    ),
     "layers-joined": (
         "Layer by layer, from joined sentences",
         "As in the first section, but the student learns from joined sentences, and is derived "
