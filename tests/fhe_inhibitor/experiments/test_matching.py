@@ -93,22 +93,20 @@ def test_a_plan_lets_both_learn_and_goes_on(tmp_path: Path) -> None:
         "learning_rate": 0.01,
     }  # fmt: skip
     entry = {"name": "matching", "kind": "matching", "settings": settings}
-    entry["each"] = {"exchanged": ["sentence", "word"]}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"experiments": [entry]}))
     plan, folders = read_plan(tmp_path / "plan.yaml"), (tmp_path / "work", tmp_path / "results")
     observer = Recording()
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, *folders, observer=interrupt_at("task", 1))
-    paths = run_plan(plan, *folders, observer=observer)
-    assert observer.steps == ["task", "teacher", "task"]
-    assert [p.name for p in (tmp_path / "work" / "matching" / "word").iterdir()] == ["result.json"]
-    for path, exchanged in zip(paths, ("sentence", "word"), strict=True):
-        result = MatchingResult.model_validate_json(path.read_text())
-        assert {row.recipe for row in result.rows} == {"teacher", "task-agnostic"}
-        assert {row.task for row in result.rows} == {f"one {exchanged} exchanged"}
-        assert all(row.value * 6 == pytest.approx(round(row.value * 6)) for row in result.rows)
-        assert set(result.seconds) == {"teacher", "task-agnostic"}
+    (path,) = run_plan(plan, *folders, observer=observer)
+    assert observer.steps == ["task"]
+    assert [p.name for p in (tmp_path / "work" / "matching" / "only").iterdir()] == ["result.json"]
+    result = MatchingResult.model_validate_json(path.read_text())
+    assert {row.recipe for row in result.rows} == {"teacher", "task-agnostic"}
+    assert {row.task for row in result.rows} == {"one word exchanged"}
+    assert all(row.value * 6 == pytest.approx(round(row.value * 6)) for row in result.rows)
+    assert set(result.seconds) == {"teacher", "task-agnostic"}
     page = write_report(folders[1], tmp_path / "docs")
     section = page[page.index("Comparing two texts") :]
-    assert "| recipe | one sentence exchanged | one word exchanged |" in section
+    assert "| recipe | one word exchanged |" in section
     assert section.count("| teacher | ") == section.count("| task-agnostic | ") == 1
