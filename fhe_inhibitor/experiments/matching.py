@@ -3,8 +3,12 @@
 Pairs are made from a file of sentences, each of them in one pair only. The first text is two
 sentences. The second one repeats either of them, and in half of the pairs something in it is
 exchanged: one word for a word of a third sentence, or all of it for the third sentence. To tell the
-two classes apart is to look up the words of one text in the other. Teacher and student learn from
-the same pairs, for as many steps, and are measured on other pairs.
+two classes apart is to look up the words of one text in the other. All learn from the same pairs,
+and are measured on others:
+
+    teacher          fine-tuned on the labels
+    task-agnostic    a student that was distilled on other texts, fine-tuned as its teacher is (E1)
+    aligned          a student distilled on the pairs, from the teacher that was fine-tuned on them
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fhe_inhibitor.errors import InputError
 from fhe_inhibitor.experiments.record import RESULT, WORK, Row
@@ -29,7 +33,7 @@ from fhe_inhibitor.text.tasks import Example, find_task
 from fhe_inhibitor.training.teacher import OFFLINE_TEACHER
 
 FORM = "rte"  # the task whose files the pairs have: 0 repeats the first text, 1 does not
-FILES = ("train.tsv", "dev.tsv")
+PAIRS, FILES = "pairs", ("train.tsv", "dev.tsv")
 SENTENCE_WORDS = range(8, 21)
 EXCHANGED_LETTERS = 4  # that a word has at least; shorter ones are often in both texts
 
@@ -40,7 +44,8 @@ class Matching(Record):
     """Settings of one comparison.
 
     text: a file of sentences. student: a folder of one that was distilled from the teacher.
-    exchanged: in half of the pairs. n_pairs: to learn from. n_measured: other ones.
+    exchanged: in half of the pairs. n_pairs: to learn from. n_measured: other ones. steps: of
+    fine-tuning, at learning_rate. aligned_steps: of `aligned`, after its layers'; 0 for none of it.
     """
 
     text: str
@@ -51,25 +56,28 @@ class Matching(Record):
     n_measured: Annotated[int, Field(ge=2)] = 1000
     steps: PositiveInt = 250
     learning_rate: PositiveFloat = 1e-4
+    layer_steps: PositiveInt = 150
+    aligned_steps: NonNegativeInt = 0
     seed: int = 0
 
-    def learner(self, data: Path, student: str | None) -> Experiment:
-        """Return the experiment in which the student, or the teacher if None, learns the pairs."""
-        steps = {
-            "min_steps": self.steps, "max_steps": self.steps, "learning_rate": self.learning_rate,
-        }  # fmt: skip
+    def learners(self, work: Path) -> list[Experiment]:
+        """Return the experiments in which each learns the pairs, in `work`, in this order."""
+        tuning = {**_exactly(self.steps), "learning_rate": self.learning_rate}
         skipped = {"max_steps": 0}
-        return Experiment(
-            recipe="task-agnostic" if student else "teacher",
-            task=FORM,
-            data=str(data),
-            teacher=self.teacher,
-            student=student,
-            seed=self.seed,
-            phases={"layers": skipped, "hidden": skipped, "task": steps}
-            if student
-            else {"teacher": steps},
-        )
+        shared: dict[str, Any] = {"task": FORM, "data": str(work / PAIRS), "seed": self.seed}
+        given = {"teacher": self.teacher, **shared}
+        found = [
+            Experiment(recipe="teacher", phases={"teacher": tuning}, **given),
+            Experiment(
+                recipe="task-agnostic", student=self.student,
+                phases={"layers": skipped, "hidden": skipped, "task": tuning}, **given,
+            ),
+        ]  # fmt: skip
+        if self.aligned_steps:
+            phases = {"layers": _exactly(self.layer_steps), "task": _exactly(self.aligned_steps)}
+            tuned = str(work / "teacher")
+            found.append(Experiment(recipe="aligned", phases=phases, teacher=tuned, **shared))
+        return found
 
 
 class MatchingResult(Record):
@@ -84,7 +92,7 @@ class MatchingResult(Record):
 def run_matching(
     experiment: Matching, out: Path, observer: Observer | None = None
 ) -> MatchingResult:
-    """Let both learn the pairs and measure them; the result lies in `out` as JSON too.
+    """Let all learn the pairs and measure them; the result lies in `out` as JSON too.
 
     An interrupted call goes on where it stopped. Raises InputError for text, teachers and students
     that can't be used.
@@ -93,31 +101,31 @@ def run_matching(
     pairs = make_pairs(
         read_sentences(experiment.text), experiment.exchanged, n_pairs, experiment.seed
     )
-    data = out / WORK / "pairs"
-    make_folder(data)
+    work = out / WORK
+    make_folder(work / PAIRS)
     parts = pairs[: experiment.n_pairs], pairs[experiment.n_pairs :]
     for name, chosen in zip(FILES, parts, strict=True):
-        _write(data / name, chosen)
+        _write(work / PAIRS / name, chosen)
     rows, seconds = list[Row](), dict[str, float]()
-    for student in (None, experiment.student):
-        settings = experiment.learner(data, student)
-        learned = run(settings, out / WORK / settings.recipe, observer)
-        seconds[settings.recipe] = sum(learned.phase_s.values())
+    for learner in experiment.learners(work):
+        learned = run(learner, work / learner.recipe, observer)
+        seconds[learner.recipe] = sum(learned.phase_s.values())
         rows += [
             row.model_copy(
                 update={
                     "task": f"one {experiment.exchanged} exchanged",
                     "seed": experiment.seed,
-                    "settings": {"pairs": experiment.n_pairs, "steps": experiment.steps},
+                    "settings": {"pairs": experiment.n_pairs},
                 }
             )
             for row in learned.rows
+            if row.recipe == learner.recipe
         ]
     result = MatchingResult(
         experiment=experiment, machine=describe_machine(PACKAGES), rows=rows, seconds=seconds
     )
     write_atomically(out / RESULT, result.model_dump_json(indent=1) + "\n")
-    shutil.rmtree(out / WORK)
+    shutil.rmtree(work)
     return result
 
 
@@ -154,6 +162,10 @@ def make_pairs(
         if second is not None:
             pairs.append(Example((first, second), label))
     return pairs
+
+
+def _exactly(steps: int) -> dict[str, int]:
+    return {"min_steps": steps, "max_steps": steps}
 
 
 def _exchange(text: str, other: str, first: str, random_: random.Random) -> str | None:

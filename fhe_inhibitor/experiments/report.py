@@ -81,9 +81,10 @@ SECTIONS = {
         "RTE asks what two texts have to do with each other. Here pairs are made from sentences: "
         "the first text is two of them, the second one repeats either. In half of the pairs one "
         "word of it is exchanged for a word of another sentence, or all of it for another "
-        "sentence. Teacher and student (the one from joined sentences) learn to tell these pairs "
-        "from the others: as many pairs as RTE has, then five times as many. The accuracy is that "
-        "of 1,000 further pairs; who guesses has 50.",
+        "sentence. Each learns to tell these pairs from the others, from as many pairs as RTE "
+        "has or from five times as many: a teacher, E1's student from joined sentences, and "
+        "`aligned`, which is distilled on the pairs from the teacher that has learned them. The "
+        "accuracy is that of 1,000 further pairs; who guesses has 50.",
     ),
     "layers-joined": (
         "Layer by layer, from joined sentences",

@@ -79,7 +79,7 @@ def test_sentences_that_are_too_few_or_the_same_are_refused() -> None:
         make_pairs([*SENTENCES[:1], *SENTENCES[:1], SENTENCES[1], "too short"], "word", 20, seed=0)
 
 
-def test_a_plan_lets_both_learn_and_goes_on(tmp_path: Path) -> None:
+def test_a_plan_lets_all_learn_and_goes_on(tmp_path: Path) -> None:
     words = {word for text in SENTENCES for word in text.split()}
     teacher = tiny_teacher(more_words=sorted(words), initializer_range=0.2, dropout=0.0)
     save_teacher(teacher, tmp_path / "teacher")
@@ -90,6 +90,7 @@ def test_a_plan_lets_both_learn_and_goes_on(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "teacher": str(tmp_path / "teacher"), "student": str(tmp_path / "student"),
         "text": str(tmp_path / "sentences.txt"), "n_pairs": 12, "n_measured": 6, "steps": 3,
+        "layer_steps": 1, "aligned_steps": 2,
         "learning_rate": 0.01,
     }  # fmt: skip
     entry = {"name": "matching", "kind": "matching", "settings": settings}
@@ -99,14 +100,15 @@ def test_a_plan_lets_both_learn_and_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, *folders, observer=interrupt_at("task", 1))
     (path,) = run_plan(plan, *folders, observer=observer)
-    assert observer.steps == ["task"]
+    assert observer.steps == ["task", "layers, layer 0", "layers, layer 1", "task"]
     assert [p.name for p in (tmp_path / "work" / "matching" / "only").iterdir()] == ["result.json"]
     result = MatchingResult.model_validate_json(path.read_text())
-    assert {row.recipe for row in result.rows} == {"teacher", "task-agnostic"}
+    learners = ["teacher", "task-agnostic", "aligned"]
+    assert [row.recipe for row in result.rows if row.metric == "score"] == learners
     assert {row.task for row in result.rows} == {"one word exchanged"}
     assert all(row.value * 6 == pytest.approx(round(row.value * 6)) for row in result.rows)
-    assert set(result.seconds) == {"teacher", "task-agnostic"}
+    assert list(result.seconds) == learners
     page = write_report(folders[1], tmp_path / "docs")
     section = page[page.index("Comparing two texts") :]
     assert "| recipe | one word exchanged |" in section
-    assert section.count("| teacher | ") == section.count("| task-agnostic | ") == 1
+    assert all(section.count(f"| {learner} | ") == 1 for learner in learners)
