@@ -113,7 +113,9 @@ def scaling(
     if config is not None or measured is not None:
         raise InputError("--config and --measured are of --simulate: add it, or drop them")
     from compile.scaling.run import all_threads, measure_scaling
+    from fhe_inhibitor.system.child import silence_dependencies
 
+    silence_dependencies()
     loaded = IntegerModel.load(model)
     asked = all_threads() if threads is None else _positive(threads, "--threads")
     members = () if workers is None else _positive(workers, "--workers")
