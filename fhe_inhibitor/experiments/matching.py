@@ -45,7 +45,8 @@ class Matching(Record):
 
     text: a file of sentences. student: a folder of one that was distilled from the teacher.
     exchanged: in half of the pairs. n_pairs: to learn from. n_measured: other ones. steps: of
-    fine-tuning, at learning_rate. aligned_steps: of `aligned`, after its layers'; 0 for none of it.
+    fine-tuning, at learning_rate. layer_steps: of each layer of `aligned`. aligned_steps: of all
+    its layers together, after that; 0 leaves `aligned` out.
     """
 
     text: str
